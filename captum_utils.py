@@ -1,0 +1,112 @@
+"""Captum's attributions: computed in chunks, drawn under the photos. Captum itself is imported by the caller."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from script_utils import draw_rows, heat, save_figure
+from visualizers.common import CHUNK
+
+STEP_BATCH = 32  # interpolated images that go through the network together
+
+
+def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
+    """(C, H, W) tensor → (H, W, C) array."""
+    return attribution.permute(1, 2, 0).detach().cpu().numpy()
+
+
+def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
+    """What `algo.attribute(inputs, **kwargs)` gives, with flat memory for any number of images and steps.
+
+    The images go through in chunks, and an algorithm that works in steps (integrated gradients, conductance) gets its
+    steps in batches: all at once they would take 7 GB for five photos and 50 steps.
+
+    Args:
+        algo: a captum attribution algorithm that treats each image on its own.
+        inputs: (N, …) tensor.
+        kwargs: for `attribute`; tensors and lists of length N among them are cut along with the inputs.
+
+    Returns:
+        The attributions, detached, in captum's shape: (N, …), or a tuple of such tensors.
+    """
+    if "internal_batch_size" in inspect.signature(algo.attribute).parameters:
+        kwargs.setdefault("internal_batch_size", STEP_BATCH)
+    count = len(inputs)
+    parts = []
+    for start in range(0, count, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        cut = {name: value[chunk] if _goes_with_images(value, count) else value for name, value in kwargs.items()}
+        # A view of its own that requires gradients, else captum sets that on the caller's tensor, with a warning.
+        parts.append(algo.attribute(inputs[chunk].detach().requires_grad_(), **cut))
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat([part[i] for part in parts]).detach() for i in range(len(parts[0])))
+    return torch.cat(parts).detach()
+
+
+def _goes_with_images(value, count: int) -> bool:
+    is_tensor = isinstance(value, torch.Tensor) and value.dim() > 0
+    return count > 1 and (is_tensor or isinstance(value, list)) and len(value) == count
+
+
+def visualize_attr_maps(
+    path: str | Path,
+    X: np.ndarray,
+    y: Sequence[int],
+    class_names: Mapping[int, str],
+    attributions: Sequence[torch.Tensor],
+    titles: Sequence[str],
+    attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
+    cmap: str = "viridis",
+    alpha: float = 0.7,
+    *,
+    model=None,
+    seed: int | None = None,
+    heading: str = "",
+) -> None:
+    """Draw photos over a row of maps for each attribution and save the figure.
+
+    Each map is shown as (a − mean) / std · 0.2 + 0.5, clipped to [0, 1].
+
+    Args:
+        path: the PNG to write; its folder is made when missing.
+        X: uint8 (N, H, W, 3), RGB photos.
+        y: (N,) class ids.
+        class_names: class id → name.
+        attributions: each (N, C, h, w); maps of another size are enlarged to the photos' (nearest neighbour).
+        titles: of the rows, one per attribution.
+        attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
+        cmap: matplotlib colour map for maps of one channel.
+        alpha: opacity of the maps on white.
+        model, seed: what the PNG's metadata shall name.
+        heading: over the figure.
+
+    Raises:
+        ValueError: lengths that do not fit one another, or values that are not finite.
+        file_utils.InputError: the figure cannot be written.
+    """
+    if len(attributions) != len(titles):
+        raise ValueError(f"titles must name each of the {len(attributions)} attributions, got {len(titles)}")
+    if any(len(a) != len(X) for a in attributions) or len(y) != len(X):
+        raise ValueError(f"y and attributions must hold one entry for each of the {len(X)} photos")
+    rows = [("photo", list(X))]
+    for title, attribution in zip(titles, attributions, strict=True):
+        tiles = [_tile(attr_preprocess(a), cmap, alpha, X.shape[1:3]) for a in attribution]
+        rows.append((title, tiles))
+    names = [str(class_names[int(label)]).split(",")[0] for label in y]
+    save_figure(draw_rows(rows, names, heading), Path(path), model, seed)
+
+
+def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) -> np.ndarray:
+    """A map as uint8 colours (H, W, 3) of the given size, on white."""
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("attributions have values that are not finite (NaN or infinity)")
+    values = ((values - values.mean()) / max(values.std(), 1e-20) * 0.2 + 0.5).clip(0, 1)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    colours = heat(values, cmap, spread=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
+    rows, columns = (np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True))
+    return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)

@@ -1,0 +1,111 @@
+"""Files that are whole or absent: atomic writing, checksums, and downloads that give up. Standard library only."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent  # outputs go here, whatever the working directory
+PATIENCE = 5.0  # seconds without progress after which a download is given up
+MINIMUM_RATE = 4096  # bytes a second under which a download counts as hung
+
+
+class InputError(ValueError):
+    """A file, photo, label, option or network that cannot be used; the message is one line for the user."""
+
+
+def shown(name: object) -> str:
+    """A file name as it can stand in a one-line message: quoted, control characters escaped."""
+    return repr(str(name))
+
+
+def reason(error: BaseException) -> str:
+    """Why an exception was raised, on one line: the system's words for an OSError, else its own or its class's."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; rename it on success, remove it on any failure.
+
+    Raises:
+        InputError: the folder or the file cannot be written (read-only, disk full, a folder of that name, …).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {shown(path)}: {reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 checksum of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _Fetch(threading.Thread):
+    """Fetches a URL into a file beside the main thread, which watches: name look-up knows no time limit of its own."""
+
+    def __init__(self, url: str, target: Path):
+        super().__init__(daemon=True)
+        self.url, self.target = url, target
+        self.received, self.cancelled, self.error = 0, False, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with urllib.request.urlopen(self.url, timeout=PATIENCE) as response, self.target.open("wb") as file:
+                while not self.cancelled and (block := response.read1(1 << 16)):
+                    file.write(block)
+                    self.received += len(block)
+        except Exception as error:
+            self.error = error
+        if self.cancelled:
+            self.target.unlink(missing_ok=True)
+
+
+def download(url: str, path: Path, sha256: str) -> None:
+    """Download `url` to `path`, whole and verified, or not at all.
+
+    Args:
+        url: an http or https address; the usual proxy variables are honoured.
+        path: the file to write; its folder must exist.
+        sha256: the expected checksum, or the first digits of it.
+
+    Raises:
+        InputError: no connection, a broken one, less than 4 kB/s over 5 seconds, or another file than expected.
+    """
+    with written_whole(path) as temporary:
+        fetch = _Fetch(url, temporary)
+        try:
+            _watch(fetch)
+        finally:
+            fetch.cancelled = True
+        if fetch.error:
+            cause = getattr(fetch.error, "reason", fetch.error)  # what is inside a URLError
+            raise InputError(f"cannot download {url}: {reason(cause) if isinstance(cause, Exception) else cause}")
+        if not sha256_of(temporary).startswith(sha256):
+            raise InputError(f"{url} returned another file than expected (checksum does not begin with {sha256[:8]})")
+
+
+def _watch(fetch: _Fetch) -> None:
+    """Wait for a download as long as it makes progress."""
+    while fetch.is_alive():
+        before, deadline = fetch.received, time.monotonic() + PATIENCE
+        while fetch.is_alive() and time.monotonic() < deadline:
+            fetch.join(0.1)
+        if fetch.is_alive() and fetch.received - before < MINIMUM_RATE * PATIENCE:
+            raise InputError(f"gave up downloading {fetch.url}: hardly any data in {PATIENCE:.0f} seconds")

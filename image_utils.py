@@ -1,0 +1,217 @@
+"""Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling, blurring."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torchvision.transforms import functional as TF
+
+from file_utils import InputError, download, reason, shown
+
+__all__ = [
+    "SQUEEZENET_MEAN", "SQUEEZENET_STD", "InputError", "blur_image", "deprocess", "deprocess_image",
+    "image_from_url", "load_image", "open_image", "preprocess", "preprocess_image", "rescale",
+    "to_batch",
+]  # fmt: skip
+
+# Per-channel mean and standard deviation of ImageNet's RGB values in [0, 1].
+SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+SQUEEZENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open any image file that Pillow reads as an 8-bit RGB picture the right way up.
+
+    EXIF orientation is applied; grey, palette, 1-bit, CMYK and 16-bit pictures are brought to RGB, transparent ones
+    put on white; of an animation the first frame is taken. The file's name does not matter, only its content.
+
+    Raises:
+        InputError: no such file, not a regular file, not an image, damaged, or so large that it looks like an attack
+            (over 89 megapixels).
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise InputError(f"{shown(path)}: no such file")
+        if not path.is_file():
+            raise InputError(f"{shown(path)} is not a file; an image file is expected")
+        return _decode(path)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if not isinstance(error, Image.UnidentifiedImageError) and getattr(error, "errno", None):
+            raise InputError(f"cannot read {shown(path)}: {reason(error)}") from error
+        raise InputError(f"{shown(path)} cannot be read as an image: {_plain(error)}") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        raise InputError(f"{shown(path)} cannot be read as an image: {_plain(error)}") from error
+
+
+def _plain(error: Exception) -> str:
+    """Pillow's words without the file name in them."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is in no image format that Pillow knows"
+    return reason(error)
+
+
+def _decode(file) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as image:
+            image = ImageOps.exif_transpose(image)  # decodes: what is truncated fails here
+            return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Bring a decoded picture of any mode to 8-bit RGB; transparency goes on white."""
+    if image.mode.startswith(("I", "F")):
+        return _deep_to_rgb(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs, to 0…255."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise InputError("its pixels are not all finite numbers")
+    integers = not image.mode.startswith("F")
+    top = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
+    scale = 255 if top <= 1 and not integers else 1 if top <= 255 else 255 / max(top, 65535)
+    return Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def image_from_url(url: str) -> np.ndarray:
+    """Fetch a picture: uint8 array (H, W, 3).
+
+    Raises:
+        InputError: it cannot be fetched within seconds, or is not an image.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image"
+        download(url, path, sha256="")
+        return np.asarray(open_image(path))
+
+
+def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
+    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels.
+
+    Raises:
+        InputError: the file cannot be read as an image.
+    """
+    image = open_image(filename)
+    return np.asarray(image if size is None else TF.resize(image, size))
+
+
+def preprocess_image(img: np.ndarray) -> np.ndarray:
+    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation."""
+    return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
+
+
+def to_batch(X: np.ndarray) -> torch.Tensor:
+    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    X = np.asarray(X)
+    if X.dtype != np.uint8 or X.ndim != 4 or X.shape[3] != 3:
+        raise ValueError(f"X must be uint8 of shape (N, H, W, 3), got {X.dtype} of shape {X.shape}")
+    return torch.from_numpy(preprocess_image(X)).permute(0, 3, 1, 2)
+
+
+def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
+    """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or, with `rescale`,
+    the whole range is stretched to 0…255 first.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
+    if not np.isfinite(values).all():
+        raise ValueError("img has values that are not finite (NaN or infinity)")
+    if rescale:
+        values = _stretched(values)
+    return np.rint(255 * values).clip(0, 255).astype(np.uint8)
+
+
+def preprocess(img: Image.Image, size: int | None = 224) -> torch.Tensor:
+    """PIL picture → float32 tensor (1, 3, H, W), normalised; the short side is brought to `size` (None: as it is).
+
+    Raises:
+        ValueError: `img` is not a PIL picture.
+    """
+    if not isinstance(img, Image.Image):
+        raise ValueError(f"img must be a PIL image, got {type(img).__name__}")
+    img = img.convert("RGB")
+    tensor = TF.to_tensor(img if size is None else TF.resize(img, size))
+    return TF.normalize(tensor, SQUEEZENET_MEAN.tolist(), SQUEEZENET_STD.tolist())[None]
+
+
+def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
+    """Normalised tensor (1, 3, H, W) or (3, H, W) → PIL RGB picture.
+
+    Args:
+        should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
+    if img.dim() == 4 and img.shape[0] == 1:
+        img = img[0]
+    if img.dim() != 3 or img.shape[0] != 3:
+        raise ValueError(f"img must have shape (1, 3, H, W) or (3, H, W), got {tuple(img.shape)}")
+    values = img.detach().permute(1, 2, 0).cpu().float().numpy()
+    return Image.fromarray(deprocess_image(values, rescale=should_rescale))
+
+
+def rescale(x: torch.Tensor) -> torch.Tensor:
+    """Stretch a tensor's (or array's) values to [0, 1]; a constant one gives zeros."""
+    return _stretched(x)
+
+
+def _stretched(x):
+    low, high = x.min(), x.max()
+    return (x - low) / (high - low) if high > low else x * 0
+
+
+def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
+    """Gaussian blur along height and width, in place and on the tensor's device; equals
+    `scipy.ndimage.gaussian_filter1d` along both axes (kernel cut at 4 sigma, borders mirrored with the edge repeated).
+
+    Args:
+        X: float tensor (N, C, H, W), changed in place.
+        sigma: standard deviation in pixels; 0 leaves the picture as it is.
+
+    Returns:
+        X.
+
+    Raises:
+        ValueError: another number of dimensions, or a negative sigma.
+    """
+    if X.dim() != 4:
+        raise ValueError(f"X must have shape (N, C, H, W), got {tuple(X.shape)}")
+    if sigma < 0:
+        raise ValueError(f"sigma must not be negative, got {sigma}")
+    radius = int(4 * sigma + 0.5)
+    if radius and X.numel():
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).to(X)
+        with torch.no_grad():
+            X.copy_(_blur_rows(_blur_rows(X, kernel).transpose(2, 3), kernel).transpose(2, 3))
+    return X
+
+
+def _blur_rows(X: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Convolve each row (the last axis) with the kernel; the borders mirror as d c b a | a b c d | d c b a."""
+    radius, width = len(kernel) // 2, X.shape[3]
+    period = torch.arange(-radius, width + radius, device=X.device) % (2 * width)
+    padded = X[..., torch.minimum(period, 2 * width - 1 - period)]
+    return F.conv2d(padded.flatten(0, 1)[:, None], kernel.view(1, 1, 1, -1))[:, 0].unflatten(0, X.shape[:2])
