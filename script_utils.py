@@ -39,7 +39,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help with the defaults shown, except where the text says them or there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = action.default in (None, False) or "(default" in action.help
+        told = action.default is None or action.default is False or "(default" in action.help
         return action.help if told else super()._get_help_string(action)
 
 
