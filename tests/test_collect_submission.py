@@ -1,0 +1,153 @@
+"""The submission: exactly its files, the same bytes each time, refused when a file of it does not compile or import."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_one_line_error
+
+import collect_submission as collector
+
+CLUTTER = (
+    "data/imagenet_val_25.npz", "visualization/saliency_map.png", ".venv/lib/module.py", "tests/test_something.py",
+    "visualizers/__pycache__/gradcam.cpython-311.pyc", "visualizers/deeper/module.py", ".hidden.py",
+    "notebooks/.ipynb_checkpoints/Own-checkpoint.ipynb", "notebooks/helper.py", "style_modules/notes.txt", "README.md",
+)  # fmt: skip
+DOCUMENTS = ["notebooks/Own.ipynb", "report.pdf"]
+
+
+def write(path: Path, content: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder with what the submission needs and nothing else."""
+    for name in (*collector.REQUIRED, "collect_submission.py", "collect_submission.sh"):
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / "project" / name)
+    return tmp_path / "project"
+
+
+def collect(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run the shell script as a user does, from another folder."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "project/collect_submission.sh", *arguments],
+        cwd=project.parent, capture_output=True, text=True, timeout=300, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+
+
+def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, tmp_path):
+    own = write(project / "own_experiment.py", "raise SystemExit('only scripts that are required are imported')\n")
+    for name in (*CLUTTER, *DOCUMENTS):
+        write(project / name, "what 1 !")  # would not compile
+    result = collect(project)
+    assert (result.returncode, result.stderr) == (0, "")
+    code = sorted([*collector.REQUIRED, "collect_submission.py", own.name])
+    with zipfile.ZipFile(project / collector.ARCHIVE) as archive:
+        assert sorted(archive.namelist()) == sorted(code + DOCUMENTS)
+        assert all(archive.read(name) == (project / name).read_bytes() for name in archive.namelist())
+        archive.extractall(tmp_path / "empty")
+    script = subprocess.run([sys.executable, "saliency_map.py", "--num", "1", "--quiet"], cwd=tmp_path / "empty",
+                            capture_output=True, text=True, timeout=300)
+    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
+    figures = {path.name for path in (tmp_path / "empty/visualization").iterdir()}
+    assert {"saliency_map.png", "saliency_captum.png"} <= figures
+
+    assert not [path for path in project.iterdir() if path.suffix == ".part"]
+
+
+def test_same_files_give_the_same_bytes(project, tmp_path):
+    first = collector.zip_files(collector.read_files(project))
+    shutil.copytree(project, tmp_path / "elsewhere")
+    for path in (tmp_path / "elsewhere").rglob("*.py"):
+        os.utime(path, (0, time.time() - 10**8))
+        path.chmod(0o600)
+    assert collector.zip_files(collector.read_files(tmp_path / "elsewhere")) == first
+    write(project / "own.py", "pass\n")
+    assert collector.zip_files(collector.read_files(project)) != first
+
+
+def test_code_only_leaves_out_the_documents(project):
+    for name in DOCUMENTS:
+        write(project / name)
+    everything, code = collector.read_files(project), collector.read_files(project, code_only=True)
+    assert sorted(set(everything) - set(code)) == DOCUMENTS
+    assert "gradcam.py" in code
+
+
+@pytest.mark.parametrize("name", collector.REQUIRED)
+def test_a_required_file_that_is_broken_or_missing_is_named(project, name):
+    write(project / name, "fine = 1\ndef broken(:\n")
+    with pytest.raises(collector.SubmissionError, match=f"{name} line 2"):
+        collector.check_compiles(collector.read_files(project))
+    (project / name).unlink()
+    with pytest.raises(collector.SubmissionError, match=f"missing.*{name}"):
+        collector.read_files(project)
+
+
+def test_every_file_that_does_not_compile_is_named():
+    files = {"a.py": b"x = (", "b.py": b"x = 1\n", "c.py": b"x = 1\0", "d.py": b"# caf\xe9\n", "report.pdf": b"\0"}
+    with pytest.raises(collector.SubmissionError) as error:
+        collector.check_compiles(files)
+    assert [name for name in files if name in str(error.value)] == ["a.py", "c.py", "d.py"]
+
+
+def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
+    write(project / collector.ARCHIVE, "the last one")
+    write(project / "style_modules/tv_loss.py", "print('noise')\nundefined_name\n")
+    write(project / "gradcam.py", "import no_such_module\n")
+    write(project / "fooling_image.py", "raise SystemExit(0)\n")
+    # Broken as well, but first in line is what it stands on: each cause is told once.
+    write(project / "visualizers/gradcam.py", "from style_modules import TotalVariationLoss\n")
+    result = collect(project)
+    assert_one_line_error(result, "style_modules/tv_loss.py line 2: NameError", "no_such_module",
+                          "gradcam.py line 1: ModuleNotFoundError", "fooling_image.py line 1: SystemExit")
+    assert result.stderr.count("tv_loss.py") == 1 and "visualizers/gradcam.py" not in result.stderr
+    assert (project / collector.ARCHIVE).read_text() == "the last one"
+    assert not [path for path in project.iterdir() if path.suffix == ".part"]
+
+
+def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
+    for name in ("file_utils.py", "script_utils.py"):
+        write(project / name, "def broken(:\n")
+    assert_one_line_error(collect(project), "file_utils.py line 1", "script_utils.py line 1")
+
+
+def test_a_zip_that_cannot_be_written_is_one_line(project, tmp_path):
+    (tmp_path / collector.ARCHIVE / "in the way").mkdir(parents=True)
+    with pytest.raises(collector.SubmissionError, match=collector.ARCHIVE):
+        collector.write_whole(tmp_path / collector.ARCHIVE, b"zip")
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_required_files_are_all_that_they_import():
+    """Whatever of this project a required file imports, anywhere in it, is required too."""
+    for name in collector.REQUIRED:
+        package = Path(name).parent
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [".".join([*package.parts[: node.level], *filter(None, [node.module])])]
+            else:
+                continue
+            for module in modules:
+                path = module.replace(".", "/")
+                for file in (f"{path}.py", f"{path}/__init__.py"):
+                    assert not (ROOT / file).is_file() or file in collector.REQUIRED, f"{name} imports {file}"
+
+
+def test_windows_script_calls_the_collector():
+    content = (ROOT / "collect_submission.bat").read_bytes()
+    assert content.count(b"\r\n") == content.count(b"\n")  # cmd.exe misreads bare line feeds
+    assert content.splitlines()[-1] == b'"%python%" "%~dp0collect_submission.py" %*'

@@ -1,0 +1,75 @@
+"""conda's environment and pip's requirements are one list, and the code imports nothing that is not on it."""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions, version
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+
+OPTIONAL = {"safetensors"}  # used where it is there
+FOLDERS = (".", "style_modules", "visualizers")
+TESTS_ONLY = ("tests",)
+
+
+def requirements(name: str) -> list[Requirement]:
+    """The requirements in a file, those of the files that it includes too."""
+    found = []
+    for line in (ROOT / name).read_text().splitlines():
+        line = line.partition("#")[0].strip()
+        if line.startswith("-r "):
+            found += requirements(line.removeprefix("-r ").strip())
+        elif line:
+            found.append(Requirement(line))
+    return found
+
+
+def imported(folders: tuple[str, ...]) -> set[str]:
+    """Top-level names of the packages that the code in these folders imports anywhere, this project's left out."""
+    names = set()
+    for path in (path for folder in folders for path in (ROOT / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.partition(".")[0])
+    own = {path.stem for folder in (".", "tests") for path in (ROOT / folder).iterdir()}
+    return names - own - set(sys.stdlib_module_names)
+
+
+def test_conda_takes_python_and_pip_from_conda_forge_and_the_rest_from_the_requirements():
+    environment = yaml.safe_load((ROOT / "environment.yaml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, rest = environment["dependencies"]
+    assert pip == "pip" and rest == {"pip": ["-r requirements.txt"]}
+    assert python.startswith("python=3.")
+    tools = (ROOT / "pyproject.toml").read_text()
+    oldest = tools.partition('target-version = "py3')[2].partition('"')[0]
+    assert int(python.removeprefix("python=3.")) >= int(oldest)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_bounded_from_below_and_met_here(name):
+    for requirement in requirements(name):
+        assert any(bound.operator in (">=", "==") for bound in requirement.specifier), requirement
+        assert requirement.specifier.contains(version(requirement.name), prereleases=True), requirement
+
+
+@pytest.mark.parametrize(
+    ("folders", "name", "optional"),
+    [(FOLDERS, "requirements.txt", OPTIONAL), (TESTS_ONLY, "requirements-dev.txt", set())],
+)
+def test_everything_imported_is_required(folders, name, optional):
+    known = {requirement.name.lower().replace("_", "-") for requirement in requirements(name)}
+    distributions = packages_distributions()
+    for package in imported(folders) - optional:
+        sources = {source.lower().replace("_", "-") for source in distributions[package]}
+        assert sources & known, f"{package} (from {sources}) is imported but not in {name}"
+
+
+def test_every_requirement_has_its_reason():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            assert not line or line.startswith(("#", "-r ")) or line.partition("#")[2].strip(), line
