@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from script_utils import draw_rows, heat, save_figure
+from script_utils import class_title, draw_rows, heat, save_figure
 from visualizers.common import CHUNK
 
 STEP_BATCH = 32  # interpolated images that go through the network together
@@ -31,7 +31,13 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
 
     Returns:
         The attributions, detached, in captum's shape: (N, …), or a tuple of such tensors.
+
+    Raises:
+        ValueError: `inputs` is no tensor, or holds no image.
     """
+    if not isinstance(inputs, torch.Tensor) or not len(inputs):
+        got = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
+        raise ValueError(f"inputs must be a tensor (N, …) of at least one image, got {got}")
     if "internal_batch_size" in inspect.signature(algo.attribute).parameters:
         kwargs.setdefault("internal_batch_size", STEP_BATCH)
     count = len(inputs)
@@ -84,18 +90,20 @@ def visualize_attr_maps(
         heading: over the figure.
 
     Raises:
-        ValueError: lengths that do not fit one another, or values that are not finite.
+        ValueError: no photo, lengths that do not fit one another, values that are not finite, or an unknown `cmap`.
         file_utils.InputError: the figure cannot be written.
     """
     if len(attributions) != len(titles):
         raise ValueError(f"titles must name each of the {len(attributions)} attributions, got {len(titles)}")
     if any(len(a) != len(X) for a in attributions) or len(y) != len(X):
         raise ValueError(f"y and attributions must hold one entry for each of the {len(X)} photos")
+    if not len(X):
+        raise ValueError("X must hold at least one photo, got none")
     rows = [("photo", list(X))]
     for title, attribution in zip(titles, attributions, strict=True):
         tiles = [_tile(attr_preprocess(a), cmap, alpha, X.shape[1:3]) for a in attribution]
         rows.append((title, tiles))
-    names = [str(class_names[int(label)]).split(",")[0] for label in y]
+    names = [class_title(class_names, label) for label in y]
     save_figure(draw_rows(rows, names, heading), Path(path), model, seed)
 
 

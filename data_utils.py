@@ -9,8 +9,10 @@ import hashlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -58,10 +60,10 @@ def load_imagenet_val(num: int | None = None) -> tuple[np.ndarray, np.ndarray, d
 
     Raises:
         InputError: `data/imagenet_val_25.npz` is not the course's file.
-        ValueError: a `num` below 1.
+        ValueError: `num` is no whole number from 1.
     """
-    if num is not None and num < 1:
-        raise ValueError(f"num must be at least 1, got {num}")
+    if num is not None and (not isinstance(num, (int, np.integer)) or num < 1):
+        raise ValueError(f"num must be a whole number from 1, or None for all, got {num!r}")
     path = course_file("data/imagenet_val_25.npz")
     if path is None:
         log.warning("photos: five that installed packages ship, since data/imagenet_val_25.npz is not there; "
@@ -130,7 +132,12 @@ def load_images(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
 
     Raises:
         InputError: a file that cannot be read as an image, or a folder without any.
+        ValueError: `paths` is a single path, or `size` is below 1.
     """
+    if isinstance(paths, (str, Path)):
+        raise ValueError(f"paths must be a list of paths, got the single one {shown(paths)}")
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
     from image_utils import open_image  # brings torch, which getting data does not need
 
     def cut(path: Path) -> np.ndarray:
@@ -171,7 +178,7 @@ def parse_label(text: str, class_names: dict[int, str]) -> int:
         InputError: no class, several (they are listed), or an id out of range.
     """
     wanted = " ".join(text.lower().split())
-    if wanted.removeprefix("-").isdecimal():
+    if wanted.removeprefix("-").isdecimal() and len(wanted) < 20:
         if int(wanted) not in class_names:
             raise InputError(f"class {wanted} is out of range; ids go from {min(class_names)} to {max(class_names)}")
         return int(wanted)
@@ -209,13 +216,11 @@ def take_course_files(source: Path) -> list[str]:
     """
     destinations = {Path(name).name: name for name in COURSE_FILES}
     lines, taken = [], set()
-    for where, read in _members(source, destinations):
+    for where, content in _members(source, destinations):
         name = destinations[Path(where).name]
-        content = read()
         if hashlib.sha256(content).hexdigest() != COURSE_FILES[name]:
             lines.append(f"{shown(where)}: not taken, its checksum is not that of the course's file")
         elif name not in taken:
-            (ROOT / name).parent.mkdir(exist_ok=True)
             with written_whole(ROOT / name) as temporary:
                 temporary.write_bytes(content)
             taken.add(name)
@@ -225,20 +230,20 @@ def take_course_files(source: Path) -> list[str]:
     return lines
 
 
-def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, object]]:
-    """The path of, and a reader for, every file of one of these names in a zip or folder."""
+def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The path and the content of every file of one of these names in a zip or folder."""
     try:
         if source.is_dir():
             for path in sorted(p for p in source.rglob("*") if p.name in names and p.is_file()):
-                yield str(path.relative_to(source)), path.read_bytes
+                yield str(path.relative_to(source)), path.read_bytes()
         elif source.is_file():
             with zipfile.ZipFile(source) as archive:
                 for info in archive.infolist():
                     if Path(info.filename).name in names and info.file_size < 1 << 26:
-                        yield info.filename, lambda info=info: archive.read(info)
+                        yield info.filename, archive.read(info)
         else:
             raise InputError(f"{shown(source)}: no such zip file or folder")
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise InputError(f"cannot read {shown(source)}: {reason(error)}") from error
 
 
@@ -248,7 +253,6 @@ def fetch_photos() -> list[str]:
     path = ROOT / name
     if path.is_file() and sha256_of(path) == COURSE_FILES[name]:
         return [f"{name}: is there already"]
-    path.parent.mkdir(exist_ok=True)
     download(PHOTOS_URL, path, COURSE_FILES[name])
     return [f"{name}: fetched from {PHOTOS_URL}"]
 
@@ -263,11 +267,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(*(fetch_photos() if options.fetch else take_course_files(options.source)), sep="\n")
     except InputError as error:
-        parser.error(str(error))
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that temporary files go
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -32,12 +32,14 @@ def reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it on success, remove it on any failure.
+    The folder is made when missing.
 
     Raises:
         InputError: the folder or the file cannot be written (read-only, disk full, a folder of that name, …).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -48,11 +50,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 checksum of a file's bytes, as 64 hexadecimal digits."""
+    """The sha256 checksum of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"cannot read {shown(path)}: {reason(error)}") from error
     return digest.hexdigest()
 
 
@@ -71,6 +80,9 @@ class _Fetch(threading.Thread):
                 while not self.cancelled and (block := response.read1(1 << 16)):
                     file.write(block)
                     self.received += len(block)
+                # read1 takes a broken connection for the end of the file
+                if not self.cancelled and getattr(response, "length", None):
+                    raise ConnectionError(f"the connection broke, {response.length} bytes are missing")
         except Exception as error:
             self.error = error
         if self.cancelled:
@@ -82,7 +94,7 @@ def download(url: str, path: Path, sha256: str) -> None:
 
     Args:
         url: an http or https address; the usual proxy variables are honoured.
-        path: the file to write; its folder must exist.
+        path: the file to write.
         sha256: the expected checksum, or the first digits of it.
 
     Raises:

@@ -70,7 +70,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Bring a decoded picture of any mode to 8-bit RGB; transparency goes on white."""
     if image.mode.startswith(("I", "F")):
         return _deep_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
@@ -103,14 +103,31 @@ def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
     """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels.
 
     Raises:
-        InputError: the file cannot be read as an image.
+        InputError: the file cannot be read as an image, or would be too large at that size.
+        ValueError: a `size` below 1.
     """
-    image = open_image(filename)
-    return np.asarray(image if size is None else TF.resize(image, size))
+    return np.asarray(_resized(open_image(filename), size))
+
+
+def _resized(image: Image.Image, size: int | None) -> Image.Image:
+    """Bring a picture's short side to `size` pixels; None leaves it as it is."""
+    if size is None:
+        return image
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    if size**2 * max(image.size) / min(image.size) > 1e8:
+        raise InputError(f"a picture of {image.width}×{image.height} pixels is too large with a short side of {size}")
+    return TF.resize(image, size)
 
 
 def preprocess_image(img: np.ndarray) -> np.ndarray:
-    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation."""
+    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if np.ndim(img) < 1 or np.shape(img)[-1] != 3:
+        raise ValueError(f"img must have shape (..., 3), got {np.shape(img)}")
     return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
 
 
@@ -145,12 +162,12 @@ def preprocess(img: Image.Image, size: int | None = 224) -> torch.Tensor:
     """PIL picture → float32 tensor (1, 3, H, W), normalised; the short side is brought to `size` (None: as it is).
 
     Raises:
-        ValueError: `img` is not a PIL picture.
+        ValueError: `img` is not a PIL picture, or a `size` below 1.
+        InputError: a picture that would be too large at that size.
     """
     if not isinstance(img, Image.Image):
         raise ValueError(f"img must be a PIL image, got {type(img).__name__}")
-    img = img.convert("RGB")
-    tensor = TF.to_tensor(img if size is None else TF.resize(img, size))
+    tensor = TF.to_tensor(_resized(_to_rgb(img), size))
     return TF.normalize(tensor, SQUEEZENET_MEAN.tolist(), SQUEEZENET_STD.tolist())[None]
 
 
@@ -161,8 +178,10 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
         should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        ValueError: no tensor, another shape, or values that are not finite.
     """
+    if not isinstance(img, torch.Tensor):
+        raise ValueError(f"img must be a tensor, got {type(img).__name__}")
     if img.dim() == 4 and img.shape[0] == 1:
         img = img[0]
     if img.dim() != 3 or img.shape[0] != 3:
@@ -193,12 +212,13 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
         X.
 
     Raises:
-        ValueError: another number of dimensions, or a negative sigma.
+        ValueError: no float tensor of four dimensions, or a sigma that is negative or not finite.
     """
-    if X.dim() != 4:
-        raise ValueError(f"X must have shape (N, C, H, W), got {tuple(X.shape)}")
-    if sigma < 0:
-        raise ValueError(f"sigma must not be negative, got {sigma}")
+    if not isinstance(X, torch.Tensor) or not X.is_floating_point() or X.dim() != 4:
+        got = f"{X.dtype} of shape {tuple(X.shape)}" if isinstance(X, torch.Tensor) else type(X).__name__
+        raise ValueError(f"X must be a float tensor (N, C, H, W), got {got}")
+    if not 0 <= sigma < float("inf"):
+        raise ValueError(f"sigma must be a finite number from 0, got {sigma}")
     radius = int(4 * sigma + 0.5)
     if radius and X.numel():
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)

@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import tempfile
+import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -91,24 +93,21 @@ def _build(arch: str) -> nn.Module:
 
 def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
     """Load a state dict, or say which keys do not fit."""
-    # densenet's official files carry the key names of an early release.
-    state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): v for key, v in state.items()}
-    own = model.state_dict()
-    differences = [
-        f"{what} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-        for what, keys in (
-            ("lacks", [key for key in own if key not in state]),
-            ("has the unknown", [key for key in state if key not in own]),
-            ("has another shape in", [key for key in own if key in state and own[key].shape != state[key].shape]),
-        )
-        if keys
-    ]
-    if differences:
-        raise InputError(f"the weights {shown(name)} do not fit {arch}: the file {'; it '.join(differences)}")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    # densenet's official files carry the key names of an early release. Renamed in place: a state dict's metadata,
+    # by which torch converts what earlier releases of a module have saved, stays with it.
+    for key in list(state):
+        state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)] = state.pop(key)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mnasnet's advice to train a newer model
+            model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        first, *differences = (textwrap.shorten(line, 120, placeholder=" …") for line in str(error).splitlines())
+        why = "; ".join(differences[:3]) or first
+        raise InputError(f"the weights {shown(name)} do not fit {arch}: {why}") from error
+    broken = [key for key, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise InputError(f"the weights {shown(name)} hold NaN or infinity in {', '.join(broken[:3])}")
-    model.load_state_dict(state)
 
 
 def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
@@ -140,9 +139,9 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict, str]:
 
 
 def _official_entry(arch: str):
-    """torchvision's best weights for a network among those that take pictures of 224×224."""
+    """torchvision's best weights for a network, among those for pictures of 224×224 where it has such."""
     enum = models.get_model_weights(arch)
-    return next(w for w in (enum.DEFAULT, *enum) if min(w.meta["min_size"]) <= 224)
+    return next((w for w in (enum.DEFAULT, *enum) if min(w.meta["min_size"]) <= 224), enum.DEFAULT)
 
 
 def _official_state(url: str) -> dict:
@@ -173,7 +172,8 @@ def _read_file(path: Path) -> dict:
     except (OSError, ValueError):
         known = False
     if not known:
-        raise InputError(f"weights {shown(path)}: no such file; give {', '.join(WEIGHTS)} or the path of a state dict")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise InputError(f"weights {shown(path)}: {what}; give {', '.join(WEIGHTS)} or the path of a state dict")
     try:
         if path.suffix == ".safetensors":
             if not importlib.util.find_spec("safetensors"):
@@ -190,7 +190,8 @@ def _read_file(path: Path) -> dict:
         raise
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         raise InputError(f"weights {shown(path)}: not a readable state dict: {reason(error)[:120]}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor)
+                                              for k, v in state.items()):
         raise InputError(f"weights {shown(path)}: a state dict (names → tensors) is expected")
     return state
 

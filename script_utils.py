@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def make_parser(description: str) -> Parser:
     """A parser with the options that all scripts share."""
     parser = Parser(description=description, formatter_class=_Help)
-    weights = os.environ.get("SQUEEZENET_WEIGHTS") or "auto"
     add = parser.add_argument_group("options of all scripts").add_argument
     add("--images", nargs="+", metavar="PATH", help="your own photos or folders of them (default: the course's photos)")
     add("--labels", nargs="+", metavar="CLASS",
@@ -54,14 +53,15 @@ def make_parser(description: str) -> Parser:
     add("--num", type=positive, metavar="N",
         help="how many photos (default: 5 of the course's; all of yours)")
     add("--arch", default="squeezenet1_1", metavar="NAME", help="a torchvision classification network")
-    add("--weights", default=weights, metavar="WEIGHTS",
-        help="torchvision, bundled, none (random), auto (torchvision's, else bundled) or the path of a state dict")
+    add("--weights", default="auto", metavar="WEIGHTS",
+        help="torchvision, bundled, none (random), the path of a state dict, or auto: for squeezenet1_1 what "
+        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled")
     add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
     add("--out", type=Path, metavar="FOLDER",
         help="where the figures go (default: the project's visualization folder)")
     add("--seed", type=natural, default=0, metavar="N", help="of every random number")
-    add("--chunk", type=positive, default=PAGE, metavar="N",
-        help="photos per figure and per pass through the network; fewer need less memory")
+    add("--chunk", type=lambda text: _number(text, int, least=1, most=64), default=PAGE, metavar="N",
+        help="photos per figure and per pass through the network, at most 64; fewer need less memory")
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
     return parser
 
@@ -86,14 +86,14 @@ def natural_real(text: str) -> float:
     return _number(text, float, least=0)
 
 
-def _number(text: str, kind: type, least: float | None = None, above: float | None = None):
+def _number(text: str, kind: type, least: float | None = None, above: float | None = None, most: int = 2**63 - 1):
     try:
         number = kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a {'whole ' * (kind is int)}number") from None
-    if (least is not None and not number >= least) or (above is not None and not number > above) or number >= 2**63:
+    if (least is not None and not number >= least) or (above is not None and not number > above) or number > most:
         bound = f"at least {least}" if above is None else f"above {above}"
-        raise argparse.ArgumentTypeError(f"{shown(text)} is out of range; it must be {bound}")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is out of range; it must be {bound} and at most {most}")
     return number
 
 
@@ -118,7 +118,8 @@ def run(
         except KeyboardInterrupt:
             return _fail(parser, str(sys.exc_info()[1]) or "interrupted", 130)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+            said = ("out of memory", "allocate memory", "not enough memory")
+            if isinstance(error, MemoryError) or any(words in str(error) for words in said):
                 return _fail(parser, "out of memory; a smaller --chunk or --device cpu needs less", 2)
             raise
 
@@ -264,7 +265,10 @@ class Session:
         with torch.no_grad():
             chunks = range(0, len(X), self.options.chunk)
             scores = [self.model(to_batch(X[i : i + self.options.chunk]).to(self.device)) for i in chunks]
-        return torch.cat(scores).argmax(dim=1).cpu().numpy()
+        scores = torch.cat(scores)
+        if not scores.isfinite().all():
+            raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
+        return scores.argmax(dim=1).cpu().numpy()
 
     def pages(self, description: str) -> Iterator[Page]:
         """The photos, a page at a time, under a progress bar."""
@@ -281,7 +285,7 @@ class Session:
 
     def title(self, label: int) -> str:
         """The first synonym of a class's name."""
-        return self.class_names.get(int(label), f"class {label}").split(",")[0]
+        return class_title(self.class_names, label)
 
     def progress(self, iterable: Iterable | None = None, description: str = "", total: int | None = None):
         """A tqdm bar on standard error, when that is a terminal and the work takes longer than 2 seconds."""
@@ -303,6 +307,11 @@ class Session:
             info.add_text(key, value)
         with written_whole((folder or self.out) / name) as temporary:
             image.save(temporary, format="PNG", pnginfo=info)
+
+
+def class_title(class_names: Mapping[int, str], label: int) -> str:
+    """The first synonym of a class's name; the course's own map lacks class 134."""
+    return str(class_names.get(int(label), f"class {label}")).split(",")[0]
 
 
 def _imagenet_classes() -> dict[int, str]:
@@ -339,7 +348,6 @@ def save_figure(figure, path: Path, model=None, seed: int | None = None) -> None
     Raises:
         InputError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", metadata=_metadata(model, seed))
 
@@ -350,7 +358,7 @@ def heat(values: np.ndarray, cmap: str = "hot", spread: bool = True) -> np.ndarr
 
     from image_utils import rescale
 
-    return matplotlib.colormaps[cmap](rescale(values) if spread else values, bytes=True)[..., :3]
+    return matplotlib.colormaps.get_cmap(cmap)(rescale(values) if spread else values, bytes=True)[..., :3]
 
 
 def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:

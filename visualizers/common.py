@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from file_utils import InputError
+
 CHUNK = 8  # photos that go through a network together: memory stays flat, and larger is no faster
 
 _lock = threading.Lock()
@@ -75,7 +77,8 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
     """The raw score (logit) of each image's class: (N, classes) and (N,) → (N,).
 
     Raises:
-        ValueError: the network gives no (N, classes) tensor, its scores are not finite, or a label is out of range.
+        ValueError: the network gives no (N, classes) tensor, or a label is out of range.
+        InputError: its scores are not finite.
     """
     if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
         got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
@@ -83,5 +86,5 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
     if y.numel() and (y.min() < 0 or y.max() >= scores.shape[1]):
         raise ValueError(f"{name} must lie in 0…{scores.shape[1] - 1}, got {y.min().item()}…{y.max().item()}")
     if not scores.isfinite().all():
-        raise ValueError("the network's scores are not finite (NaN or infinity): its weights are damaged")
+        raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
     return scores.gather(1, y[:, None])[:, 0]

@@ -53,10 +53,12 @@ class SaliencyMap:
         # The one technique that writes a file: the course's interface asks for it.
         from file_utils import ROOT
         from image_utils import to_batch
-        from script_utils import draw_rows, heat, save_figure
+        from script_utils import class_title, draw_rows, heat, save_figure
 
+        if not len(X):
+            raise ValueError("X must hold at least one photo, got none")
         maps = self.compute_saliency_maps(to_batch(X), torch.as_tensor(y), model).cpu().numpy()
-        titles = [class_names[int(label)].split(",")[0] for label in y]
+        titles = [class_title(class_names, label) for label in y]
         figure = draw_rows([("photo", X), ("saliency map", [heat(m) for m in maps])], titles, "Saliency maps")
         save_figure(figure, ROOT / "visualization" / "saliency_map.png", model)
 
