@@ -24,7 +24,7 @@ def shown(name: object) -> str:
     return repr(str(name))
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | str) -> str:
     """Why an exception was raised, on one line: the system's words for an OSError, else its own or its class's."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
@@ -108,7 +108,7 @@ def download(url: str, path: Path, sha256: str) -> None:
             fetch.cancelled = True
         if fetch.error:
             cause = getattr(fetch.error, "reason", fetch.error)  # what is inside a URLError
-            raise InputError(f"cannot download {url}: {reason(cause) if isinstance(cause, Exception) else cause}")
+            raise InputError(f"cannot download {url}: {reason(cause)}")
         if not sha256_of(temporary).startswith(sha256):
             raise InputError(f"{url} returned another file than expected (checksum does not begin with {sha256[:8]})")
 

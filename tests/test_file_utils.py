@@ -1,0 +1,254 @@
+"""Whole or absent: atomic writing, checksums, downloads from real local servers that behave and misbehave."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import file_utils
+from file_utils import InputError, download, reason, sha256_of, shown, written_whole
+
+CONTENT = bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """A real HTTP server on this machine that answers every GET by `answer(handler)`; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            try:
+                answer(self)
+            except OSError:  # the client has gone
+                self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads, block_on_close = True, False
+
+        def handle_error(self, *_):
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def whole(content: bytes) -> Answer:
+    """Send the content."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def hangs(handler):
+    """Accept and never answer."""
+    time.sleep(60)
+
+
+def hangs_after_headers(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    time.sleep(60)
+
+
+def drips(handler):
+    """Send a few bytes a second, for ever."""
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b".")
+        time.sleep(0.02)
+
+
+def breaks(handler):
+    """Promise the content, send half of it, close."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(CONTENT)))
+    handler.end_headers()
+    handler.wfile.write(CONTENT[: len(CONTENT) // 2])
+
+
+def babbles(handler):
+    handler.wfile.write(b"this is not HTTP\r\n\r\n")
+
+
+def closes(handler):
+    handler.close_connection = True
+
+
+def missing(handler):
+    handler.send_error(404)
+
+
+def circles(handler):
+    handler.send_response(302)
+    handler.send_header("Location", "/")
+    handler.end_headers()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Local servers only, and half a second of patience."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
+
+
+# --- Downloads ---
+
+
+def test_a_download_arrives_whole(impatient, tmp_path):
+    target = tmp_path / "new folder" / "file"
+    with serving(whole(CONTENT)) as url:
+        download(f"{url}/file", target, SHA256)
+    assert target.read_bytes() == CONTENT
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+def test_a_download_goes_through_the_proxy(impatient, monkeypatch, tmp_path):
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the variables of its first use
+    with serving(whole(CONTENT)) as url:
+        monkeypatch.setenv("http_proxy", url)
+        download("http://no-such-host.invalid/file", tmp_path / "file", SHA256[:8])
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_path):
+    monkeypatch.setattr(file_utils, "MINIMUM_RATE", 20)
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CONTENT)))
+        handler.end_headers()
+        for start in range(0, len(CONTENT), len(CONTENT) // 8):
+            handler.wfile.write(CONTENT[start : start + len(CONTENT) // 8])
+            time.sleep(0.15)
+
+    with serving(answer) as url:
+        download(url, tmp_path / "file", SHA256)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("earlier", [None, b"an earlier file"])
+@pytest.mark.parametrize("answer, words", [
+    (hangs, "hardly any data|timed out"), (hangs_after_headers, "hardly any data|timed out"),
+    (drips, "hardly any data"), (breaks, "51200 bytes are missing"), (babbles, "cannot download"),
+    (closes, "cannot download"), (missing, "Not Found"), (circles, "redirect"),
+    (whole(CONTENT[1:]), "another file than expected"), (whole(b""), "another file than expected"),
+])  # fmt: skip
+def test_a_download_that_fails_leaves_the_folder_as_it_was(impatient, tmp_path, answer, words, earlier):
+    target = tmp_path / "file"
+    if earlier:
+        target.write_bytes(earlier)
+    with serving(answer) as url, pytest.raises(InputError) as caught:
+        download(f"{url}/file", target, SHA256)
+    assert re.search(words, str(caught.value)) and url in str(caught.value) and "\n" not in str(caught.value)
+    time.sleep(0.1)  # the fetching thread may still be at it
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == ([("file", earlier)] if earlier else [])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "http://no-such-host.invalid/x", "nonsense", "http://"])
+def test_an_address_that_leads_nowhere_is_one_line(impatient, tmp_path, url):
+    with pytest.raises(InputError, match=r"^(cannot download|gave up downloading) [^\n]*$"):
+        download(url, tmp_path / "file", "")
+    assert not list(tmp_path.iterdir())
+
+
+# --- Writing ---
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    with written_whole(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "one"
+    for failure in (KeyboardInterrupt, SystemExit, RuntimeError):
+        with pytest.raises(failure), written_whole(path) as temporary:
+            temporary.write_text("two")
+            raise failure
+        assert path.read_text() == "one" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder", tmp_path / "file" / "below", Path("/proc/nowhere/file")):
+        with pytest.raises(InputError, match=r"^cannot write '[^\n]*$"), written_whole(path) as temporary:
+            temporary.write_text("text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(tmp_path):
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from file_utils import InputError, written_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with written_whole(Path("file")) as temporary:
+        temporary.write_bytes(bytes(2000))
+except InputError as error:
+    print(error)
+"""
+    (tmp_path / "file").write_text("earlier")
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout == "cannot write 'file': File too large\n" and not result.stderr
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "earlier")]
+
+
+def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path):
+    contents = [bytes([i]) * 200_000 for i in range(8)]
+
+    def write(content):
+        for _ in range(5):
+            with written_whole(tmp_path / "file") as temporary:
+                temporary.write_bytes(content)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_bytes() in contents
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- Words ---
+
+
+def test_checksum(tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT)
+    assert sha256_of(tmp_path / "file") == SHA256
+    with pytest.raises(InputError, match=r"cannot read .*No such file"):
+        sha256_of(tmp_path / "absent")
+
+
+def test_names_and_reasons_fit_on_a_line():
+    assert shown(Path("a\nb'ü")) == '"a\\nb\'ü"'
+    assert reason(OSError(28, "No space left on device")) == "No space left on device"
+    assert reason(ValueError("two\n  lines")) == "two lines" and reason(ValueError()) == "ValueError"
+    assert os.linesep not in reason(RuntimeError("a\r\nb"))
