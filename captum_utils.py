@@ -1,6 +1,7 @@
 """Captum's attributions: computed in chunks, drawn under the photos. Captum itself is imported by the caller."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     Raises:
         ValueError: `inputs` is no tensor, or holds no image.
     """
+    from captum.attr import LayerAttribution
+
     if not isinstance(inputs, torch.Tensor) or not len(inputs):
         got = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
         raise ValueError(f"inputs must be a tensor (N, …) of at least one image, got {got}")
@@ -45,8 +48,12 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     for start in range(0, count, CHUNK):
         chunk = slice(start, start + CHUNK)
         cut = {name: value[chunk] if _goes_with_images(value, count) else value for name, value in kwargs.items()}
-        # A view of its own that requires gradients, else captum sets that on the caller's tensor, with a warning.
-        parts.append(algo.attribute(inputs[chunk].detach().requires_grad_(), **cut))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks", UserWarning)
+            # By the input: else captum has the caller's tensor require gradients, with a warning.
+            # By a layer: no graph is needed below it, which saves most of the memory.
+            part = inputs[chunk].detach().requires_grad_(not isinstance(algo, LayerAttribution))
+            parts.append(algo.attribute(part, **cut))
     if isinstance(parts[0], tuple):
         return tuple(torch.cat([part[i] for part in parts]).detach() for i in range(len(parts[0])))
     return torch.cat(parts).detach()

@@ -104,7 +104,7 @@ class GradCam:
         gradients = [images.new_zeros((0, *images.shape[1:]))]
         with evaluation_mode(gc_model):
             if layer is not None:
-                _module(gc_model, layer)
+                find_module(gc_model, layer)
             for X, y in _chunks(images, labels):
                 X = X.requires_grad_()
                 with torch.enable_grad(), GuidedReLUs() as relus:
@@ -135,14 +135,14 @@ class GradCam:
             per_image: scale each map to [0, 1] alone; otherwise all together, as the course does.
 
         Returns:
-            float32 (N, H, W), values in [0, 1]; zeros where nothing speaks for the class.
+            float32 (N, H, W), values in [0, 1]; zeros when nothing speaks for the class.
 
         Raises:
             ValueError: no such or no spatial layer, arguments that do not fit, or numbers that are not finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
         with evaluation_mode(gc_model):
-            module = _module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
+            module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
             parts = [_layer_gradient(X, y, gc_model, module) for X, y in _chunks(images, labels)]
         return _scaled(self._maps(parts, images), per_image)
 
@@ -171,7 +171,7 @@ class GradCam:
         images, labels = _checked(X_tensor, y_tensor, gc_model)
         guided, parts = [images.new_zeros((0, *images.shape[1:]))], []
         with evaluation_mode(gc_model):
-            module = _module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
+            module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
             for X, y in _chunks(images, labels):
                 gradient, part = _both_gradients(X, y, gc_model, module)
                 guided.append(gradient)
@@ -192,18 +192,20 @@ class GradCam:
         return F.interpolate(maps[:, None], images.shape[2:], mode="bicubic", antialias=True)[:, 0]
 
 
-def default_layer(model: nn.Module, image: torch.Tensor) -> nn.Module:
+def default_layer(model: nn.Module, image: torch.Tensor | None = None) -> nn.Module:
     """SqueezeNet's features[12]; of another network the last layer, in the order of evaluation, that gives feature maps
     (1, C, h, w) larger than one pixel and is evaluated once; pooling to a fixed size does not count.
 
     Args:
-        image: (1, 3, H, W), to see the order of evaluation with.
+        image: (1, 3, H, W), to see the order of evaluation with; a black one of 224×224 by default.
 
     Raises:
         ValueError: there is none.
     """
     if isinstance(model, SqueezeNet):
         return model.features[12]
+    if image is None:
+        image = check_images(torch.zeros(1, 3, 224, 224), model)
     seen, owner = [], threading.get_ident()
 
     def note(module, _, output):
@@ -224,17 +226,12 @@ def default_layer(model: nn.Module, image: torch.Tensor) -> nn.Module:
     raise ValueError("gc_model has no layer with spatial feature maps (N, C, h, w), which Grad-CAM needs")
 
 
-def _checked(X: torch.Tensor, y: torch.Tensor, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    images = check_images(X, model, "X_tensor")
-    return images, check_labels(y, images, "y_tensor")
+def find_module(model: nn.Module, layer: nn.Module | str) -> nn.Module:
+    """The network's module that is meant by itself or by its dotted name.
 
-
-def _chunks(images: torch.Tensor, labels: torch.Tensor):
-    return zip(images.split(CHUNK), labels.split(CHUNK), strict=True) if len(images) else ()
-
-
-def _module(model: nn.Module, layer: nn.Module | str) -> nn.Module:
-    """The network's module that is meant by itself or by its dotted name."""
+    Raises:
+        ValueError: the network has no such module.
+    """
     modules = dict(model.named_modules())
     if isinstance(layer, nn.Module):
         if all(layer is not module for module in modules.values()):
@@ -245,6 +242,15 @@ def _module(model: nn.Module, layer: nn.Module | str) -> nn.Module:
         raise ValueError(f"layer must be a module of gc_model or its dotted name, got {layer!r}; "
                          f"its first names are {', '.join(names[:6])}")
     return modules[layer]
+
+
+def _checked(X: torch.Tensor, y: torch.Tensor, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    images = check_images(X, model, "X_tensor")
+    return images, check_labels(y, images, "y_tensor")
+
+
+def _chunks(images: torch.Tensor, labels: torch.Tensor):
+    return zip(images.split(CHUNK), labels.split(CHUNK), strict=True) if len(images) else ()
 
 
 @contextmanager
@@ -314,14 +320,13 @@ def _both_gradients(X, y, model: nn.Module, layer: nn.Module):
 
 
 def _scaled(maps: torch.Tensor, per_image: bool) -> np.ndarray:
-    """Bring maps (N, H, W) to [0, 1], all together or each alone; a map without anything positive is zeros."""
+    """Bring maps (N, H, W) to [0, 1], all together or each alone; constant ones give zeros."""
     if not len(maps):
         return maps.float().cpu().numpy()
     axes = (1, 2) if per_image else (0, 1, 2)
-    blank = maps.amax(dim=(1, 2), keepdim=True) <= 0
     maps = maps - maps.amin(dim=axes, keepdim=True)
     top = maps.amax(dim=axes, keepdim=True)
-    return (maps / top.where(top > 0, 1)).masked_fill(blank, 0).float().cpu().numpy()
+    return (maps / top.where(top > 0, 1)).float().cpu().numpy()
 
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:
