@@ -1,7 +1,12 @@
 """Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling, blurring."""
 
+import contextlib
+import logging
+import os
 import tempfile
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,9 @@ __all__ = [
 # Per-channel mean and standard deviation of ImageNet's RGB values in [0, 1].
 SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 SQUEEZENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, our error says
+_stderr_lock = threading.Lock()
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -61,9 +69,28 @@ def _decode(file) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as image:
+        with Image.open(file) as image, _silenced() if image.format == "TIFF" else contextlib.nullcontext():
             image = ImageOps.exif_transpose(image)  # decodes: what is truncated fails here
             return _to_rgb(image)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep libtiff, which knows no exceptions, from writing on standard error. That is the whole process's, so one
+    thread at a time.
+    """
+    with _stderr_lock, Path(os.devnull).open("wb") as nowhere:
+        try:
+            before = os.dup(2)
+        except OSError:  # closed
+            yield
+            return
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -80,7 +107,7 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs, to 0…255."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise InputError("its pixels are not all finite numbers")
+        raise ValueError("its pixels are not all finite numbers")
     integers = not image.mode.startswith("F")
     top = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
     scale = 255 if top <= 1 and not integers else 1 if top <= 255 else 255 / max(top, 65535)

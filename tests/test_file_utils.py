@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -115,6 +116,22 @@ def impatient(monkeypatch):
     monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
 
 
+@contextmanager
+def without_privileges() -> Iterator[Path]:
+    """Run as somebody whom file permissions bind (root is not bound), in an open temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not hasattr(os, "geteuid"):
+            pytest.skip("permissions are tried on POSIX systems only")
+        user = os.geteuid()
+        Path(folder).chmod(0o777)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
 # --- Downloads ---
 
 
@@ -199,6 +216,17 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
         with pytest.raises(InputError, match=r"^cannot write '[^\n]*$"), written_whole(path) as temporary:
             temporary.write_text("text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_without_the_right_to_write_is_named():
+    with without_privileges() as folder:
+        (folder / "locked").mkdir(mode=0o555)
+        with pytest.raises(InputError, match=r"^cannot write '.*locked/file': Permission denied$"), \
+                written_whole(folder / "locked" / "file") as temporary:
+            temporary.write_text("text")
+        (folder / "secret").touch(mode=0)
+        with pytest.raises(InputError, match=r"^cannot read '.*secret': Permission denied$"):
+            sha256_of(folder / "secret")
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(tmp_path):
