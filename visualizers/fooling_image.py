@@ -1,0 +1,164 @@
+"""Fooling images: a photo changed too little to be seen, and yet the network names another class."""
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
+
+from .common import check_images, evaluation_mode, labelled_scores
+
+
+@dataclass(frozen=True)
+class FoolingProgress:
+    """What `make_fooling_image` tells its callback each time the network has looked at the image."""
+
+    iteration: int  # steps taken so far
+    score: float  # the target's raw score for the image
+    image: torch.Tensor  # (1, 3, H, W), normalised; with `valid` as rounded to 8 bits
+
+
+class FoolingImage:
+    """Images classified as a class of one's choice (Szegedy et al.: Intriguing properties of neural networks, 2014,
+    §4), here by gradient ascent on that class's score (Simonyan et al.: Deep Inside Convolutional Networks, 2014, §2).
+    """
+
+    def make_fooling_image(
+        self,
+        X: torch.Tensor,
+        target_y: int,
+        model: nn.Module,
+        learning_rate: float = 10,
+        max_iter: int = 100,
+        callback: Callable[[FoolingProgress], None] | None = None,
+        valid: bool = False,
+    ) -> torch.Tensor:
+        """Change an image until the network takes it for the target class, by steps of learning_rate · g/‖g‖₂, where g
+        is the gradient of the target's raw score.
+
+        Stops before the first step whose input is already classified as the target. When `max_iter` steps are not
+        enough, the last image is returned; `is_fooled` says whether it worked.
+
+        Args:
+            X: float (1, 3, H, W), a preprocessed image.
+            target_y: the id of the class to reach.
+            model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
+            learning_rate: L2 length of a step in normalised units, > 0.
+            max_iter: the largest number of steps, ≥ 0.
+            callback: called with a `FoolingProgress` before each step, and when the network is fooled.
+            valid: the image stays one that can be stored: after every step it is projected to pixels 0…255, and the
+                network sees it, the stop test included, as rounded to 8 bits. So rounded it is returned.
+
+        Returns:
+            (1, 3, H, W) in X's dtype and on its device, detached.
+
+        Raises:
+            ValueError: arguments that do not fit, or scores or gradients that are not finite.
+        """
+        target = integer(target_y, "target_y")
+        learning_rate = positive(learning_rate, "learning_rate")
+        max_iter = integer(max_iter, "max_iter")
+        image = _check_image(X, model)
+        with evaluation_mode(model), torch.enable_grad():
+            for iteration in range(max_iter):
+                # The gradient is taken where the stop test looks: one forward pass serves both.
+                seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
+                score, fooled = _look(seen, target, model)
+                if callback:
+                    callback(FoolingProgress(iteration, score.item(), seen.detach()))
+                if fooled:
+                    break
+                (gradient,) = torch.autograd.grad(score, seen)
+                # The unrounded image takes the step, so that steps below half a grey level add up.
+                image = image + learning_rate * unit_length(gradient)
+                if valid:
+                    image = project(image)
+        return (round_to_8_bits(image) if valid else image.clone()).to(X)
+
+    def is_fooled(self, X: torch.Tensor, target_y: int, model: nn.Module) -> bool:
+        """Whether the network classifies the image as the target class; arguments as in `make_fooling_image`.
+
+        Raises:
+            ValueError: arguments that do not fit, or scores that are not finite.
+        """
+        image = _check_image(X, model)
+        with evaluation_mode(model), torch.no_grad():
+            return _look(image, integer(target_y, "target_y"), model)[1]
+
+
+def integer(value: int, name: str, least: int = 0) -> int:
+    """An integer of any kind (Python's, numpy's, a tensor's) as an int.
+
+    Raises:
+        ValueError: not an integer, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def positive(value: float, name: str) -> float:
+    """A finite number greater than zero, as a float.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def unit_length(gradient: torch.Tensor) -> torch.Tensor:
+    """Each image's gradient divided by its L2 norm, (N, C, H, W); a zero gradient stays zero.
+
+    Raises:
+        ValueError: a norm that is not finite.
+    """
+    norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    if not norm.isfinite().all():
+        raise ValueError("the network's gradient is not finite (NaN or infinity): its weights are damaged")
+    return gradient / torch.where(norm > 0, norm, 1)
+
+
+def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
+    """Normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file through `preprocess`."""
+    mean, std = _normalisation(X)
+    return ((255 * (X * std + mean)).round().clamp(0, 255) / 255 - mean) / std
+
+
+def project(X: torch.Tensor) -> torch.Tensor:
+    """Normalised images (N, 3, H, W) with their pixels clipped to 0…255."""
+    mean, std = _normalisation(X)
+    return X.clamp(-mean / std, (1 - mean) / std)
+
+
+def _normalisation(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1, 1)."""
+    return tuple(torch.from_numpy(a).to(X).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
+
+
+def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """The one image (1, 3, H, W), on the network's device and in its dtype."""
+    image = check_images(X, model)
+    if len(image) != 1:
+        raise ValueError(f"X must hold one image, (1, 3, H, W), got {tuple(X.shape)}")
+    return image
+
+
+def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, bool]:
+    """The target's raw score for an image, 0-dim, and whether it is the highest of all."""
+    scores = model(image)
+    score = labelled_scores(scores, torch.tensor([target], device=image.device), "target_y")[0]
+    return score, scores.argmax().item() == target
