@@ -38,8 +38,11 @@ def _layers(session: Session):
     options = session.options
     layer = chosen("--layer", options.layer, lambda: default_layer(session.model))
     squeezenet = options.arch.startswith("squeezenet")
-    return layer, chosen("--captum-layer", options.captum_layer,
-                         lambda: session.model.features[3] if squeezenet else layer)
+    captum_layer = chosen("--captum-layer", options.captum_layer,
+                          lambda: session.model.features[3] if squeezenet else layer)
+    names = {module: name for name, module in session.model.named_modules()}
+    options.layer, options.captum_layer = names[layer], names[captum_layer]  # what the figures record
+    return layer, captum_layer
 
 
 def draw_manual(session: Session, page: Page, layer) -> None:
@@ -81,8 +84,7 @@ def draw_captum(session: Session, page: Page, layer, captum_layer) -> None:
 
     from captum_utils import compute_attributions, visualize_attr_maps
 
-    model, steps = session.model, session.options.steps
-    name = next(name for name, module in model.named_modules() if module is captum_layer)
+    model, steps, name = session.model, session.options.steps, session.options.captum_layer
 
     def draw(file, heading, row, algorithm, target=True, merge=False, **how):
         if target:
@@ -91,7 +93,7 @@ def draw_captum(session: Session, page: Page, layer, captum_layer) -> None:
         if merge:
             maps = maps.mean(dim=1, keepdim=True)  # over the layer's channels
         visualize_attr_maps(session.out / page.file(file), page.X, page.y.cpu().numpy(), session.class_names, [maps],
-                            [row], heading=heading, model=model, seed=session.options.seed)
+                            [row], heading=heading, model=model, seed=session.options.seed, options=session.options)
 
     draw("guided_backprop_captum.png", "Guided backprop by Captum", "guided backprop", GuidedBackprop(model))
     draw("guided_gradcam_captum.png", "Guided Grad-CAM by Captum", "Guided Grad-CAM", GuidedGradCam(model, layer),

@@ -47,7 +47,8 @@ def draw_captum(session: Session, page: Page) -> None:
 
     def draw(name, heading, attributions, titles):
         visualize_attr_maps(session.out / page.file(name), page.X, page.y.cpu().numpy(), session.class_names,
-                            attributions, titles, model=session.model, seed=session.options.seed, heading=heading)
+                            attributions, titles, model=session.model, seed=session.options.seed,
+                            options=session.options, heading=heading)
 
     draw("saliency_captum.png", "Saliency maps by Captum", [saliency], ["Saliency"])
     draw("attributions_captum.png", "Gradient and perturbation attributions by Captum",

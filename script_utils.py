@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import json
 import logging
 import os
 import signal
@@ -296,14 +297,14 @@ class Session:
 
     def save_figure(self, figure, name: str, folder: Path | None = None) -> None:
         """Save a figure as a PNG that records how it was made."""
-        save_figure(figure, (folder or self.out) / name, self.model, self.options.seed)
+        save_figure(figure, (folder or self.out) / name, self.model, self.options.seed, self.options)
 
     def save_image(self, image, name: str, folder: Path | None = None) -> None:
         """Save a PIL picture as a PNG that records how it was made."""
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
-        for key, value in _metadata(self.model, self.options.seed).items():
+        for key, value in _metadata(self.model, self.options.seed, self.options).items():
             info.add_text(key, value)
         with written_whole((folder or self.out) / name) as temporary:
             image.save(temporary, format="PNG", pnginfo=info)
@@ -320,15 +321,18 @@ def _imagenet_classes() -> dict[int, str]:
     return imagenet_classes()
 
 
-def _metadata(model, seed: int | None) -> dict[str, str]:
-    """The PNG's text: network, weights, seed, library versions."""
+def _metadata(model, seed: int | None, options: argparse.Namespace | None = None) -> dict[str, str]:
+    """The PNG's text: network, weights, seed, library versions, and the options that only the script has, as JSON."""
     from importlib.metadata import version
 
+    shared = vars(make_parser("").parse_args([]))
+    own = {key: value for key, value in vars(options or argparse.Namespace()).items() if key not in shared}
     return {
         "Network": getattr(model, "arch", type(model).__name__),
         "Weights": getattr(model, "weights_name", "unknown"),
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")),
+        **({"Options": json.dumps(own, default=lambda path: path.name)} if options else {}),
     }
 
 
@@ -342,14 +346,16 @@ LABEL_BAND = 160  # pixels left of a row, three lines
 SMALLEST_TILE = 160  # pixels; smaller pictures are enlarged by whole factors, so that titles fit
 
 
-def save_figure(figure, path: Path, model=None, seed: int | None = None) -> None:
-    """Save a matplotlib figure as a PNG, whole or not at all, with network, weights, seed and versions in it.
+def save_figure(
+    figure, path: Path, model=None, seed: int | None = None, options: argparse.Namespace | None = None
+) -> None:
+    """Save a matplotlib figure as a PNG, whole or not at all, with network, weights, seed, versions and options in it.
 
     Raises:
         InputError: the file cannot be written.
     """
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", metadata=_metadata(model, seed))
+        figure.savefig(temporary, format="png", metadata=_metadata(model, seed, options))
 
 
 def heat(values: np.ndarray, cmap: str = "hot", spread: bool = True) -> np.ndarray:

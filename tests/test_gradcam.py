@@ -405,8 +405,10 @@ class TestScript:
         for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
             assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
         for name in FIGURES:
-            same = (tmp_path / "default" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
-            assert same == name.startswith("guided_backprop"), name
+            default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
+            assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
+            assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]
+            assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
 
     @pytest.mark.parametrize(
         ("options", "words"),
