@@ -1,0 +1,370 @@
+"""Every technique side by side in one process: this project, the libraries, a textbook version, and the floor.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/run.py
+
+The floor is the least that a technique can do: one forward and one backward pass to the input through the frozen
+network in channels-last layout; for Grad-CAM the forward pass and the backward pass down to the layer; for style
+transfer forward and backward through the layers that are needed, and the Adam step. The versions take turns, round by
+round; what counts is the median over the rounds of the ratio to the floor of the same round.
+"""
+
+import argparse
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import textbook  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from captum_utils import compute_attributions  # noqa: E402
+from data_utils import PACKAGE_PHOTOS, load_images, package_file  # noqa: E402
+from image_utils import to_batch  # noqa: E402
+from model_utils import load_model  # noqa: E402
+from style_modules import ContentLoss, StyleLoss, TotalVariationLoss  # noqa: E402
+from style_utils import preprocess, style_transfer  # noqa: E402
+from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap  # noqa: E402
+
+STEPS = 10  # of the iterative techniques in a run; the first runs and what comes before the steps count in
+STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)  # content layer and weight, style layers and weights, TV
+FLOOR, OURS, TEXTBOOK = "floor", "this project", "textbook"
+
+Version = Callable[[], object]
+
+
+class Bench:
+    """The networks and photos that all versions share."""
+
+    def __init__(self, size: int):
+        self.model = load_model(weights="bundled", device="cpu")
+        # As torchvision gives it: parameters that require gradients, in the default memory layout.
+        self.plain = load_model(weights="bundled", device="cpu").requires_grad_(True).to(
+            memory_format=torch.contiguous_format)
+        photos = load_images([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
+        chosen = np.arange(size) % len(photos)
+        self.X = to_batch(photos[chosen])
+        self.plain_X = self.X.contiguous()
+        self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen])
+
+    def pass_through(self) -> torch.Tensor:
+        """One forward and one backward pass to the input."""
+        X = self.X.detach().requires_grad_()
+        return torch.autograd.grad(self.model(X).gather(1, self.y[:, None]).sum(), X)[0]
+
+    def pass_to_layer(self) -> torch.Tensor:
+        """Forward, and backward down to Grad-CAM's layer."""
+        with torch.no_grad():
+            features = self.model.features(self.X)
+        features.requires_grad_()
+        scores = self.model.classifier(features).flatten(1)
+        return torch.autograd.grad(scores.gather(1, self.y[:, None]).sum(), features)[0]
+
+
+def saliency(b: Bench) -> dict[str, Version]:
+    """Question 1.1."""
+    from captum.attr import Saliency
+
+    return {
+        FLOOR: b.pass_through,
+        OURS: lambda: SaliencyMap().compute_saliency_maps(b.X, b.y, b.model),
+        "Captum": lambda: Saliency(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(dim=1),
+        TEXTBOOK: lambda: textbook.saliency(b.plain, b.plain_X, b.y),
+    }
+
+
+def guided_backprop(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    from captum.attr import GuidedBackprop
+
+    return {
+        FLOOR: b.pass_through,
+        OURS: lambda: GradCam().guided_backprop(b.X, b.y, b.model),
+        "Captum": lambda: GuidedBackprop(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y),
+        TEXTBOOK: lambda: textbook.guided_backprop(b.plain, b.plain_X, b.y),
+    }
+
+
+def grad_cam(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    def captum():
+        maps = LayerGradCam(b.plain, b.plain.features[12]).attribute(b.plain_X, target=b.y, relu_attributions=True)
+        return LayerAttribution.interpolate(maps, (224, 224), "bicubic")
+
+    versions = {FLOOR: b.pass_to_layer, OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model), "Captum": captum,
+                TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y)}
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        peer = GradCAM(b.plain, [b.plain.features[12]])
+        targets = [ClassifierOutputTarget(label) for label in b.y.tolist()]
+        versions["pytorch-grad-cam"] = lambda: peer(input_tensor=b.plain_X, targets=targets)
+    except ImportError:
+        print("pytorch-grad-cam is not installed: left out", file=sys.stderr)
+    try:
+        from torchcam.methods import GradCAM as TorchCam
+
+        def torchcam():
+            with TorchCam(b.plain, target_layer="features.12") as extractor:
+                scores = b.plain(b.plain_X.clone().requires_grad_())
+                maps = extractor(b.y.tolist(), scores)[0]
+            return nn.functional.interpolate(maps[:, None], (224, 224), mode="bicubic")
+
+        versions["torchcam"] = torchcam
+    except ImportError:
+        print("torchcam is not installed: left out", file=sys.stderr)
+    return versions
+
+
+def guided_grad_cam(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    from captum.attr import GuidedGradCam
+
+    return {
+        FLOOR: b.pass_through,
+        OURS: lambda: GradCam().guided_grad_cam(b.X, b.y, b.model),
+        "Captum": lambda: GuidedGradCam(b.plain, b.plain.features[12]).attribute(
+            b.plain_X.clone().requires_grad_(), target=b.y, interpolate_mode="bicubic"),
+        TEXTBOOK: lambda: textbook.guided_grad_cam(b.plain, b.plain_X, b.y),
+    }
+
+
+def _repeat(step: Version) -> Version:
+    def steps():
+        for _ in range(STEPS):
+            step()
+
+    return steps
+
+
+def fooling(b: Bench) -> dict[str, Version]:
+    """Question 1.3; a step so small that the loop never stops early."""
+    target = 6
+    return {
+        FLOOR: _repeat(b.pass_through),
+        OURS: lambda: FoolingImage().make_fooling_image(b.X, target, b.model, learning_rate=1e-9, max_iter=STEPS),
+        TEXTBOOK: lambda: textbook.fooling(b.plain, b.plain_X, target, STEPS),
+    }
+
+
+def class_visualization(b: Bench) -> dict[str, Version]:
+    """Question 1.4, one class."""
+    return {
+        FLOOR: _repeat(b.pass_through),
+        OURS: lambda: ClassVisualization().create_class_visualization(
+            187, {187: ""}, b.model, torch.float32, num_iterations=STEPS, generate_plots=False, seed=0),
+        TEXTBOOK: lambda: textbook.class_visualization(b.plain, 187, STEPS),
+    }
+
+
+def style(b: Bench) -> dict[str, Version]:
+    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0 steps taken off."""
+    from PIL import Image
+
+    content_layer, content_weight, layers, weights, tv_weight = STYLE
+    content_path, style_path = package_file("skimage", "data/chelsea.png"), package_file("skimage", "data/coffee.png")
+    content, painting = (preprocess(Image.open(path).convert("RGB"), 192) for path in (content_path, style_path))
+    cut = b.model.features[: max(content_layer, *layers) + 1]
+    image = content.clone().requires_grad_()
+    adam = torch.optim.Adam([image], lr=3.0)
+
+    def floor():
+        x = image
+        for layer in cut:
+            x = layer(x)
+        (image.grad,) = torch.autograd.grad(x.sum(), image)
+        adam.step()
+
+    def ours(steps: int = STEPS):
+        style_transfer("benchmark", content_path, style_path, 192, 192, content_layer, content_weight, layers, weights,
+                       tv_weight, ContentLoss(), StyleLoss(), TotalVariationLoss(), b.model, torch.float32,
+                       testing=True, num_iterations=steps)
+
+    def plain(steps: int = STEPS):
+        textbook.style_steps(b.plain, content, painting, *STYLE, steps)
+
+    def only_steps(version):
+        def run():
+            start = time.perf_counter(), time.process_time()
+            version(0)
+            middle = time.perf_counter(), time.process_time()
+            version()
+            end = time.perf_counter(), time.process_time()
+            return tuple(z - y - (y - x) for x, y, z in zip(start, middle, end, strict=True))
+
+        return run
+
+    return {FLOOR: _repeat(floor), OURS: only_steps(ours), TEXTBOOK: only_steps(plain)}
+
+
+def conductance(b: Bench) -> dict[str, Version]:
+    """Captum's LayerConductance at features[3], 50 steps: all at once, and through `compute_attributions`."""
+    from captum.attr import LayerConductance
+
+    algorithm = LayerConductance(b.model, b.model.features[3])
+    return {
+        FLOOR: lambda: algorithm.attribute(b.X, target=b.y, n_steps=50),
+        OURS: lambda: compute_attributions(algorithm, b.X, target=b.y, n_steps=50),
+    }
+
+
+# name → versions, numbers of photos, rounds as a share of those asked for
+TECHNIQUES = {
+    "saliency": (saliency, (1, 5, 25), 1),
+    "guided backprop": (guided_backprop, (1, 5, 25), 1),
+    "Grad-CAM": (grad_cam, (1, 5, 25), 1),
+    "Guided Grad-CAM": (guided_grad_cam, (1, 5, 25), 1),
+    "fooling, a step": (fooling, (1,), 1),
+    "class visualization, a step": (class_visualization, (1,), 1),
+    "style transfer, an iteration": (style, (1,), 1),
+    "conductance (floor: all at once)": (conductance, (5,), 0.2),
+}
+
+
+def measure(versions: dict[str, Version], rounds: int) -> dict[str, tuple[float, float, float, float]]:
+    """Let the versions take turns. Name → median ratio of wall time, of CPU time, median ms, peak extra MB."""
+    peaks = {name: peak_memory(run) for name, run in versions.items()}  # warms up, too
+    times = {name: [] for name in versions}
+    for _ in range(rounds):
+        for name, run in versions.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            own = run()
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            times[name].append(own if isinstance(own, tuple) and len(own) == 2 else spent)
+
+    def ratio(name: str, kind: int) -> float:
+        pairs = zip(times[name], times[FLOOR], strict=True)
+        return statistics.median(mine[kind] / floor[kind] for mine, floor in pairs)
+
+    return {name: (ratio(name, 0), ratio(name, 1), 1000 * statistics.median(t[0] for t in times[name]), peaks[name])
+            for name in versions}
+
+
+def peak_memory(run: Version) -> float:
+    """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only Linux does)."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    gc.collect()
+    if not reset.exists():
+        run()
+        return 0.0
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier runs have freed shall not serve this one
+    reset.write_text("5")
+    before = _kilobytes(status, "VmRSS")
+    run()
+    return (_kilobytes(status, "VmHWM") - before) / 1024
+
+
+def _kilobytes(status: Path, field: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+
+def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
+    """The measured tables, as lines of Markdown."""
+    lines = []
+    for name, (make, sizes, share) in TECHNIQUES.items():
+        if only and not any(word in name for word in only):
+            continue
+        lines += [f"### {name}", "", "| threads | photos | version | wall / floor | CPU / floor | ms | extra MB |",
+                  "| --: | --: | --- | --: | --: | --: | --: |"]
+        for count in threads:
+            torch.set_num_threads(count)
+            for size in sizes:
+                torch.manual_seed(0)
+                found = measure(make(Bench(size)), max(2, round(rounds * share)))
+                for version_name, (wall, cpu, milliseconds, peak) in found.items():
+                    lines.append(f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | {milliseconds:.0f} "
+                                 f"| {peak:.0f} |")
+                print(f"{name}, {count} threads, {size} photos: "
+                      + ", ".join(f"{k} {v[0]:.2f}" for k, v in found.items()), file=sys.stderr)
+        lines.append("")
+    return lines
+
+
+def script_table(rounds: int) -> list[str]:
+    """Whole processes: start-up, one script, and many photos."""
+    python, folder = sys.executable, Path(tempfile.mkdtemp())
+    photo = package_file("skimage", "data/chelsea.png")
+    for i in range(400):
+        (folder / f"{i:03}.png").symlink_to(photo)
+    few = [str(path) for path in sorted(folder.glob("*.png"))[:25]]
+    out = ["--out", str(folder / "out"), "--quiet"]
+    commands = {
+        "import torch, torchvision": [python, "-c", "import torch, torchvision"],
+        "saliency_map.py --help": [python, "saliency_map.py", "--help"],
+        "saliency_map.py": [python, "saliency_map.py", *out],
+        "saliency maps of 25 photos": [python, "benchmarks/many.py", *few],
+        "saliency maps of 400 photos": [python, "benchmarks/many.py", str(folder)],
+    }
+    environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled"}
+    seconds, peaks = {name: [] for name in commands}, dict.fromkeys(commands, 0)
+    for _ in range(rounds):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{name} failed")
+            seconds[name].append(time.perf_counter() - start)
+            peaks[name] = max(peaks[name], usage.ru_maxrss // 1024)
+    base = seconds["import torch, torchvision"]
+    lines = ["### whole processes", "", "| command | s | / import | peak MB |", "| --- | --: | --: | --: |"]
+    for name, spent in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(spent, base, strict=True))
+        lines.append(f"| {name} | {statistics.median(spent):.2f} | {ratio:.2f} | {peaks[name]} |")
+    return [*lines, ""]
+
+
+def machine() -> list[str]:
+    """What was measured on, and with which versions."""
+    model = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model)
+    versions = []
+    for package in ("torch", "torchvision", "captum", "numpy", "matplotlib", "pillow", "grad-cam", "torchcam"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"{package} not installed")
+    return [f"{platform.system()}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}; "
+            + ", ".join(versions) + ".", ""]
+
+
+def main() -> int:
+    """Measure, and write the results. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of each comparison (default: 15)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="techniques with this word in their name")
+    parser.add_argument("--no-scripts", action="store_true", help="leave out the whole processes")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    lines = ["# Results", "", "Made by `python benchmarks/run.py`: medians, the ratios round by round; its head says "
+             "what the floor is. Smaller is better.", "", *machine()]
+    lines += tables(options.threads, options.rounds, options.only)
+    if not options.no_scripts:
+        lines += script_table(max(3, options.rounds // 5))
+    options.output.write_text("\n".join(lines).rstrip() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
