@@ -328,7 +328,7 @@ def _metadata(model, seed: int | None, options: argparse.Namespace | None = None
     shared = vars(make_parser("").parse_args([]))
     own = {key: value for key, value in vars(options or argparse.Namespace()).items() if key not in shared}
     return {
-        "Network": getattr(model, "arch", type(model).__name__),
+        "Network": getattr(model, "arch", "unknown" if model is None else type(model).__name__),
         "Weights": getattr(model, "weights_name", "unknown"),
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")),
