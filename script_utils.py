@@ -329,7 +329,7 @@ def _metadata(model, seed: int | None, options: argparse.Namespace | None = None
     own = {key: value for key, value in vars(options or argparse.Namespace()).items() if key not in shared}
     return {
         "Network": getattr(model, "arch", "unknown" if model is None else type(model).__name__),
-        "Weights": getattr(model, "weights_name", "unknown"),
+        "Weights": getattr(model, "weights_name", "unknown").encode(errors="replace").decode(),  # any file's name
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")),
         **({"Options": json.dumps(own, default=lambda path: path.name)} if options else {}),
