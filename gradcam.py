@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from file_utils import InputError
 from script_utils import Page, Session, draw_rows, heat, overlay, positive, run
 
 
@@ -20,13 +21,15 @@ def make_figures(session: Session) -> None:
     """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png."""
     layer, captum_layer = _layers(session)
     for page in session.pages("Grad-CAM"):
-        draw_manual(session, page, layer)
+        try:
+            draw_manual(session, page, layer)
+        except ValueError as error:  # a network or a layer that the techniques refuse
+            raise InputError(f"--arch {session.options.arch}: {error}") from error
         draw_captum(session, page, layer, captum_layer)
 
 
 def _layers(session: Session):
     """The modules meant by --layer and --captum-layer."""
-    from file_utils import InputError
     from visualizers.gradcam import default_layer, find_module
 
     def chosen(option: str, name: str | None, default):

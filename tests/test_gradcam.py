@@ -413,7 +413,8 @@ class TestScript:
     @pytest.mark.parametrize(
         ("options", "words"),
         [(["--layer", "features.99"], ["--layer", "features.99"]), (["--captum-layer", "no"], ["--captum-layer", "no"]),
-         (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"])],
+         (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
+         (["--arch", "efficientnet_b0", "--weights", "none", "--quiet"], ["efficientnet_b0", "no ReLU"])],
     )  # fmt: skip
     def test_bad_layers(self, options, words):
         assert_one_line_error(run_script("gradcam.py", "--num", "1", *options), *words)
