@@ -24,8 +24,8 @@ DOCUMENTS = ("report.pdf", "notebooks/*.ipynb")
 # What must be in the zip for the questions to run from it; each of these must also import.
 REQUIRED = (
     "saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py", "writeup.py",
-    "captum_utils.py", "data_utils.py", "file_utils.py", "image_utils.py", "model_utils.py", "script_utils.py",
-    "style_utils.py",
+    "captum_utils.py", "data_utils.py", "file_utils.py", "image_utils.py", "model_utils.py", "report_utils.py",
+    "script_utils.py", "style_utils.py",
     "style_modules/__init__.py", "style_modules/content_loss.py", "style_modules/style_loss.py",
     "style_modules/tv_loss.py",
     "visualizers/__init__.py", "visualizers/class_visualization.py", "visualizers/fooling_image.py",

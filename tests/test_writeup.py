@@ -1,0 +1,256 @@
+"""The report: figures as the scripts make them, captions with their options, answers in their places."""
+
+import importlib
+import os
+import re
+import string
+
+import pypdf
+import pytest
+from conftest import assert_one_line_error, run_script
+from PIL import Image
+
+import saliency_map
+import writeup
+from report_utils import FONT, HEIGHT, MARGIN, TEXT_WIDTH, broken, measured
+from script_utils import draw_rows, make_parser, save_figure
+from writeup import QUESTIONS, today
+
+# Options that a report's reader need not know: where pictures come from and go to is told by the figures.
+NOT_IN_CAPTIONS = set()
+
+
+def defaults(script: str) -> dict:
+    """The options that only this script has, at their defaults."""
+    parser = make_parser("")
+    importlib.import_module(script).add_options(parser)
+    shared = vars(make_parser("").parse_args([]))
+    return {key: value for key, value in vars(parser.parse_args([])).items() if key not in shared}
+
+
+def pages_of(folder) -> list[str]:
+    """The text of each page of the report in a folder, line breaks as spaces."""
+    return [" ".join(page.extract_text().split()) for page in pypdf.PdfReader(folder / "report.pdf").pages]
+
+
+@pytest.fixture(scope="module")
+def all_figures(tmp_path_factory, bundled_model, photos):
+    """A folder with every figure of the report, each a small one with the record of a real one."""
+    folder = tmp_path_factory.mktemp("figures")
+    for question in QUESTIONS:
+        parser = make_parser("")
+        importlib.import_module(question.scripts[-1]).add_options(parser)
+        options = parser.parse_args([])
+        options.layer, options.captum_layer = "features.12", "features.3"
+        for name in question.figures:
+            figure = draw_rows([("photo", photos[0][:2])], [name, question.name])
+            save_figure(figure, folder / name, bundled_model, 7, options)
+    return folder
+
+
+@pytest.fixture
+def figures(all_figures, tmp_path):
+    """A copy of it, as hard links."""
+    for path in all_figures.iterdir():
+        os.link(path, tmp_path / path.name)
+    return tmp_path
+
+
+def compose(folder, *more: str) -> int:
+    return writeup.main(["--no-run", "--out", str(folder), *more])
+
+
+def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    options = ["--num", "1", "--device", "cpu", "--out"]
+    result = run_script("writeup.py", "--only", "captum", "saliency_map", *options, together)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert result.stderr.count("photos:") == (0 if os.environ.get("CS7643_DATA") else 1)  # one notice for two scripts
+    assert result.stderr.endswith("report.pdf: 10 pages\n")
+    assert saliency_map.main([*options, str(alone), "--quiet"]) == 0
+    for path in alone.iterdir():
+        assert (together / path.name).read_bytes() == path.read_bytes()
+    title, saliency, answer, *captum = pages_of(together)
+    assert all(words in title for words in ("squeezenet1_1", "bundled", "Seed 0", "torch 2.", str(today().year)))
+    assert "1. Saliency maps" in saliency and "saliency_map.png" in saliency and answer == "Answer 3"
+    assert "2. The same with Captum" in captum[0] and "in 16 steps" in " ".join(captum)
+    assert len(pypdf.PdfReader(together / "report.pdf").pages[0].images) == 8  # all pages share them
+
+
+def test_every_question_is_set_in_order_with_its_options(figures):
+    assert compose(figures) == 0
+    title, *pages = pages_of(figures)
+    text = " ".join(pages)
+    positions = [text.index(f"{number}. {question.title}") for number, question in enumerate(QUESTIONS, start=1)]
+    assert positions == sorted(positions)
+    for number, question in enumerate(QUESTIONS, start=1):
+        page = int(re.search(rf"Page (\d+) {number}\. {re.escape(question.title)}", title)[1])
+        assert f"{number}. {question.title}" in pages[page - 2]
+        for name in question.figures:
+            assert f"{name}. " in text
+    assert "Seed 7" in title and "{" not in text and "None" not in text
+    assert "an L2 norm of 10 in normalised pixels; there are 100 of them at most" in text
+    assert sum(page.count("Answer") for page in pages) == len(QUESTIONS)
+
+
+def test_every_option_of_every_script_is_told_in_a_caption():
+    for script in {script for question in QUESTIONS for script in question.scripts}:
+        captions = [c for question in QUESTIONS if script in question.scripts for c in question.figures.values()]
+        told = {field for caption in captions for _, field, _, _ in string.Formatter().parse(caption) if field}
+        assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
+
+
+def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, photos):
+    parser = make_parser("")
+    importlib.import_module("fooling_image").add_options(parser)
+    options = parser.parse_args(["--index", "3", "--target", "stingray"])
+    figure = draw_rows([("", photos[0][:1])], ["a"])
+    for name in ("fooling_image.png", "fooling_image_2.png"):
+        (figures / name).unlink(missing_ok=True)
+        save_figure(figure, figures / name, None, 1, options)
+    (figures / "saliency_map.png").unlink()
+    Image.fromarray(photos[0][0]).save(figures / "saliency_map.png")  # no record
+    (figures / "gradcam.png").unlink()
+    Image.fromarray(photos[0][0]).save(figures / "gradcam.png")
+    assert compose(figures) == 0
+    title, *pages = pages_of(figures)
+    text = " ".join(pages)
+    assert text.count("The photo is number 3, the class to reach stingray.") == 2 and "fooling_image_2.png" in text
+    assert "gradcam.png. Grad-CAM over the photos. " in text  # nothing is claimed of the layer
+    assert "Seed not recorded; 7; 1" in title  # in the order of the figures
+
+
+def test_same_figures_give_the_same_bytes(figures, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    reports = []
+    for _ in range(2):
+        assert compose(figures) == 0
+        reports.append((figures / "report.pdf").read_bytes())
+    assert reports[0] == reports[1]
+    assert "9 September 2001" in pages_of(figures)[0]
+    assert pypdf.PdfReader(figures / "report.pdf").metadata.creation_date.year == 2001
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert compose(figures) == 0
+    assert pypdf.PdfReader(figures / "report.pdf").metadata.creation_date is None
+    assert [path.name for path in figures.iterdir() if path.suffix == ".part"] == []
+
+
+def test_missing_and_unreadable_figures_are_named_and_the_rest_is_set(figures, capsys):
+    (figures / "gradcam.png").unlink()
+    broken_one = figures / "fooling_image.png"
+    broken_one.unlink()
+    broken_one.write_bytes((figures / "saliency_map.png").read_bytes()[:4000])
+    assert compose(figures) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "fooling_image.png" in lines[0]
+    assert "report.pdf" in last and "gradcam.png is missing" in last and "fooling_image.png is missing" in last
+    text = " ".join(pages_of(figures))
+    assert "gradcam.png is missing." in text and "guided_gradcam.png. " in text and "saliency_map.png. " in text
+
+
+def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
+    (tmp_path / "report.pdf").write_text("the last one")
+    assert_one_line_error(run_script("writeup.py", "--no-run", "--out", tmp_path), "no figure", "--no-run")
+    assert (tmp_path / "report.pdf").read_text() == "the last one"
+
+
+def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
+    """EfficientNet has no ReLU, so guided backprop is refused; what an earlier run has left is not set in its place."""
+    Image.new("RGB", (50, 50)).save(tmp_path / "gradcam.png")
+    result = run_script("writeup.py", "--only", "gradcam", "fooling_image", "--num", "1", "--arch", "efficientnet_b0",
+                        "--weights", "none", "--device", "cpu", "--quiet", "--out", tmp_path)
+    failed, incomplete = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and failed.startswith("gradcam.py: error: ") and "ReLU" in failed
+    assert "gradcam.py failed" in incomplete and " gradcam.png is missing" in incomplete
+    assert result.stdout in ("Fooled the model!\n", "The model is not fooled!\n")
+    text = " ".join(pages_of(tmp_path))
+    assert "fooling_image.png. The photo" in text and "gradcam.png is missing" in text
+
+
+ANSWERS = """\
+A. Student, section *B*
+
+with no one
+
+# saliency_map
+
+The cat's **eyes** cost $5 & more – naïve, 100 %.
+- first
+- second, on
+  two lines
+
+### In short
+
+1. done
+
+## Guided backprop, Grad-CAM, Guided Grad-CAM ##
+
+Sharp.
+
+# saliency_map
+Once more.
+"""
+
+
+def test_answers_stand_on_their_questions_pages(figures, tmp_path):
+    file = tmp_path / "answers.md"
+    file.write_bytes(b"\xef\xbb\xbf" + ANSWERS.encode())
+    assert compose(figures, "--answers", str(file), "--only", "saliency_map", "gradcam") == 0
+    title, saliency, *gradcam = pages_of(figures)
+    assert "A. Student, section *B* with no one" in title and "Name" not in title
+    assert "The cat's **eyes** cost $5 & more – naïve, 100 %. • first • second, on two lines In short" in saliency
+    assert "Once more." in saliency and "Sharp" not in saliency
+    assert "Sharp." in gradcam[-1]
+
+
+def test_long_answers_go_on_further_pages(figures, tmp_path):
+    words = [f"word{i}" for i in range(3000)]
+    (tmp_path / "answers.md").write_text(f"{' '.join(words[:1500])}\n\n# saliency_map\n\n{' '.join(words)} {'x' * 300}")
+    assert compose(figures, "--answers", str(tmp_path / "answers.md"), "--only", "saliency_map", "gradcam") == 0
+    pages = pages_of(figures)
+    text = " ".join(re.sub(r" \d+$", "", page) for page in pages)  # without the pages' numbers
+    assert text.count(" ".join(words)) == 1 and text.count(" ".join(words[:1500])) == 2
+    listed = int(re.search(r"Page (\d+) 2\. ", text)[1])
+    assert "2. Guided backprop" in pages[listed - 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"# no such question\n", ["no such question", "saliency_map"]), (b"\xff\xfe\x00", ["cannot read"]),
+     (None, ["No such file"])],
+)  # fmt: skip
+def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path, capsys, content, words):
+    file = tmp_path / "answers.md"
+    if content is not None:
+        file.write_bytes(content)
+    assert writeup.main(["--answers", str(file), "--out", str(tmp_path / "out"), "--weights", "none"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--answers" in line and all(word in line for word in words)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_unknown_question_and_bad_date_are_one_line(figures):
+    assert_one_line_error(run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam")
+    result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
+    assert_one_line_error(result, "SOURCE_DATE_EPOCH", "soon")
+
+
+def test_lines_fit_and_keep_every_word():
+    words = "A paragraph – with words of very different length: " + "i" * 40 + " " + "M" * 90 + " end"
+    for size in (9, 10, 15):
+        lines = list(broken(words, TEXT_WIDTH / size))
+        assert max(measured(line, "normal") for line in lines) <= 1.005 * TEXT_WIDTH / size  # kerning
+        assert "".join(lines).replace(" ", "") == words.replace(" ", "")
+    assert list(broken("", 10)) == [] and list(broken("ab", 0.1)) == ["a", "b"]
+
+
+def test_pictures_lie_within_the_margins(figures, monkeypatch):
+    reports = []
+    monkeypatch.setattr("report_utils.Report.save", lambda report, path, title: reports.append(report))
+    assert compose(figures) == 0
+    for page in reports[0].pages:
+        for axes in page.axes:
+            left, bottom, width, height = axes.get_position().bounds
+            assert left * 612 >= MARGIN - 1e-6 and (left + width) * 612 <= 612 - MARGIN + 1e-6
+            assert bottom * HEIGHT >= MARGIN and (bottom + height) * HEIGHT <= HEIGHT - MARGIN + 1e-6
+    assert FONT == "DejaVu Sans"
