@@ -54,7 +54,8 @@ class Canvas:
             shift = side * width / 3
             points = (np.array(path) + shift * np.array([-dy, dx]) / norm) * SIZE * FINE
             shade = tuple(int(v) for v in np.clip(base + self.random.normal(0, 14) + 12 * side, 0, 255))
-            self.draw.line([tuple(p) for p in points], fill=shade, width=max(2, round(width / 2.2 * SIZE * FINE)), joint="curve")
+            thick = max(2, round(width / 2.2 * SIZE * FINE))
+            self.draw.line([tuple(p) for p in points], fill=shade, width=thick, joint="curve")
 
     def polygon(self, points: np.ndarray, fill, outline=None, width: float = 0.0) -> None:
         """A filled polygon; points (n, 2) in [0, 1]²."""
