@@ -128,7 +128,7 @@ def unit_length(gradient: torch.Tensor) -> torch.Tensor:
     """
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
     if not norm.isfinite().all():
-        raise ValueError("the network's gradient is not finite (NaN or infinity): its weights are damaged")
+        raise ValueError("the gradient is not finite (NaN or infinity): damaged weights, or numbers too large")
     return gradient / torch.where(norm > 0, norm, 1)
 
 
