@@ -188,6 +188,7 @@ class TestCourseInterface:
         image, _ = visualize([3], tiny_model.train(), dtype, seed=1, num_iterations=2)
         assert image.dtype == (torch.float32 if "oat32" in str(dtype) or "FloatT" in str(dtype) else torch.float64)
         assert same_state(before, network_state(tiny_model.eval()))
+        assert all(parameter.dtype == torch.float64 for parameter in tiny_model.parameters())
         expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
         torch.testing.assert_close(image.double(), expected, rtol=0, atol=1e-4)
 
