@@ -29,27 +29,36 @@ class Preset:
     image_size: int = 192
     init_random: bool = False
 
+    def description(self) -> str:
+        """The settings on one line."""
+        weights = ", ".join(f"{weight:g}" for weight in self.style_weights)
+        layers = ", ".join(map(str, STYLE_LAYERS))
+        return (f"{self.name.replace('_', ' ')}: {self.image_size} px, style picture {self.style_size} px, weights: "
+                f"content {self.content_weight:g} at layer {CONTENT_LAYER}, style {weights} at layers {layers}, "
+                f"total variation {self.tv_weight:g}; start from {'noise' if self.init_random else 'the content'}")
+
 
 def presets() -> list[Preset]:
-    """The course's three pictures and its feature inversion; without the course's paintings, the same with our own."""
+    """The course's three pictures and its feature inversion; without the course's paintings, the like with our own."""
     from data_utils import course_file, package_file
 
-    names = ("tubingen", "composition_vii", "the_scream", "starry_night")
-    files = [course_file(f"styles_images/{name}.jpg") for name in names]
+    files = [course_file(f"styles_images/{name}.jpg")
+             for name in ("tubingen", "composition_vii", "the_scream", "starry_night")]
     if all(files):
-        content, *styles = files
-        chosen = zip(("composition_vii_tubingen", "scream_tubingen", "starry_tubingen"), styles, strict=True)
+        content, vii, scream, starry = files
+        made = [
+            Preset("composition_vii_tubingen", content, vii, 512, 5e-2, (20000, 500, 12, 1), 5e-2),
+            Preset("scream_tubingen", content, scream, 224, 3e-2, (200000, 800, 12, 1), 2e-2),
+            Preset("starry_tubingen", content, starry, 192, 6e-2, (300000, 1000, 15, 3), 2e-2),
+        ]
     else:
-        content = package_file("skimage", "data/chelsea.png")
-        own = ("hard_edges", "wavy_dusk", "swirling_night")
-        chosen = [(f"{name}_chelsea", ROOT / "data" / "styles" / f"{name}.jpg") for name in own]
-    settings = (
-        (512, 5e-2, (20000, 500, 12, 1), 5e-2),
-        (224, 3e-2, (200000, 800, 12, 1), 2e-2),
-        (192, 6e-2, (300000, 1000, 15, 3), 2e-2),
-    )
-    made = [Preset(name, content, style, *how) for (name, style), how in zip(chosen, settings, strict=True)]
-    inversion = dataclasses.replace(made[2], name=INVERSION, style_weights=(0, 0, 0, 0), init_random=True)
+        content, own = package_file("skimage", "data/chelsea.png"), ROOT / "data" / "styles"
+        made = [
+            Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 1.5e-2, (50000, 2000, 40, 3), 3e-2),
+            Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 3e-2, (200000, 800, 12, 1), 2e-2),
+            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 4e-2, (300000, 1000, 15, 3), 2e-2),
+        ]
+    inversion = Preset(INVERSION, content, made[2].style, 192, 6e-2, (0, 0, 0, 0), 2e-2, init_random=True)
     return [*made, inversion]
 
 
@@ -70,16 +79,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Print the four reference checks; make the pictures, with style_transfer.png and style_losses.png about them."""
-    chosen = chosen_presets(session.options)
+    """Print the four reference checks; make the pictures, with style_transfer.png, inverted_features.png and
+    style_losses.png about them.
+    """
+    from style_utils import ITERATIONS
+
+    options = session.options
+    chosen = chosen_presets(options)
+    options.iterations = options.iterations or ITERATIONS[options.optimizer]
+    options.pictures = ". ".join(preset.description() for preset in chosen)  # what the figures record
     folder = session.folder("styles_images")
     for line in reference_checks(session):
         say(line)
     rows, curves = [], {}
     for preset in chosen:
         curves[preset.name] = make(session, preset, folder)
-        rows.append((preset.name.replace("_", " "), tiles(preset, folder)))
-        session.save_figure(draw_rows(rows, ["content", "style", "result"], "Style transfer"), "style_transfer.png")
+        pictures = tiles(preset, folder)
+        if preset.name == INVERSION:
+            figure = draw_rows([("", pictures[::2])], ["content", "inverted features"], "Feature inversion")
+            session.save_figure(figure, "inverted_features.png")
+        else:
+            rows.append((preset.name.replace("_", " "), pictures))
+            figure = draw_rows(rows, ["content", "style", "result"], "Style transfer")
+            session.save_figure(figure, "style_transfer.png")
         session.save_figure(draw_losses(curves), "style_losses.png")
 
 
@@ -159,10 +181,9 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
     """
     from image_utils import deprocess
     from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
-    from style_utils import ITERATIONS, style_transfer
+    from style_utils import style_transfer
 
     options, losses = session.options, []
-    steps = options.iterations or ITERATIONS[options.optimizer]
 
     def report(progress) -> None:
         losses.append((progress.content, progress.style, progress.total_variation, progress.total))
@@ -172,14 +193,14 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
             name = f"{preset.name}_{progress.iteration:04}.png"
             session.save_image(deprocess(progress.image), name, folder)
 
-    with session.progress(description=preset.name, total=steps) as bar:
+    with session.progress(description=preset.name, total=options.iterations) as bar:
         try:
             style_transfer(
                 preset.name, preset.content, preset.style, preset.image_size, preset.style_size, CONTENT_LAYER,
                 preset.content_weight, STYLE_LAYERS, preset.style_weights, preset.tv_weight, ContentLoss(), StyleLoss(),
                 TotalVariationLoss(), session.model, session.device, preset.init_random, optimizer=options.optimizer,
-                num_iterations=steps, callback=report, seed=options.seed, preserve_color=options.preserve_color,
-                output=folder)  # fmt: skip
+                num_iterations=options.iterations, callback=report, seed=options.seed,
+                preserve_color=options.preserve_color, output=folder)  # fmt: skip
         except KeyboardInterrupt:
             written = f"; {shown(f'{preset.name}.png')} is the picture reached by then" if losses else ""
             raise KeyboardInterrupt(f"interrupted after {max(0, len(losses) - 1)} steps{written}") from None
@@ -191,13 +212,15 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
 
 
 def tiles(preset: Preset, folder: Path) -> list:
-    """Content, style and result as pictures of one size, uint8 (H, W, 3)."""
+    """Content, style (white where it has no part) and result as pictures of one size, uint8 (H, W, 3)."""
     import numpy as np
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     from image_utils import open_image
 
     pictures = [open_image(path) for path in (preset.content, preset.style, folder / f"{preset.name}.png")]
+    if not any(preset.style_weights):
+        pictures[1] = Image.new("RGB", (1, 1), "white")
     return [np.asarray(ImageOps.pad(picture, (320, 240), color="white")) for picture in pictures]
 
 
@@ -208,11 +231,13 @@ def draw_losses(curves: dict[str, list]):
     figure = Figure(figsize=(5 * min(2, len(curves)), 3.6 * -(-len(curves) // 2)), dpi=120, layout="constrained")
     axes = figure.subplots(-(-len(curves) // 2), min(2, len(curves)), squeeze=False).ravel()
     for ax, (name, losses) in zip(axes, curves.items(), strict=False):
-        for label, values, style in zip(("content", "style", "total variation", "total"), zip(*losses, strict=True),
-                                        ("-", "-", "-", "k--"), strict=True):
+        terms = dict(zip(("content", "style", "total variation", "total"), zip(*losses, strict=True), strict=True))
+        for (label, values), line in zip(terms.items(), ("C0-", "C1-", "C2-", "k--"), strict=True):
             if any(values):
-                ax.plot(values, style, label=label, linewidth=1.4)
-        ax.set(yscale="log", xlabel="step", ylabel="weighted loss", title=name.replace("_", " "))
+                ax.plot(values, line, label=label, linewidth=1.4)
+        # The content term starts at zero, which no logarithmic axis has.
+        least = min(value for values in terms.values() for value in values[1:] if value)
+        ax.set(yscale="log", ylim=(least / 2, None), xlabel="step", ylabel="weighted loss", title=name.replace("_", " "))
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
     for ax in axes[len(curves):]:
