@@ -246,6 +246,7 @@ def _minimise(
         with torch.enable_grad():
             image = picture_of(variable)
             terms = losses(image)
+            total = sum(terms)
         content, style, tv = (term.item() for term in terms)
         if not math.isfinite(content + style + tv):
             raise InputError(f"the loss is not finite after {iteration} steps (content {content:g}, style {style:g}, "
@@ -254,7 +255,7 @@ def _minimise(
         picture = image if colors is None else _with_luminance_of(image, colors)
         yield StyleTransferProgress(iteration, content, style, tv, picture)
         if step:
-            (variable.grad,) = torch.autograd.grad(sum(terms), variable)
+            (variable.grad,) = torch.autograd.grad(total, variable)
             step.rule.param_groups[0]["lr"] = step.learning_rate
             step.rule.step(lambda loss=content + style + tv: loss)  # L-BFGS wants to be told the loss
 
