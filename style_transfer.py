@@ -87,19 +87,21 @@ def make_figures(session: Session) -> None:
     options = session.options
     chosen = chosen_presets(options)
     options.iterations = options.iterations or ITERATIONS[options.optimizer]
-    options.pictures = ". ".join(preset.description() for preset in chosen)  # what the figures record
     folder = session.folder("styles_images")
     for line in reference_checks(session):
         say(line)
-    rows, curves = [], {}
+    rows, curves, transfers = [], {}, []
     for preset in chosen:
         curves[preset.name] = make(session, preset, folder)
         pictures = tiles(preset, folder)
         if preset.name == INVERSION:
+            options.pictures = preset.description()  # what the figure records
             figure = draw_rows([("", pictures[::2])], ["content", "inverted features"], "Feature inversion")
             session.save_figure(figure, "inverted_features.png")
         else:
+            transfers.append(preset)
             rows.append((preset.name.replace("_", " "), pictures))
+            options.pictures = ". ".join(preset.description() for preset in transfers)
             figure = draw_rows(rows, ["content", "style", "result"], "Style transfer")
             session.save_figure(figure, "style_transfer.png")
         session.save_figure(draw_losses(curves), "style_losses.png")
