@@ -89,7 +89,7 @@ def draw(session: Session, photo, X, fooling, target: int):
     pixels = perturbation * SQUEEZENET_STD  # 1 is the range from black to white
     titles = [
         *likeliest,
-        f"difference: L2 {(perturbation**2).sum() ** 0.5:.1f}, L∞ {abs(perturbation).max():.2f} (normalised)",
+        f"difference: L2 {(perturbation**2).sum() ** 0.5:.1f}, L∞\u00a0{abs(perturbation).max():.2f}\u00a0(normalised)",
         f"difference ×{AMPLIFIED}",
     ]
     shown = deprocess_image(fooling[0].permute(1, 2, 0).cpu().numpy())

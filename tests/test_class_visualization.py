@@ -152,7 +152,7 @@ class TestRealNetwork:
     def test_reaches_99_per_cent(self, real_model, target):
         """Within 100 iterations. The class's score grows always, but whether it outgrows that of a class that looks
         alike is up to the noise and to how a processor rounds: for the original release's oboe, which has a cornet
-        beside it, with two seeds of three; for the others with nearly every seed.
+        beside it, with about half of the seeds; for the others with nearly every one.
         """
 
         class Reached(Exception):
