@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,15 +111,17 @@ def run(
     parser = make_parser(description)
     add_options(parser)
     options = parser.parse_args(argv)
-    with _terminable(), _notices(options.quiet):
+    with _stoppable() as asked, _notices(options.quiet):
         try:
             make_figures(Session(options))
             return 0
-        except InputError as error:
-            return _fail(parser, str(error), 2)
-        except KeyboardInterrupt:
-            return _fail(parser, str(sys.exc_info()[1]) or "interrupted", 130)
-        except (RuntimeError, MemoryError) as error:
+        except KeyboardInterrupt as error:
+            return _fail(parser, str(error) or "interrupted", 130)
+        except Exception as error:
+            if asked:
+                return _fail(parser, "interrupted", 128 + asked[-1])
+            if isinstance(error, InputError):
+                return _fail(parser, str(error), 2)
             said = ("out of memory", "allocate memory", "not enough memory")
             if isinstance(error, MemoryError) or any(words in str(error) for words in said):
                 return _fail(parser, "out of memory; a smaller --chunk or --device cpu needs less", 2)
@@ -131,17 +134,31 @@ def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that temporary files go."""
+def _stoppable() -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM unwind the stack, so that temporary files go. Gives the list of those that came.
+
+    Modules in the midst of their import turn the exception into another error, or swallow it; then it is raised again.
+    """
+    before, asked, again = {}, [], []
+
+    def stop(number, _):
+        asked.append(number)
+        again.append(threading.Timer(2, signal.raise_signal, (number,)))
+        again[-1].daemon = True
+        again[-1].start()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
+                before[number] = signal.signal(number, stop)
     try:
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for timer in again:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
