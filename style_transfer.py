@@ -56,7 +56,8 @@ def presets() -> list[Preset]:
         made = [
             Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 1.5e-2, (50000, 2000, 40, 3), 3e-2),
             Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 3e-2, (200000, 800, 12, 1), 2e-2),
-            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 4e-2, (300000, 1000, 15, 3), 2e-2),
+            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 4e-2, (300000, 1000, 15, 3),
+                   2e-2),
         ]
     inversion = Preset(INVERSION, content, made[2].style, 192, 6e-2, (0, 0, 0, 0), 2e-2, init_random=True)
     return [*made, inversion]
@@ -239,7 +240,8 @@ def draw_losses(curves: dict[str, list]):
                 ax.plot(values, line, label=label, linewidth=1.4)
         # The content term starts at zero, which no logarithmic axis has.
         least = min(value for values in terms.values() for value in values[1:] if value)
-        ax.set(yscale="log", ylim=(least / 2, None), xlabel="step", ylabel="weighted loss", title=name.replace("_", " "))
+        ax.set(yscale="log", ylim=(least / 2, None), xlabel="step", ylabel="weighted loss")
+        ax.set_title(name.replace("_", " "))
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
     for ax in axes[len(curves):]:
