@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as TF
 
@@ -250,15 +249,15 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
     if radius and X.numel():
         offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).to(X)
+        weights = (kernel / kernel.sum()).tolist()
         with torch.no_grad():
-            X.copy_(_blur_rows(_blur_rows(X, kernel).transpose(2, 3), kernel).transpose(2, 3))
+            X.copy_(_blur_axis(_blur_axis(X, weights, 2), weights, 3))
     return X
 
 
-def _blur_rows(X: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Convolve each row (the last axis) with the kernel; the borders mirror as d c b a | a b c d | d c b a."""
-    radius, width = len(kernel) // 2, X.shape[3]
-    period = torch.arange(-radius, width + radius, device=X.device) % (2 * width)
-    padded = X[..., torch.minimum(period, 2 * width - 1 - period)]
-    return F.conv2d(padded.flatten(0, 1)[:, None], kernel.view(1, 1, 1, -1))[:, 0].unflatten(0, X.shape[:2])
+def _blur_axis(X: torch.Tensor, weights: list[float], axis: int) -> torch.Tensor:
+    """Convolve along one axis, as a sum of shifts; the borders mirror as d c b a | a b c d | d c b a."""
+    radius, side = len(weights) // 2, X.shape[axis]
+    period = torch.arange(-radius, side + radius, device=X.device) % (2 * side)
+    padded = X.index_select(axis, torch.minimum(period, 2 * side - 1 - period))
+    return sum(weight * padded.narrow(axis, i, side) for i, weight in enumerate(weights))

@@ -94,7 +94,8 @@ def network_state(model: nn.Module) -> tuple:
 def same_state(before: tuple, after: tuple) -> bool:
     """Whether two results of `network_state` are equal, tensors bit by bit."""
     return before[:3] == after[:3] and all(
-        all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b, strict=True))
+        all(x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+            for x, y in zip(a, b, strict=True))
         for i in (3, 4)
         for a, b in zip(before[i], after[i], strict=True)
     )

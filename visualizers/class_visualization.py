@@ -11,8 +11,8 @@ from torch import nn
 
 from image_utils import blur_image, deprocess
 
-from .common import evaluation_mode, labelled_scores
-from .fooling_image import integer, positive, project, unit_length
+from .common import evaluation_mode, integer, labelled_scores, positive, unit_length
+from .fooling_image import project
 
 SIZE = 224  # height and width of the pictures in pixels
 BLUR_SIGMA = 0.5  # of the blur every few iterations, in pixels

@@ -1,5 +1,7 @@
 """What the techniques share: checked inputs, deterministic evaluation, the score that is differentiated."""
 
+import math
+import operator
 import threading
 import weakref
 from collections.abc import Iterator
@@ -89,3 +91,45 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
     if not scores.isfinite().all():
         raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
     return scores.gather(1, y[:, None])[:, 0]
+
+
+def integer(value: int, name: str, least: int = 0) -> int:
+    """An integer of any kind (Python's, numpy's, a tensor's) as an int.
+
+    Raises:
+        ValueError: not an integer, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def positive(value: float, name: str) -> float:
+    """A finite number greater than zero, as a float.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def unit_length(gradient: torch.Tensor) -> torch.Tensor:
+    """Each image's gradient divided by its L2 norm, (N, C, H, W); a zero gradient stays zero.
+
+    Raises:
+        ValueError: a norm that is not finite.
+    """
+    norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    if not norm.isfinite().all():
+        raise ValueError("the gradient is not finite (NaN or infinity): damaged weights, or numbers too large")
+    return gradient / torch.where(norm > 0, norm, 1)

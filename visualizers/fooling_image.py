@@ -1,7 +1,5 @@
 """Fooling images: a photo changed too little to be seen, and yet the network names another class."""
 
-import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +8,7 @@ from torch import nn
 
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
 
-from .common import check_images, evaluation_mode, labelled_scores
+from .common import check_images, evaluation_mode, integer, labelled_scores, positive, unit_length
 
 
 @dataclass(frozen=True)
@@ -88,48 +86,6 @@ class FoolingImage:
         image = _check_image(X, model)
         with evaluation_mode(model), torch.no_grad():
             return _look(image, integer(target_y, "target_y"), model)[1]
-
-
-def integer(value: int, name: str, least: int = 0) -> int:
-    """An integer of any kind (Python's, numpy's, a tensor's) as an int.
-
-    Raises:
-        ValueError: not an integer, or less than `least`.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def positive(value: float, name: str) -> float:
-    """A finite number greater than zero, as a float.
-
-    Raises:
-        ValueError: anything else.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r}") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {number}")
-    return number
-
-
-def unit_length(gradient: torch.Tensor) -> torch.Tensor:
-    """Each image's gradient divided by its L2 norm, (N, C, H, W); a zero gradient stays zero.
-
-    Raises:
-        ValueError: a norm that is not finite.
-    """
-    norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-    if not norm.isfinite().all():
-        raise ValueError("the gradient is not finite (NaN or infinity): damaged weights, or numbers too large")
-    return gradient / torch.where(norm > 0, norm, 1)
 
 
 def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
