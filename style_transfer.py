@@ -54,9 +54,9 @@ def presets() -> list[Preset]:
     else:
         content, own = package_file("skimage", "data/chelsea.png"), ROOT / "data" / "styles"
         made = [
-            Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 1.5e-2, (50000, 2000, 40, 3), 3e-2),
-            Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 3e-2, (200000, 800, 12, 1), 2e-2),
-            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 4e-2, (300000, 1000, 15, 3),
+            Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 5e-2, (20000, 800, 20, 2), 5e-2),
+            Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 6e-2, (200000, 800, 12, 1), 2e-2),
+            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 8e-2, (300000, 1000, 15, 3),
                    2e-2),
         ]
     inversion = Preset(INVERSION, content, made[2].style, 192, 6e-2, (0, 0, 0, 0), 2e-2, init_random=True)
@@ -194,7 +194,7 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
             bar.update()
         if options.save_every and progress.iteration % options.save_every == 0:
             name = f"{preset.name}_{progress.iteration:04}.png"
-            session.save_image(deprocess(progress.image), name, folder)
+            session.save_image(deprocess(progress.image, should_rescale=False), name, folder)
 
     with session.progress(description=preset.name, total=options.iterations) as bar:
         try:
