@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +63,7 @@ def make_parser(description: str) -> Parser:
     add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
     add("--out", type=Path, metavar="FOLDER",
         help="where the figures go (default: the project's visualization folder)")
-    add("--seed", type=natural, default=0, metavar="N", help="of every random number")
+    add("--seed", type=natural, default=1, metavar="N", help="of every random number")
     add("--chunk", type=lambda text: _number(text, int, least=1, most=64), default=PAGE, metavar="N",
         help="photos per figure and per pass through the network, at most 64; fewer need less memory")
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
@@ -137,16 +139,20 @@ def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
 def _stoppable() -> Iterator[list[int]]:
     """Let SIGINT and SIGTERM unwind the stack, so that temporary files go. Gives the list of those that came.
 
-    Modules in the midst of their import turn the exception into another error, or swallow it; then it is raised again.
+    Modules in the midst of their import turn the exception into another error or abort, so its end is waited for. Other
+    code may swallow it; then it is raised again.
     """
     before, asked, again = {}, [], []
 
-    def stop(number, _):
+    def stop(number, frame):
         asked.append(number)
-        again.append(threading.Timer(2, signal.raise_signal, (number,)))
+        ours = itertools.takewhile(lambda f: f.f_code is not run.__code__, (f for f, _ in traceback.walk_stack(frame)))
+        importing = any(f.f_code.co_filename.startswith("<frozen importlib") for f in ours)
+        again.append(threading.Timer(0.1 if importing else 2, signal.raise_signal, (number,)))
         again[-1].daemon = True
         again[-1].start()
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+        if not importing:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
 
     with contextlib.suppress(ValueError):  # not in the main thread
         for number in (signal.SIGINT, signal.SIGTERM):

