@@ -1,0 +1,85 @@
+"""The notebooks run top to bottom, what is stored in them is what they give, and they turn into HTML."""
+
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+from nbclient import NotebookClient
+
+FOLDER = ROOT / "notebooks"
+NAMES = ("NetworkVisualization-Pytorch.ipynb", "StyleTransfer-Pytorch.ipynb")
+LARGEST = 1_500_000  # bytes
+
+
+def cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell) -> str:
+    """What a cell prints, with numbers of which the last digits may differ between machines taken out."""
+    lines = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+    return lines if "rror is" in lines else re.sub(r"-?\d+\.?\d*%?", "#", lines)
+
+
+def kinds(cell) -> list[str]:
+    return [kind for output in cell.outputs if "data" in output for kind in sorted(output.data)]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def notebook(request):
+    """A notebook as it is stored, and as it comes out of a run on the bundled weights and photos."""
+    stored = nbformat.read(FOLDER / request.param, as_version=4)
+    fresh = nbformat.read(FOLDER / request.param, as_version=4)
+    for cell in cells(fresh):
+        cell.outputs, cell.execution_count = [], None
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("CS7643_DATA", raising=False)
+        environment.setenv("SQUEEZENET_WEIGHTS", "bundled")
+        NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    return request.param, stored, fresh
+
+
+@pytest.mark.filterwarnings("default")  # what Jupyter's own packages warn of is not ours
+def test_a_run_gives_what_is_stored(notebook):
+    _, stored, fresh = notebook
+    nbformat.validate(stored)
+    assert [cell.execution_count for cell in cells(stored)] == list(range(1, len(cells(stored)) + 1))
+    for before, now in zip(cells(stored), cells(fresh), strict=True):
+        assert not any(output.output_type == "error" for output in now.outputs)
+        assert printed(before) == printed(now) or (ROOT / "data/imagenet_val_25.npz").is_file()  # other photos
+        assert kinds(before) == kinds(now)
+    assert sum("image/jpeg" in kinds(cell) for cell in cells(stored)) >= 6
+
+
+def test_what_the_assignment_asks_for_is_shown(notebook):
+    name, _, fresh = notebook
+    text = "".join(cell.source for cell in fresh.cells) + "".join(map(printed, cells(fresh)))
+    asked = {
+        NAMES[0]: ["compute_saliency_maps", "make_fool_image", "create_class_visualization", "Fooled the model!", "$$"],
+        NAMES[1]: ["content_loss", "gram_matrix", "style_loss", "tv_loss", "style_transfer", "Feature inversion", "$$",
+                   "Content Loss Maximum error is 0.000", "Gram Matrix Maximum error is 0.000",
+                   "Style Loss Error is 0.000", "TV Loss Error is 0.000"],
+    }  # fmt: skip
+    assert [words for words in asked[name] if words not in text] == []
+
+
+def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(notebook):
+    name, stored, _ = notebook
+    assert (FOLDER / name).stat().st_size < LARGEST
+    assert set(stored.metadata) == {"kernelspec", "language_info"}
+    assert all(set(cell.metadata) == set() for cell in stored.cells)
+    said = "".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+                   for cell in cells(stored) for output in cell.outputs)  # fmt: skip
+    assert not re.search(r"/(home|root|tmp|work|usr|Users)\b|site-packages", said)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nbconvert_makes_a_page_of_it(name, tmp_path):
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path, FOLDER / name]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / name).with_suffix(".html").read_text()
+    assert page.count("data:image/jpeg;base64") >= 6
