@@ -1,0 +1,131 @@
+"""The README says what is so: its commands run, its options exist, its links and pictures are there."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from script_utils import make_parser
+
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+]
+
+# What is run elsewhere: by CI as it stands, by CI as `make` does it, or by the tests of the file.
+RUN_BY_CI = {"make figures", "make test"}
+RUN_BY_MAKE = {"python3 -m venv .venv", ".venv/bin/python -m pip install -r requirements.txt",
+               ".venv/bin/python writeup.py", "python writeup.py"}  # fmt: skip
+RUN_BY_THEIR_TESTS = {"bash data/get_imagenet_val.sh", "python data_utils.py --from STARTER.zip",
+                      "python writeup.py --only fooling_image class_visualization",
+                      "python writeup.py --no-run --answers answers.md", "bash collect_submission.sh",
+                      "bash collect_submission.sh --code-only"}  # fmt: skip
+BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
+NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
+RUN_HERE = [command for command in COMMANDS
+            if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def holiday(tmp_path_factory, photos):
+    """A folder with the files that the commands name."""
+    import torch
+    from PIL import Image
+
+    from model_utils import load_model
+
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "holiday").mkdir()
+    for name, photo in zip(("cat.jpg", "holiday/cup.jpg", "holiday/dusk.png"), photos[0], strict=False):
+        Image.fromarray(photo).save(folder / name)
+    torch.save(load_model("resnet18", "none", "cpu").state_dict(), folder / "resnet18.pth")
+    return folder
+
+
+@pytest.mark.parametrize("command", RUN_HERE)
+def test_commands_run(command, holiday, monkeypatch):
+    """As they stand, in a folder with the files that they name; only where the figures go is added."""
+    *settings, rest = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
+    for setting in " ".join(settings).split():
+        monkeypatch.setenv(*setting.split("="))
+    python, script, *arguments = shlex.split(rest)
+    assert python == "python" and (ROOT / script).is_file()
+    monkeypatch.chdir(holiday)
+    if "--out" not in arguments:
+        arguments += ["--out", str(holiday / "out")]
+    assert importlib.import_module(Path(script).stem).main(arguments) == 0
+    out = holiday / arguments[arguments.index("--out") + 1]
+    assert any(out.iterdir())
+
+
+def test_every_environment_variable_is_looked_at():
+    code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")])
+    for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", README)) - {"OMP_NUM_THREADS"}:  # torch's own
+        assert f'"{name}"' in code, name
+
+
+def test_commands_that_others_run_are_there_as_they_stand():
+    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA
+    ci = (ROOT / ".ci/run").read_text().splitlines()
+    assert all(command in ci for command in RUN_BY_CI)
+    makefile = (ROOT / "Makefile").read_text()
+    assert "$(PYTHON) -m venv .venv" in makefile and "$(bin)/python writeup.py" in makefile
+    assert ".venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt" in makefile
+
+
+def test_benchmarks_start(tmp_path):
+    """They are far too long for a test; with no technique chosen they only say what they would run on."""
+    assert (ROOT / "benchmarks/requirements.txt").is_file()
+    options = ["--only", "no technique", "--no-scripts", "--output", tmp_path / "RESULTS.md"]
+    subprocess.run([sys.executable, ROOT / "benchmarks/run.py", *options], check=True, timeout=120)
+    assert "torch" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_every_option_exists():
+    known = {"--from", "--fetch", "--code-only"}
+    for script in ("saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "writeup"):
+        parser = make_parser("")
+        importlib.import_module(script).add_options(parser)
+        known |= {option for action in parser._actions for option in action.option_strings}
+    text = "".join((ROOT / name).read_text() for name in DOCUMENTS)
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+    assert named <= known, named - known
+
+
+def test_the_readmes_options_of_other_commands_are_in_their_help():
+    for script, options in (("data_utils.py", ["--from"]), ("collect_submission.py", ["--code-only"])):
+        shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)
+        assert all(option in shown.stdout for option in options)
+
+
+def test_links_and_pictures_point_to_files():
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if not target.startswith("https://"):
+                assert (ROOT / target).exists(), target
+        for target in re.findall(r"`([\w./-]+\.(?:py|sh|bat|yaml|txt|md|ipynb))`", text):
+            if target not in ("answers.md",):
+                assert (ROOT / target).exists() or "<" in target, target
+
+
+def test_pictures_are_small_and_all_used():
+    pictures = list((ROOT / "docs").iterdir())
+    assert sum(path.stat().st_size for path in pictures) < 1_000_000
+    assert all(f"docs/{path.name}" in README for path in pictures)
+
+
+def test_figures_in_the_table_are_those_of_the_report():
+    from writeup import QUESTIONS
+
+    table = README[README.index("| question |") : README.index("Every figure carries")]
+    for name in (name for question in QUESTIONS for name in question.figures):
+        assert f"`{name}`" in table, name
