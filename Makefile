@@ -11,7 +11,7 @@ endif
 
 .PHONY: figures test
 figures: $(runtime)
-	$(bin)/python saliency_map.py
+	$(bin)/python writeup.py
 
 test: $(development)
 	$(bin)/python -m ruff check .

@@ -5,7 +5,7 @@ Standard library only, and nothing of the project's: a broken file there must be
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -28,8 +28,8 @@ REQUIRED = (
     "script_utils.py", "style_utils.py",
     "style_modules/__init__.py", "style_modules/content_loss.py", "style_modules/style_loss.py",
     "style_modules/tv_loss.py",
-    "visualizers/__init__.py", "visualizers/class_visualization.py", "visualizers/fooling_image.py",
-    "visualizers/gradcam.py", "visualizers/saliency_map.py",
+    "visualizers/__init__.py", "visualizers/class_visualization.py", "visualizers/common.py",
+    "visualizers/fooling_image.py", "visualizers/gradcam.py", "visualizers/saliency_map.py",
 )  # fmt: skip
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
@@ -67,10 +67,10 @@ def check_compiles(files: dict[str, bytes]) -> None:
     for name, content in files.items():
         try:
             if name.endswith(".py"):
-                compile(content, name, "exec", dont_inherit=True)
+                compile(importlib.util.decode_source(content), name, "exec", dont_inherit=True)
         except SyntaxError as error:
             problems.append(f"{name} line {error.lineno}: {error.msg}")
-        except ValueError as error:  # null bytes
+        except ValueError as error:  # null bytes, or not in the encoding that it declares
             problems.append(f"{name}: {error}")
     if problems:
         raise SubmissionError(f"does not compile: {'; '.join(problems)}")

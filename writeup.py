@@ -103,6 +103,27 @@ QUESTIONS = (
             "{show_every} iterations.",
         },
     ),
+    Question(
+        "style_transfer", "Style transfer", ("style_transfer",),
+        "A picture with the features of one image and the Gram matrices of another's features (Gatys, Ecker and "
+        "Bethge 2016, section 2).",
+        {
+            "style_transfer.png": "Content, style and result. {pictures}. The optimizer is {optimizer} with "
+            "{iterations} steps, and the colours of the content are kept: {preserve_color}.",
+            "style_losses.png": "The weighted terms of the loss over {iterations} steps. The optimizer is "
+            "{optimizer}.",
+        },
+    ),
+    Question(
+        "feature_inversion", "Feature inversion", ("style_transfer",),
+        "Starting from noise, a picture is sought whose features at one layer are those of a photo: what is lost on "
+        "the way to that layer stays open (Mahendran and Vedaldi 2015, section 2). It is style transfer without a "
+        "style.",
+        {
+            "inverted_features.png": "The photo, and what its features bring back. {pictures}. The optimizer is "
+            "{optimizer} with {iterations} steps.",
+        },
+    ),
 )  # fmt: skip
 
 
@@ -120,9 +141,16 @@ class Picture:
         caption = question.figures[first]
         try:
             options = json.loads(self.made_with.get("Options", ""))
-            return caption.format_map({k: ", ".join(v) if isinstance(v, list) else v for k, v in options.items()})
+            return caption.format_map({key: _words(value) for key, value in options.items()})
         except (ValueError, KeyError):  # a figure that does not come from the scripts, or from other versions of them
             return " ".join(sentence for sentence in re.split(r"(?<=\.) ", caption) if "{" not in sentence)
+
+
+def _words(value: object) -> object:
+    """An option's value as a caption says it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, list) else value
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

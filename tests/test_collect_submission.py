@@ -120,7 +120,7 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
 def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
     for name in ("file_utils.py", "script_utils.py"):
         write(project / name, "def broken(:\n")
-    assert_one_line_error(collect(project), "file_utils.py line 1", "script_utils.py line 1")
+    assert_one_line_error(collect(project, "--code-only"), "file_utils.py line 1", "script_utils.py line 1")
 
 
 def test_a_zip_that_cannot_be_written_is_one_line(project, tmp_path):

@@ -35,7 +35,7 @@ def imported(folders: tuple[str, ...]) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
-    own = {path.stem for folder in (".", "tests") for path in (ROOT / folder).iterdir()}
+    own = {path.stem for path in (*ROOT.iterdir(), *ROOT.glob("*/*.py"))}
     return names - own - set(sys.stdlib_module_names)
 
 

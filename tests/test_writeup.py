@@ -16,8 +16,8 @@ from report_utils import FONT, HEIGHT, MARGIN, TEXT_WIDTH, broken, measured
 from script_utils import draw_rows, make_parser, save_figure
 from writeup import QUESTIONS, today
 
-# Options that a report's reader need not know: where pictures come from and go to is told by the figures.
-NOT_IN_CAPTIONS = set()
+# In {pictures}, which style_transfer.py records for its presets as these options have changed them; or of no matter.
+NOT_IN_CAPTIONS = {"only", "content", "style", "image_size", "style_size", "init_random", "save_every"}
 
 
 def defaults(script: str) -> dict:
@@ -41,7 +41,9 @@ def all_figures(tmp_path_factory, bundled_model, photos):
         parser = make_parser("")
         importlib.import_module(question.scripts[-1]).add_options(parser)
         options = parser.parse_args([])
-        options.layer, options.captum_layer = "features.12", "features.3"
+        # What the scripts find out and record.
+        vars(options).update(layer="features.12", captum_layer="features.3", pictures="night: 192 px")
+        options.iterations = getattr(options, "iterations", None) or 200
         for name in question.figures:
             figure = draw_rows([("photo", photos[0][:2])], [name, question.name])
             save_figure(figure, folder / name, bundled_model, 7, options)
