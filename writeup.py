@@ -108,10 +108,10 @@ QUESTIONS = (
         "A picture with the features of one image and the Gram matrices of another's features (Gatys, Ecker and "
         "Bethge 2016, section 2).",
         {
-            "style_transfer.png": "Content, style and result. {pictures}. The optimizer is {optimizer} with "
-            "{iterations} steps, and the colours of the content are kept: {preserve_color}.",
-            "style_losses.png": "The weighted terms of the loss over {iterations} steps. The optimizer is "
-            "{optimizer}.",
+            "style_transfer.png": "Content, style and result. {pictures}. Optimizer: {optimizer}, {iterations} "
+            "steps. Colours of the content kept: {preserve_color}.",
+            "style_losses.png": "The weighted terms of the loss over the steps. Optimizer: {optimizer}, {iterations} "
+            "steps.",
         },
     ),
     Question(
@@ -120,8 +120,8 @@ QUESTIONS = (
         "the way to that layer stays open (Mahendran and Vedaldi 2015, section 2). It is style transfer without a "
         "style.",
         {
-            "inverted_features.png": "The photo, and what its features bring back. {pictures}. The optimizer is "
-            "{optimizer} with {iterations} steps.",
+            "inverted_features.png": "The photo, and what its features bring back. {pictures}. Optimizer: "
+            "{optimizer}, {iterations} steps.",
         },
     ),
 )  # fmt: skip
