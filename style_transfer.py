@@ -207,8 +207,6 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
         except KeyboardInterrupt:
             written = f"; {shown(f'{preset.name}.png')} is the picture reached by then" if losses else ""
             raise KeyboardInterrupt(f"interrupted after {max(0, len(losses) - 1)} steps{written}") from None
-        except InputError:
-            raise
         except ValueError as error:
             raise InputError(f"{preset.name}: {error}") from error
     return losses

@@ -42,7 +42,8 @@ def preprocess(img: Image.Image, size: int = 512) -> torch.Tensor:
 
 def rel_error(x: np.ndarray, y: np.ndarray) -> float:
     """The largest relative error |x − y| / max(1e-8, |x| + |y|) of two arrays that broadcast against each other."""
-    return np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
+    with np.errstate(invalid="ignore"):  # infinity by infinity: the error is NaN, and that says enough
+        return np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
 
 
 def check_scipy() -> None:
@@ -249,8 +250,9 @@ def _minimise(
             total = sum(terms)
         content, style, tv = (term.item() for term in terms)
         if not math.isfinite(content + style + tv):
-            raise InputError(f"the loss is not finite after {iteration} steps (content {content:g}, style {style:g}, "
-                             f"total variation {tv:g}); smaller weights may help")
+            kept = f"; the picture of step {iteration - 1} is kept" if iteration else ""
+            raise InputError(f"the loss is not finite at step {iteration} (content {content:g}, style {style:g}, "
+                             f"total variation {tv:g}){kept}; smaller weights may help")
         image = image.detach().clone()
         picture = image if colors is None else _with_luminance_of(image, colors)
         yield StyleTransferProgress(iteration, content, style, tv, picture)

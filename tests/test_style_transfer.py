@@ -1,0 +1,226 @@
+"""The script: what it prints and writes, own pictures, faults, Ctrl-C; the paintings and the reference values."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import HALF_WEIGHTS, ROOT, assert_one_line_error, run_script
+from PIL import Image
+
+import style_transfer
+from data_utils import package_file
+from style_modules import ContentLoss
+from style_transfer import INVERSION, presets
+
+sys.path.insert(0, str(ROOT / "data"))
+import make_reference_values
+import make_styles
+
+CHECKS = ("Content Loss Maximum error", "Gram Matrix Maximum error", "Style Loss Error", "TV Loss Error")
+ALL_ZERO = "".join(f"{text} is 0.000\n" for text in CHECKS)
+FIGURES = {"style_transfer.png", "inverted_features.png", "style_losses.png"}
+SHORT = ("--optimizer", "adam", "--iterations", "4")
+
+
+@pytest.fixture
+def no_course_data(monkeypatch):
+    """As on a machine that never saw the course's data, unless the project holds it."""
+    monkeypatch.setenv("CS7643_DATA", "")
+
+
+def call(capsys, *arguments) -> str:
+    """Run the script in this process and return what it printed."""
+    assert style_transfer.main([*map(str, arguments), "--quiet"]) == 0
+    return capsys.readouterr().out
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --- What it prints and writes ---
+
+
+def test_all_pictures_twice(no_course_data, tmp_path):
+    made = {preset.name for preset in presets()}
+    assert len(made) == 4 and INVERSION in made
+    for folder in ("one", "two"):
+        result = run_script("style_transfer.py", *SHORT, "--save-every", 2, "--seed", 5, "--out", tmp_path / folder,
+                            cwd=tmp_path)  # fmt: skip
+        assert (result.returncode, result.stdout, result.stderr) == (0, ALL_ZERO, "")
+    parts = ("", "_before", "_0000", "_0002", "_0004")
+    assert names(tmp_path / "one") == FIGURES | {f"{name}{part}.png" for name in made for part in parts}
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+        with Image.open(tmp_path / "one" / name) as image:
+            assert image.text["Weights"].startswith("bundled") and image.text["Seed"] == "5"
+    for name in made:
+        start, last, end = (np.asarray(Image.open(tmp_path / "one" / f"{name}{part}.png")).astype(int)
+                            for part in ("_0000", "_0004", ""))  # fmt: skip
+        assert np.array_equal(last, end) and np.abs(end - start).mean() > 1
+
+
+def test_the_courses_pictures_and_values(course, tmp_path, capsys):
+    printed = call(capsys, "--weights", course / HALF_WEIGHTS, *SHORT, "--only", "starry_tubingen", INVERSION,
+                   "--out", tmp_path)  # fmt: skip
+    errors = [float(re.fullmatch(rf"{text} is (\d\.\d{{3}})", line)[1])
+              for text, line in zip(CHECKS, printed.splitlines(), strict=True)]  # fmt: skip
+    assert all(error <= limit for error, limit in zip(errors, (0.001, 0.005, 0.004, 0.001), strict=True))
+    assert errors[1] > 0.0005  # the course's values, which rounded weights do not meet
+    assert [preset.name for preset in presets()] == [
+        "composition_vii_tubingen", "scream_tubingen", "starry_tubingen", INVERSION]  # fmt: skip
+    assert {"starry_tubingen.png", "starry_tubingen_before.png", f"{INVERSION}.png"} < names(tmp_path)
+    assert Image.open(tmp_path / "starry_tubingen.png").size == (256, 192)
+
+
+@pytest.mark.parametrize("weights", ["bundled", "none"])
+def test_the_checks_fit_any_weights(weights, tmp_path, capsys):
+    assert call(capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path) == ALL_ZERO
+
+
+def test_a_wrong_loss_shows_in_the_checks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("style_modules.style_loss.StyleLoss._distance", lambda self, feats, layer, target: target.sum())
+    printed = call(capsys, "--weights", "bundled", "--iterations", 1, "--only", INVERSION, "--out", tmp_path)
+    lines = printed.splitlines()
+    assert [line.endswith(" 0.000") for line in lines] == [True, True, False, True]
+
+
+# --- Own pictures ---
+
+
+def test_own_pictures_of_any_kind(tmp_path, capsys):
+    photo = Image.open(package_file("skimage", "data/coffee.png")).resize((90, 60))
+    photo.convert("L").save(tmp_path / "my photo.png")
+    photo.putalpha(photo.convert("L"))
+    photo.rotate(90, expand=True).save(tmp_path / "glass.webp")
+    out = tmp_path / "out"
+    own = ("--content", tmp_path / "my photo.png", "--style", tmp_path / "glass.webp")
+    call(capsys, *own, "--image-size", 40, "--style-size", 64, *SHORT, "--out", out)
+    assert names(out) == {"glass_my photo.png", "glass_my photo_before.png", "style_transfer.png", "style_losses.png"}
+    first = np.asarray(Image.open(out / "glass_my photo.png")).astype(int)
+    assert first.shape == (40, 60, 3)
+    call(capsys, *own, "--image-size", 40, "--style-size", 64, *SHORT, "--out", out, "--preserve-color")
+    kept = np.asarray(Image.open(out / "glass_my photo.png")).astype(int)
+    assert np.ptp(kept, axis=2).max() <= 1 < np.ptp(first, axis=2).max()  # the photo is grey
+    call(capsys, *own, "--image-size", 40, *SHORT, "--out", out, "--init-random", "--save-every", 4)
+    noise = np.asarray(Image.open(out / "glass_my photo_0000.png")).astype(int)
+    assert 14 < np.diff(noise, axis=1).std() / 2**0.5 < 19  # 255 · 0.225 / √12, and no neighbours alike
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--iterations", "0"], ["--iterations", "'0'"]),
+        (["--optimizer", "sgd"], ["--optimizer", "'sgd'", "lbfgs"]),
+        (["--image-size", "-3"], ["--image-size", "'-3'"]),
+        (["--style", "absent.jpg"], ["absent.jpg", "no such file"]),
+    ],
+)
+def test_bad_options_are_one_line(arguments, words, tmp_path):
+    assert_one_line_error(run_script("style_transfer.py", *arguments, "--out", tmp_path, cwd=tmp_path), *words)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
+        (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
+        (["--style", "."], "'.' is not a file"),
+        (["--image-size", "9"], "image_size must be at least 32 pixels, got 9"),
+        (["--style", "long.png"], "long.png' is 2×900 pixels; the long side may be at most 8 times"),
+        (["--arch", "shufflenet_v2_x0_5", "--weights", "none"], "style_layers .* the layers 0 to 6, got 7"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.jpg").write_text("no picture")
+    Image.new("RGB", (2, 900)).save("long.png")
+    assert style_transfer.main([*arguments, "--quiet", "--iterations", "1", "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and re.search(words, error)
+    assert not any(Path("out").iterdir())
+
+
+# --- Faults and interruptions ---
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys, monkeypatch):
+    forward, calls = ContentLoss.forward, iter(range(100))
+
+    def damaged(self, weight, *features):
+        return forward(self, weight if next(calls) < 3 else float("nan"), *features)
+
+    monkeypatch.setattr(ContentLoss, "forward", damaged)  # the check, step 0 and step 1 are the last sound ones
+    name = presets()[2].name
+    assert style_transfer.main(["--only", name, "--quiet", "--save-every", "1", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert f"{name}: the loss is not finite at step 2 (content nan" in error and "step 1 is kept" in error
+    assert names(tmp_path) == {f"{name}{part}.png" for part in ("", "_before", "_0000", "_0001")}
+    assert np.array_equal(*(Image.open(tmp_path / f"{name}{part}.png") for part in ("", "_0001")))
+
+
+def test_a_network_that_gives_no_numbers_is_one_line(bundled_model, tmp_path, capsys):
+    state = bundled_model.state_dict()
+    torch.save(state | {"features.0.weight": 1e30 * state["features.0.weight"]}, tmp_path / "huge.pth")
+    options = ["--weights", str(tmp_path / "huge.pth"), "--only", presets()[2].name, "--quiet"]
+    assert style_transfer.main([*options, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "the loss is not finite at step 0" in error and "kept" not in error
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_leaves_the_picture_reached(number, status, tmp_path):
+    name = presets()[0].name
+    command = [sys.executable, str(ROOT / "style_transfer.py"), "--only", name, "--save-every", "1", "--out", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / f"{name}_0002.png").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        printed, error = process.communicate(timeout=60)
+    assert process.returncode == status and len(printed.splitlines()) == 4 and "Traceback" not in error
+    if number == signal.SIGINT:
+        assert len(error.splitlines()) == 1 and "interrupted after" in error and f"{name}.png" in error
+    last = max(names(tmp_path) & {f"{name}_{i:04}.png" for i in range(200)})
+    reached = np.asarray(Image.open(tmp_path / f"{name}.png"))
+    snapshots = [np.asarray(Image.open(tmp_path / last))]
+    previous = tmp_path / f"{name}_{int(last[-8:-4]) - 1:04}.png"
+    snapshots.append(np.asarray(Image.open(previous)))
+    assert any(np.array_equal(reached, snapshot) for snapshot in snapshots)
+    assert not [name for name in names(tmp_path) if name.endswith(".part")]
+
+
+# --- The data ---
+
+
+def test_the_paintings_are_what_their_generator_paints():
+    folder = ROOT / "data" / "styles"
+    assert sum(path.stat().st_size for path in folder.glob("*.jpg")) < 1_500_000
+    assert {path.stem for path in folder.glob("*.jpg")} == set(make_styles.PAINTINGS)
+    for name in make_styles.PAINTINGS:
+        with Image.open(folder / f"{name}.jpg") as painting:
+            assert painting.size == (512, 512) and painting.mode == "RGB"
+    painted, stored = make_styles.hard_edges(), Image.open(folder / "hard_edges.jpg")
+    assert painted.tobytes() == make_styles.hard_edges().tobytes()
+    difference = np.abs(np.asarray(painted).astype(int) - np.asarray(stored).astype(int))
+    assert difference.mean() < 10  # grey levels, by the JPEG file
+
+
+def test_the_reference_values_are_what_their_generator_computes(tmp_path, monkeypatch):
+    folder = ROOT / "data"
+    (tmp_path / "styles").symlink_to(folder / "styles")
+    monkeypatch.setattr(make_reference_values, "FOLDER", tmp_path)
+    make_reference_values.main()
+    with np.load(tmp_path / "reference_values.npz") as made, np.load(folder / "reference_values.npz") as stored:
+        assert set(made) == set(stored) == {"cl_out", "gm_out", "sl_out", "tv_out"}
+        for key in stored:
+            np.testing.assert_allclose(made[key], stored[key], rtol=1e-5)
