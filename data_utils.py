@@ -131,7 +131,7 @@ def load_images(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
         uint8 (N, size, size, 3), RGB.
 
     Raises:
-        InputError: a file that cannot be read as an image, or a folder without any.
+        InputError: a file that cannot be read as an image, a folder without any, or an empty name.
         ValueError: `paths` is a single path, or `size` is below 1.
     """
     if isinstance(paths, (str, Path)):
@@ -144,7 +144,10 @@ def load_images(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
         return np.asarray(ImageOps.fit(open_image(path), (size, size), Image.Resampling.BICUBIC))
 
     photos = []
-    for path in map(Path, paths):
+    for path in paths:
+        if not str(path):  # as of an unset variable; Path would take it for the working directory
+            raise InputError("the name of a photo or folder is empty")
+        path = Path(path)
         if not path.is_dir():
             photos.append(cut(path))
             continue

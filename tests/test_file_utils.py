@@ -27,7 +27,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[str]:
-    """A real HTTP server on this machine that answers every GET by `answer(handler)`; gives its address."""
+    """A real HTTP server on this machine that answers every request by `answer(handler)`; gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -35,6 +35,8 @@ def serving(answer: Answer) -> Iterator[str]:
                 answer(self)
             except OSError:  # the client has gone
                 self.close_connection = True
+
+        do_CONNECT = do_GET  # what a proxy is asked for https
 
         def log_message(self, *_):
             pass

@@ -1,0 +1,287 @@
+"""What users really do: it works, or one line on standard error says what would be right; nothing is half-written."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, assert_one_line_error, run_script
+from PIL import Image
+from test_file_utils import hangs, serving, without_privileges
+from test_model_utils import SMALL, Bomb
+
+import saliency_map
+import script_utils
+from data_utils import package_file
+
+FIGURES = ["attributions_captum.png", "saliency_captum.png", "saliency_map.png"]
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    return Path(shutil.copy(package_file("skimage", "data/chelsea.png"), tmp_path / "chelsea.png"))
+
+
+def quick(*arguments) -> int:
+    """The script without Captum's attributions, in this process."""
+    def make_figures(session):
+        for page in session.pages("saliency maps"):
+            saliency_map.draw_manual(session, page)
+
+    return script_utils.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
+
+
+def one_line(capsys, *words: str) -> None:
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and ": error: " in err, err
+    assert all(word in err for word in words), err
+
+
+def with_earlier_result(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "saliency_map.png").write_text("an earlier result")
+
+
+def untouched(folder: Path) -> bool:
+    """Whether the folder holds the earlier result and nothing else."""
+    return [(p.name, p.read_text()) for p in folder.iterdir()] == [("saliency_map.png", "an earlier result")]
+
+
+# --- Bad input: one line, status 2, earlier results untouched ---
+
+
+def prepare(folder: Path) -> None:
+    """A folder of bad input."""
+    for name, content in (
+        ("empty.jpg", b""), ("text.jpg", b"Dear Sir or Madam"), ("text.pth", b"text"),
+        ("bomb.pth", pickle.dumps(Bomb(folder / "executed"))),
+    ):  # fmt: skip
+        (folder / name).write_bytes(content)
+    (folder / "cut.png").write_bytes(package_file("skimage", "data/coffee.png").read_bytes()[:20000])
+    os.mkfifo(folder / "pipe")
+    (folder / "nothing").mkdir()
+    (folder / "none" / "below").mkdir(parents=True)
+    (folder / "none" / "notes.txt").write_text("notes")
+    torch.save({"fc.weight": torch.zeros(2, 2)}, folder / "other.pth")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--images", "absent.jpg"], ["'absent.jpg': no such file"]),
+    (["--images", "empty.jpg"], ["empty.jpg", "no image format"]),
+    (["--images", "text.jpg"], ["text.jpg", "no image format"]), (["--images", "cut.png"], ["cut.png", "truncated"]),
+    (["--images", "pipe"], ["'pipe' is not a file"]), (["--images", "nothing"], ["folder 'nothing' holds no image"]),
+    (["--images", "none"], ["folder 'none' holds no image"]), (["--images", ""], ["is empty"]),
+    (["--images", "chelsea.png", "absent.jpg"], ["absent.jpg"]),
+    (["--images", "chelsea.png", "--labels", "unicorn"], ["unknown class 'unicorn'"]),
+    (["--images", "chelsea.png", "--labels", "dog"], ["'dog' is ambiguous", "give the id"]),
+    (["--images", "chelsea.png", "--labels", "1000"], ["class 1000 is out of range; ids go from 0 to 999"]),
+    (["--images", "chelsea.png", "--labels", "-1"], ["class -1 is out of range"]),
+    (["--images", "chelsea.png", "--labels", ""], ["empty class name"]),
+    (["--images", "chelsea.png", "--labels", "1", "2"], ["2 labels for 1 photos; give one for each"]),
+    (["--images", "chelsea.png", "chelsea.png", "--labels", "1"], ["1 labels for 2 photos"]),
+    (["--arch", "squeezenet9"], ["unknown network 'squeezenet9'; did you mean"]),
+    (["--weights", "absent.pth"], ["weights 'absent.pth': no such file"]),
+    (["--weights", "nothing"], ["weights 'nothing': a folder, not a file"]),
+    (["--weights", "text.pth"], ["weights 'text.pth': not a readable state dict"]),
+    (["--weights", "bomb.pth"], ["weights 'bomb.pth': refused"]),
+    (["--weights", "other.pth"], ["'other.pth' do not fit squeezenet1_1", "Missing key(s)", "features.0.weight"]),
+    (["--arch", "resnet18", "--weights", "bundled"], ["SqueezeNet 1.1's, not resnet18's"]),
+    (["--device", "quantum"], ["unknown device 'quantum'"]),
+    (["--device", "cuda:77"], ["device cuda:77", "use cpu or auto"]),
+    (["--out", "text.jpg"], ["cannot write into the folder 'text.jpg'"]),
+    (["--out", "text.jpg/below"], ["cannot write into the folder"]),
+    (["--out", "/proc/x"], ["cannot write into the folder"]),
+])  # fmt: skip
+def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with_earlier_result(tmp_path / "out")
+    if "--images" not in arguments:
+        arguments = ["--images", "chelsea.png", *arguments]
+    out = [] if "--out" in arguments else ["--out", "out"]
+    assert saliency_map.main([*arguments, *out]) == 2
+    one_line(capsys, *words)
+    assert untouched(tmp_path / "out")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_as_a_user_meets_it(tmp_path, photo):
+    result = run_script("saliency_map.py", "--images", photo, "--device", "cuda", "--out", tmp_path / "out")
+    assert_one_line_error(result, "device cuda: torch sees 0 CUDA GPUs here; use cpu or auto")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_weights_that_overflow_are_reported_not_drawn(tmp_path, photo, capsys, bundled_model):
+    state = bundled_model.state_dict()
+    torch.save({key: state[key] * (1e20 if "features.1" in key else 1) for key in state}, tmp_path / "huge.pth")
+    for more in ([], ["--labels", "285"]):
+        assert quick("--images", photo, "--weights", tmp_path / "huge.pth", "--out", tmp_path / "out", *more) == 2
+        one_line(capsys, "scores are not finite")
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_folder_without_the_right_to_write(capsys):
+    with without_privileges() as folder:
+        (folder / "locked").mkdir(mode=0o555)
+        for out in (folder / "locked", folder / "locked" / "new"):
+            assert quick("--out", out) == 2
+            one_line(capsys, "cannot write into the folder", "Permission denied")
+
+
+def test_a_full_disk(tmp_path, photo, capsys):
+    resource = pytest.importorskip("resource")
+    with_earlier_result(tmp_path / "out")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file that grows further is as on a full disk
+    try:
+        assert quick("--images", photo, "--out", tmp_path / "out", "--labels", "285") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line(capsys, "cannot write", "saliency_map.png", "File too large")
+    assert untouched(tmp_path / "out")
+
+
+# --- Photos ---
+
+
+def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
+    """Every mode and odd sizes and names, among files that are none; each good one gets its tile."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    picture = Image.open(photo).convert("RGB")
+    for name, mode in (("grey.jpg", "L"), ("cmyk.jpg", "CMYK"), ("palette.gif", "P"), ("bits.png", "1"),
+                       ("alpha.png", "RGBA"), ("grey alpha.png", "LA"), ("deep.tif", "I;16")):  # fmt: skip
+        (picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(folder / name)
+    picture.save(folder / "progressive.jpg", progressive=True)
+    picture.save(folder / "quote'd \"ü\" 猫\nline.webp")
+    Image.new("RGB", (1, 1), "red").save(folder / "dot.bmp")
+    Image.new("RGB", (1, 5000), "red").save(folder / "thin.png")
+    picture.save(folder / "wrong suffix.txt", format="PNG")
+    bad = {"text.jpg": b"text", "cut.png": photo.read_bytes()[:5000], "empty.gif": b""}
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    assert quick("--images", folder, photo, "--out", tmp_path / "out", "--chunk", "64") == 0
+    assert len(caplog.messages) == 3 and all(any(name in line for line in caplog.messages) for name in bad)
+    with Image.open(tmp_path / "out" / "saliency_map.png") as figure:
+        assert figure.width == script_utils.LABEL_BAND + 13 * (224 + script_utils.GAP)
+
+
+def test_black_photos_and_photos_that_tell_nothing(tmp_path):
+    for i, colour in enumerate(("black", "white", "grey")):
+        Image.new("RGB", (300, 200), colour).save(tmp_path / f"{i}.png")
+    assert quick("--images", tmp_path, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "saliency_map.png").exists()
+
+
+def test_memory_stays_flat_for_many_photos(tmp_path):
+    """Also: maps from scratch need no Captum, and nothing needs pyplot."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(100):
+        (folder / f"{i:03}.jpg").symlink_to(package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import captum_utils, saliency_map, script_utils
+from visualizers import SaliencyMap
+
+def work(session):
+    for page in session.pages(""):
+        SaliencyMap().compute_saliency_maps(page.images, page.y, session.model)
+    saliency_map.draw_manual(session, page)
+
+used = []
+for num in (25, 25, 100):
+    script_utils.run("", lambda parser: None, work, ["--images", {str(folder)!r}, "--num", str(num), "--out", "out"])
+    used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
+print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    kilobytes, captum, pyplot = result.stdout.split()
+    assert int(kilobytes) < 100_000 and captum == pyplot == "False"
+
+
+# --- Surroundings ---
+
+
+def test_hostile_surroundings(tmp_path, photo):
+    """One real run with everything against it: a proxy that hangs, no cache, no home, no UTF-8, no display, no input,
+    another working directory, odd names, quiet standard streams. The bundled weights are fallen back on."""
+    names = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+             "MPLBACKEND": "TkAgg", "TORCH_HOME": str(tmp_path / "torch"), "OMP_NUM_THREADS": "2"}  # fmt: skip
+    folder = tmp_path / "Bär 猫 it's"
+    folder.mkdir()
+    shutil.copy(photo, folder / "ü\n.png")
+    (folder / "bäd.jpg").write_text("text")
+    with serving(hangs) as url:
+        host = url.removeprefix("http://")
+        result = subprocess.run(
+            [sys.executable, ROOT / "saliency_map.py", "--images", folder, "--out", "out ü", "--steps", "1",
+             "--weights", "auto"], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            env={**names, "http_proxy": f"http://{host}", "https_proxy": f"http://{host}"},
+        )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    notices = result.stderr.splitlines()
+    assert len(notices) == 2 and not list((tmp_path / "torch").rglob("*.*"))
+    assert any("weights: bundled" in line and "download" in line for line in notices)
+    assert any("left out: " in line and '.jpg" cannot be read as an image' in line for line in notices)
+    assert sorted(p.name for p in (folder / "out ü").iterdir()) == FIGURES
+
+
+def test_two_runs_at_once_into_one_folder(tmp_path, photo):
+    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import test_hard_to_break as t; " \
+              "sys.exit(t.quick('--images', 'chelsea.png', '--out', 'out'))"
+    runs = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for _ in range(2)]  # fmt: skip
+    for run in runs:
+        assert run.communicate() == ("", "") and run.returncode == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["saliency_map.png"]
+    with Image.open(tmp_path / "out" / "saliency_map.png") as figure:
+        figure.load()
+
+
+@pytest.mark.parametrize("number, status, said", [
+    (signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, ""),
+])  # fmt: skip
+def test_interrupted_in_the_midst_of_the_work(tmp_path, photo, number, status, said):
+    for i in range(40):
+        (tmp_path / f"{i}.png").symlink_to(photo)
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "saliency_map.py", "--images", ".", "--chunk", "1", "--steps", "1", "--out", "out"],
+        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # a shell may have had this process ignore the interruption
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while run.poll() is None and not (tmp_path / "out" / "saliency_map.png").exists():
+        time.sleep(0.05)
+    run.send_signal(number)
+    assert run.communicate() == ("", said) and run.returncode == status
+    written = [p.name for p in (tmp_path / "out").iterdir()]
+    assert "saliency_map.png" in written and not any(name.startswith(".") for name in written)
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as figure:
+            figure.load()
+
+
+# --- Networks ---
+
+
+def test_other_networks_and_weights_files(tmp_path, photo, caplog):
+    from torchvision import models
+
+    torch.save(models.get_model(SMALL, weights=None).state_dict(), tmp_path / "my wëights.pth")
+    weights = tmp_path / "my wëights.pth"
+    assert quick("--images", photo, "--arch", SMALL, "--weights", weights, "--out", tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "saliency_map.png") as figure:
+        assert figure.text["Network"] == SMALL and figure.text["Weights"] == "my wëights.pth"
+        pixels = np.asarray(figure.convert("RGB"))
+    assert pixels[-224:, -224:].std() > 5 and not caplog.messages
