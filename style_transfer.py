@@ -157,6 +157,8 @@ def reference_checks(session: Session) -> list[str]:
         files = [ROOT / "data" / "reference_values.npz", package_file("skimage", "data/chelsea.png"),
                  ROOT / "data" / "styles" / "swirling_night.jpg"]
         model = load_model(weights="bundled", device=session.device)
+    if not files[0].is_file():
+        raise InputError(f"{shown(files[0])}: no such file; the project's data folder belongs beside the scripts")
     with np.load(files[0]) as reference:
         wanted = {key: reference[key] for key in ("cl_out", "gm_out", "sl_out", "tv_out")}
     content, image = features_from_img(files[1], 192, model, session.device)

@@ -57,13 +57,19 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
         assert sorted(archive.namelist()) == sorted(code + DOCUMENTS)
         assert all(archive.read(name) == (project / name).read_bytes() for name in archive.namelist())
         archive.extractall(tmp_path / "empty")
-    script = subprocess.run([sys.executable, "saliency_map.py", "--num", "1", "--quiet"], cwd=tmp_path / "empty",
-                            capture_output=True, text=True, timeout=300)
+    assert not [path for path in project.iterdir() if path.suffix == ".part"]
+
+    def question(*command: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *command, "--quiet"], cwd=tmp_path / "empty", capture_output=True,
+                              text=True, timeout=300, env={**os.environ, "CS7643_DATA": ""})  # fmt: skip
+
+    script = question("saliency_map.py", "--num", "1")
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
     figures = {path.name for path in (tmp_path / "empty/visualization").iterdir()}
     assert {"saliency_map.png", "saliency_captum.png"} <= figures
-
-    assert not [path for path in project.iterdir() if path.suffix == ".part"]
+    # The data that style transfer is checked against do not belong in the zip.
+    own = tmp_path / "empty/visualization/saliency_map.png"
+    assert_one_line_error(question("style_transfer.py", "--content", own, "--style", own), "data/reference_values.npz")
 
 
 def test_same_files_give_the_same_bytes(project, tmp_path):
