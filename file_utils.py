@@ -29,6 +29,20 @@ def reason(error: BaseException | str) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
+def is_file(path: Path) -> bool:
+    """Whether that is a file; not where the name is impossible or the folder cannot be searched."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether that is a folder; not where the name is impossible or the folder above cannot be searched."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it on success, remove it on any failure.

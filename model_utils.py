@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from file_utils import InputError, download, reason, sha256_of, shown
+from file_utils import InputError, download, is_file, is_folder, reason, sha256_of, shown
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def _official_state(url: str) -> dict:
     checksum = re.search(r"-([0-9a-f]{8,})\.", name)[1]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = folder / name
-    if cached.is_file() and sha256_of(cached).startswith(checksum):
+    if is_file(cached) and sha256_of(cached).startswith(checksum):
         return _read_file(cached)
     try:
         if not folder.is_absolute():  # no home folder is known
@@ -167,12 +167,8 @@ def _official_state(url: str) -> dict:
 
 def _read_file(path: Path) -> dict:
     """A state dict from a .safetensors file, or from torch's format by the reader that never executes code."""
-    try:
-        known, folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError):
-        known = folder = False
-    if not known:
-        what = "a folder, not a file" if folder else "no such file"
+    if not is_file(path):
+        what = "a folder, not a file" if is_folder(path) else "no such file"
         raise InputError(f"weights {shown(path)}: {what}; give {', '.join(WEIGHTS)} or the path of a state dict")
     try:
         if path.suffix == ".safetensors":

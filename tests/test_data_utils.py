@@ -13,7 +13,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_file_utils import CONTENT, hangs, serving, whole
+from test_file_utils import CONTENT, hangs, serving, whole, without_privileges
 
 import data_utils
 from data_utils import (
@@ -157,6 +157,7 @@ def test_photos_are_cut_to_the_middle_square(tmp_path):
         assert (X[:, 12:-12, 12:-12] == (0, 200, 0)).all()
     assert load_images([tmp_path / "photo.png"], size=32).shape == (1, 32, 32, 3)
     assert load_images([]).shape == (0, 224, 224, 3)
+    assert len(load_images(iter([tmp_path, tmp_path / "photo.png"]))) == 2
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 5000), (5000, 1), (223, 225), (6000, 4000)])
@@ -191,6 +192,24 @@ def test_of_a_folder_the_images_are_taken_and_the_rest_is_named(tmp_path, caplog
         assert sum(name in line for line in named) == 1
     with pytest.raises(InputError, match=r"broken\.png"):  # a bad file that was asked for is no accident
         load_images([tmp_path / "folder" / "b.jpg", tmp_path / "folder" / "broken.png"])
+
+
+@pytest.mark.parametrize("name", ["", "x" * 300, "absent.png", "null\0.png"])
+def test_names_of_nothing(name):
+    with pytest.raises(InputError, match=r"^[^\n]*$"):
+        load_images([name])
+
+
+def test_folders_that_cannot_be_searched(monkeypatch):
+    with without_privileges() as folder:
+        (folder / "locked").mkdir(mode=0)
+        for path in (folder / "locked", folder / "locked" / "photo.png", folder / "locked" / "below"):
+            with pytest.raises(InputError, match=r"Permission denied$"):
+                load_images([path])
+        monkeypatch.setenv("CS7643_DATA", str(folder / "locked" / "course"))
+        monkeypatch.setattr(data_utils, "ROOT", folder)
+        assert course_file(PHOTOS) is None
+        (folder / "locked").chmod(0o755)
 
 
 @pytest.mark.parametrize("content", [(), ("notes.txt",)])

@@ -405,17 +405,19 @@ def test_a_download_that_fails_leaves_the_cache_clean(cache, monkeypatch, caplog
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("home", ["locked", "file", ""])
+@pytest.mark.parametrize("home", ["locked", "secret", "file", ""])
 def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weights_file, small_state, home):
     content = weights_file.read_bytes()
     with serving(whole(content)) as url, without_privileges() as folder:
         official(content, monkeypatch, url)
         (folder / "locked").mkdir(mode=0o555)
+        (folder / "secret").mkdir(mode=0)
         (folder / "file").touch()
         monkeypatch.chdir(folder)
         monkeypatch.setenv("TORCH_HOME", str(folder / home / "cache") if home else "~nobody-by-this-name")
         assert same_parameters(load_model(SMALL, "torchvision", "cpu"), small_state)
-        assert sorted(p.name for p in folder.rglob("*")) == ["file", "locked"]
+        (folder / "secret").chmod(0o755)
+        assert sorted(p.name for p in folder.rglob("*")) == ["file", "locked", "secret"]
 
 
 def test_bundled_weights_are_squeezenet_s_only():
