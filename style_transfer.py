@@ -54,7 +54,7 @@ def presets() -> list[Preset]:
     else:
         content, own = package_file("skimage", "data/chelsea.png"), ROOT / "data" / "styles"
         made = [
-            Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 5e-2, (20000, 800, 20, 2), 5e-2),
+            Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 8e-2, (20000, 800, 20, 2), 5e-2),
             Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 6e-2, (200000, 800, 12, 1), 2e-2),
             Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 8e-2, (300000, 1000, 15, 3),
                    2e-2),
