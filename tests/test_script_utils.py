@@ -245,10 +245,11 @@ print("still here", file=sys.stderr)
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
-    process.stdout.close()
-    process.stdin.write("go\n")
-    process.stdin.close()
-    assert process.stderr.read() == "still here\n" and process.wait() == 0
+    with process:
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.close()
+        assert process.stderr.read() == "still here\n" and process.wait() == 0
 
 
 # --- Figures ---
