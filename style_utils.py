@@ -2,7 +2,6 @@
 
 import copy
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import image_utils
 from file_utils import ROOT, InputError, reason, shown, written_whole
 from image_utils import SQUEEZENET_STD, deprocess, open_image, rescale
 from script_utils import _metadata, draw_rows, save_figure
+from visualizers.common import integer
 
 __all__ = [
     "ITERATIONS", "StyleTransferProgress", "check_scipy", "deprocess", "extract_features", "features_from_img",
@@ -167,7 +167,7 @@ def style_transfer(
         callback: called with a `StyleTransferProgress` before the first and after every step.
         seed: of the random start.
         preserve_color: give the result the colours of the content picture: only luminance is transferred (Gatys et al.,
-            "Preserving Color in Neural Artistic Style Transfer", 2016, section 4).
+            "Preserving Color in Neural Artistic Style Transfer", 2016, "Luminance-only transfer").
         output: the folder to write to.
 
     Returns:
@@ -268,9 +268,7 @@ def _plan(
     """What to optimise, how it makes a picture, and the steps."""
     if optimizer not in ITERATIONS:
         raise ValueError(f"optimizer must be one of {', '.join(ITERATIONS)}, got {optimizer!r}")
-    count = operator.index(ITERATIONS[optimizer] if num_iterations is None else num_iterations)
-    if count < 0:
-        raise ValueError(f"num_iterations must be at least 0, got {count}")
+    count = integer(ITERATIONS[optimizer] if num_iterations is None else num_iterations, "num_iterations")
     if optimizer == "course":
         pixels = start.clone().requires_grad_()
         coarse, fine = torch.optim.Adam([pixels]), torch.optim.Adam([pixels])
@@ -316,7 +314,7 @@ def _used(layers: Sequence[int], weights: Sequence[float], count: int) -> tuple[
 
 
 def _layer(layer: int, argument: str, count: int) -> int:
-    if not 0 <= operator.index(layer) < count:
+    if not 0 <= integer(layer, argument) < count:
         raise ValueError(f"{argument} must name one of the layers 0 to {count - 1}, got {layer}")
     return layer
 
@@ -333,8 +331,7 @@ def _layers(cnn: nn.Module) -> list[nn.Module]:
 
 def _load(path: str | Path, size: int, argument: str, dtype: torch.dtype | torch.device | type | str) -> torch.Tensor:
     """An image file as a normalised tensor (1, 3, H, W) whose short side is `size` pixels."""
-    if operator.index(size) < SMALLEST:
-        raise InputError(f"{argument} must be at least {SMALLEST} pixels, got {size}")
+    size = integer(size, argument, SMALLEST)
     picture = open_image(path)
     if max(picture.size) > LONGEST * min(picture.size):
         raise InputError(f"{shown(path)} is {picture.width}×{picture.height} pixels; the long side may be at most "

@@ -133,7 +133,7 @@ def test_bad_options_are_one_line(arguments, words, tmp_path):
         (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
         (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
         (["--style", "."], "'.' is not a file"),
-        (["--image-size", "9"], "image_size must be at least 32 pixels, got 9"),
+        (["--image-size", "9"], "image_size must be at least 32, got 9"),
         (["--style", "long.png"], "long.png' is 2×900 pixels; the long side may be at most 8 times"),
         (["--arch", "shufflenet_v2_x0_5", "--weights", "none"], "style_layers .* the layers 0 to 6, got 7"),
     ],
