@@ -21,6 +21,7 @@ WIDTH, HEIGHT = 612, 792  # letter paper
 MARGIN = 50
 TEXT_WIDTH = WIDTH - 2 * MARGIN
 HIGHEST = 520  # picture
+LARGEST = 0.8  # points a pixel of a picture
 LEADING = 1.4  # line height over font size
 RULE = 22  # between ruled lines
 FONT = "DejaVu Sans"  # matplotlib ships it
@@ -63,7 +64,7 @@ class Report:
     def picture(self, image: Image, caption: str, size: float = 9) -> None:
         """Set a picture as large as it can be, and its caption, together on one page."""
         below = size * LEADING * sum(1 for _ in broken(caption, TEXT_WIDTH / size)) + 2
-        scale = min(TEXT_WIDTH / image.width, HIGHEST / image.height, 1)  # one point a pixel at most
+        scale = min(TEXT_WIDTH / image.width, HIGHEST / image.height, LARGEST)
         wide, high = scale * image.width, scale * image.height
         self.keep(high + below)
         place = ((WIDTH - wide) / 2 / WIDTH, 1 - (self.y + high) / HEIGHT, wide / WIDTH, high / HEIGHT)

@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 FOLDER = ROOT / "notebooks"
 NAMES = ("NetworkVisualization-Pytorch.ipynb", "StyleTransfer-Pytorch.ipynb")
 LARGEST = 1_500_000  # bytes
+pytestmark = pytest.mark.filterwarnings("default")  # what Jupyter's own packages warn of is not ours
 
 
 def cells(notebook):
@@ -42,7 +43,6 @@ def notebook(request):
     return request.param, stored, fresh
 
 
-@pytest.mark.filterwarnings("default")  # what Jupyter's own packages warn of is not ours
 def test_a_run_gives_what_is_stored(notebook):
     _, stored, fresh = notebook
     nbformat.validate(stored)
