@@ -174,7 +174,7 @@ def parse_label(text: str, class_names: dict[int, str]) -> int:
     """The class that a text means: an id, a name, one of its synonyms, or a part that only one name has.
 
     Args:
-        text: for example "285", "Egyptian cat" or "egyptian"; case does not matter.
+        text: for example "285", "Egyptian cat" or "egyptian"; case counts only between equal names.
         class_names: class id → name, synonyms separated by commas.
 
     Raises:
@@ -189,6 +189,7 @@ def parse_label(text: str, class_names: dict[int, str]) -> int:
         raise InputError("an empty class name; give an id or a part of a name")
     names = {i: name.lower() for i, name in class_names.items()}
     for matches in (
+        [i for i, name in class_names.items() if " ".join(text.split()) == name],  # 264 Cardigan, 474 cardigan
         [i for i, name in names.items() if wanted == name],
         [i for i, name in names.items() if wanted in name.split(", ")],
         [i for i, name in names.items() if wanted in name],

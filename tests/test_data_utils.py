@@ -238,7 +238,7 @@ NAMES = imagenet_classes()
 
 @pytest.mark.parametrize("text, label", [
     ("285", 285), (" 0 ", 0), ("999", 999), ("Egyptian cat", 285), ("egyptian", 285), ("  TIGER   CAT ", 282),
-    ("tench", 0), ("quail", 85), ("great white", 2), ("tiger", 292),
+    ("tench", 0), ("quail", 85), ("great white", 2), ("tiger", 292), ("Cardigan", 264), ("cardigan", 474),
 ])  # fmt: skip
 def test_labels(text, label):
     assert parse_label(text, NAMES) == label
@@ -271,9 +271,9 @@ def test_synonyms_of_the_course_s_names():
 @settings(deadline=None)
 def test_every_id_and_every_whole_name_is_understood(label, upper, spaces):
     assert parse_label(" " * spaces + str(label), NAMES) == label
-    name = NAMES[label].upper() if upper else NAMES[label]
-    if list(NAMES.values()).count(NAMES[label]) == 1:
-        assert parse_label(name + " " * spaces, NAMES) == label
+    assert parse_label(NAMES[label] + " " * spaces, NAMES) == label
+    if NAMES[label].lower() != "cardigan":  # a dog and a garment
+        assert parse_label(NAMES[label].upper() if upper else NAMES[label].lower(), NAMES) == label
 
 
 @given(st.one_of(st.text(), st.integers().map(str), st.text("abcdeghijklmnoprstuw ", min_size=2, max_size=5)))
