@@ -110,6 +110,9 @@ def run(
     """Run a script: parse the options, make the figures, turn what goes wrong into one line. Returns the exit status:
     0, 2 for bad input, 130 when interrupted.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as by `2>&-`; the next file to be opened would take its place
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
     parser = make_parser(description)
     add_options(parser)
     options = parser.parse_args(argv)

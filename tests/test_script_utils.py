@@ -252,6 +252,27 @@ print("still here", file=sys.stderr)
         assert process.stderr.read() == "still here\n" and process.wait() == 0
 
 
+def test_closed_streams(tmp_path):
+    """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import script_utils
+def work(session):
+    for _ in session.progress(range(3), "progress"):
+        print("said")
+    (session.out / "file").write_text("written")
+assert script_utils.run("", lambda parser: None, work, ["--out", "out"]) == 0
+raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/file"]))
+"""
+    for closed in ("2>&-", "<&- >&- 2>&-"):
+        result = subprocess.run(["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, program], cwd=tmp_path,
+                                capture_output=True, text=True)  # fmt: skip
+        assert result.returncode == 2 and (tmp_path / "out" / "file").read_text() == "written"
+        assert "error" not in result.stdout
+        (tmp_path / "out" / "file").unlink()
+
+
 # --- Figures ---
 
 
