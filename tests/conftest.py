@@ -5,12 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
+
+# The same examples every time: what a change breaks, it breaks at once, and for everybody.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("steady")
 
 # Nothing in the tests asks the network: without a choice the bundled weights are used.
 os.environ["SQUEEZENET_WEIGHTS"] = "bundled"

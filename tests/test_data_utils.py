@@ -267,13 +267,11 @@ def test_synonyms_of_the_course_s_names():
         parse_label("crane", {134: "crane", 517: "crane", 3: "crane fly"})
 
 
-@given(st.sampled_from(sorted(NAMES)), st.booleans(), st.integers(0, 3))
-@settings(deadline=None)
-def test_every_id_and_every_whole_name_is_understood(label, upper, spaces):
-    assert parse_label(" " * spaces + str(label), NAMES) == label
-    assert parse_label(NAMES[label] + " " * spaces, NAMES) == label
-    if NAMES[label].lower() != "cardigan":  # a dog and a garment
-        assert parse_label(NAMES[label].upper() if upper else NAMES[label].lower(), NAMES) == label
+def test_every_id_and_every_whole_name_is_understood():
+    for label, name in NAMES.items():
+        assert parse_label(f" {label}", NAMES) == parse_label(f"{name} ", NAMES) == label
+        if name.lower() != "cardigan":  # a dog and a garment
+            assert parse_label(name.upper(), NAMES) == label
 
 
 @given(st.one_of(st.text(), st.integers().map(str), st.text("abcdeghijklmnoprstuw ", min_size=2, max_size=5)))
