@@ -193,6 +193,33 @@ class TestAnyReLU:
         ours.guided_grad_cam(X, y, bundled_model, layer="features.0")
         assert (ours.activation_value < 0).any()
 
+    def test_custom_relu_in_the_place_of_every_relu(self, bundled_model, batch):
+        # The course's way: a copy of the network whose ordinary gradient is guided backprop.
+        X, y = batch[0][:2], batch[1][:2]
+
+        def replace(module):
+            for name, child in module.named_children():
+                if isinstance(child, nn.ReLU):
+                    setattr(module, name, Custom())
+                replace(child)
+
+        class Custom(nn.Module):
+            def forward(self, x):
+                return CustomReLU.apply(x)
+
+        model = load_model("squeezenet1_1", "bundled", "cpu")
+        replace(model)
+        leaf = X.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf).gather(1, y[:, None]).sum(), leaf)
+        assert off(GradCam().guided_backprop(X, y, bundled_model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
+        assert off(GradCam().guided_backprop(X, y, model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
+
+    @pytest.mark.parametrize("layer", ["layer4.1.conv1", "layer3.0.downsample", "layer1"])
+    def test_what_goes_round_the_layer_counts(self, batch, layer):
+        X, y, model = batch[0][:2], batch[1][:2], load_model("resnet18", "none", "cpu")
+        product = GradCam().guided_backprop(X, y, model) * GradCam().grad_cam(X, y, model, layer=layer)[..., None]
+        assert off(GradCam().guided_grad_cam(X, y, model, layer=layer), product) < 1e-5
+
     def test_densenet_is_guided_everywhere(self, batch):
         # Its last ReLU is a function that module hooks miss; as a module it must give the same.
         model = load_model("densenet121", "none", "cpu")

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torchvision.models import SqueezeNet
 
 from .common import CHUNK, check_images, check_labels, evaluation_mode, labelled_scores
@@ -17,58 +16,22 @@ from .common import CHUNK, check_images, check_labels, evaluation_mode, labelled
 class CustomReLU(torch.autograd.Function):
     """ReLU with the guided backward rule: of the gradient only what is positive passes, where the input was positive.
 
-    Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
+    Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1. Put in the place of a
+    network's ReLUs it turns the gradient into guided backprop. `GradCam` follows the same rule without that change.
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, inplace: bool = False, head: "_Head | None" = None) -> torch.Tensor:
-        """max(x, 0), of any shape. `head` says that this ReLU lies between Grad-CAM's layer and the scores."""
-        if inplace:
-            ctx.mark_dirty(x)
-        output = x.clamp_(min=0) if inplace else x.clamp(min=0)
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        """max(x, 0), of any shape."""
+        output = x.clamp(min=0)
         ctx.save_for_backward(output)
-        ctx.head = head
         return output
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         """gradient · [x > 0] · [gradient > 0]."""
         (output,) = ctx.saved_tensors
-        plain = torch.ops.aten.threshold_backward(gradient, output, 0)  # gradient · [output > 0], in one pass
-        if ctx.head is not None:
-            if not ctx.head.guided:
-                return plain, None, None
-            ctx.head.altered |= bool((plain < 0).any())
-        return plain.clamp_(min=0), None, None
-
-
-class _Head:
-    """ReLUs between Grad-CAM's layer and the scores: do they follow the guided rule, and has it altered anything?"""
-
-    guided, altered = True, False
-
-
-class GuidedReLUs(TorchFunctionMode):
-    """Within this context every ReLU that the current thread evaluates, module or function, in place or not, used once
-    or often, follows the guided rule. The network itself is not touched, nor what other threads do with it.
-    """
-
-    RELUS = frozenset({F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_})
-    IN_PLACE = frozenset({torch.relu_, torch.Tensor.relu_})
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0  # ReLUs met
-        self.head = None  # set when Grad-CAM's layer has been passed
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func not in self.RELUS:
-            return func(*args, **(kwargs or {}))
-        self.count += 1
-        return self._guided(*args, **(kwargs or {}), **({"inplace": True} if func in self.IN_PLACE else {}))
-
-    def _guided(self, input: torch.Tensor, inplace: bool = False) -> torch.Tensor:
-        return CustomReLU.apply(input, inplace, self.head)
+        return gradient.clamp(min=0) * (output > 0)
 
 
 class GradCam:
@@ -101,17 +64,11 @@ class GradCam:
             ValueError: a network without ReLUs, arguments that do not fit, or numbers that are not finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
-        gradients = [images.new_zeros((0, *images.shape[1:]))]
         with evaluation_mode(gc_model):
             if layer is not None:
                 find_module(gc_model, layer)
-            for X, y in _chunks(images, labels):
-                X = X.requires_grad_()
-                with torch.enable_grad(), GuidedReLUs() as relus:
-                    score = labelled_scores(gc_model(X), y, "y_tensor").sum()
-                _require_relus(relus)
-                gradients.append(torch.autograd.grad(score, X)[0])
-        return _channels_last(torch.cat(gradients))
+            gradients = [_guided_gradient(X, y, gc_model) for X, y in _chunks(images, labels)]
+        return _channels_last(torch.cat(gradients or [images]))
 
     def grad_cam(
         self,
@@ -169,7 +126,7 @@ class GradCam:
             ValueError: as both.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
-        guided, parts = [images.new_zeros((0, *images.shape[1:]))], []
+        guided, parts = [], []
         with evaluation_mode(gc_model):
             module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
             for X, y in _chunks(images, labels):
@@ -177,15 +134,15 @@ class GradCam:
                 guided.append(gradient)
                 parts.append(part)
         maps = _scaled(self._maps(parts, images), per_image)
-        return _channels_last(torch.cat(guided)) * maps[..., None]
+        return _channels_last(torch.cat(guided or [images])) * maps[..., None]
 
     def _maps(self, parts: list[tuple[torch.Tensor, torch.Tensor]], images: torch.Tensor) -> torch.Tensor:
         """Keep activations and gradients; the enlarged maps before scaling, (N, H, W)."""
         empty = [(images.new_zeros((0, 1, 1, 1)),) * 2]
         activations, gradients = zip(*(parts or empty), strict=True)
         self.activation_value, self.gradient_value = torch.cat(activations), torch.cat(gradients)
-        weights = self.gradient_value.mean(dim=(2, 3))  # α_k, equation 1
-        maps = torch.einsum("nk,nkhw->nhw", weights, self.activation_value).relu()  # equation 2
+        weights = self.gradient_value.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
+        maps = (weights * self.activation_value).sum(dim=1).relu()  # equation 2
         if not len(maps):
             return images.new_zeros((0, *images.shape[2:]))
         # antialias=True is PIL's bicubic kernel (a = −0.5); without it torch's own is sharper (a = −0.75).
@@ -254,69 +211,98 @@ def _chunks(images: torch.Tensor, labels: torch.Tensor):
 
 
 @contextmanager
-def _captured(layer: nn.Module, relus: GuidedReLUs | None = None, cut: bool = False) -> Iterator[list]:
-    """Collect what a layer gives in this thread; with `cut` the graph begins there. The hook goes in any case."""
-    outputs, owner = [], threading.get_ident()
+def _cut(layer: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Cut the graph at a layer in this thread. Collects the layer's output and the leaf from which the network goes on
+    in its place. The hook goes in any case.
+    """
+    cuts, owner = [], threading.get_ident()
 
-    def keep(_, __, output):
+    def cut(_, __, output):
         if threading.get_ident() != owner:
             return None
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
             raise ValueError("layer must give feature maps (N, C, h, w), got "
                              f"{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}")
-        if relus is not None:
-            relus.head = _Head()
-        outputs.append(output.detach().requires_grad_() if cut else output)
-        return outputs[-1].clone()  # an in-place ReLU after the layer would overwrite what is kept
+        leaf = output.detach().requires_grad_()
+        cuts.append((output, leaf))
+        return leaf.clone()  # an in-place ReLU after the layer would overwrite what is kept
 
-    handle = layer.register_forward_hook(keep)
+    handle = layer.register_forward_hook(cut)
     try:
-        yield outputs
+        yield cuts
     finally:
         handle.remove()
 
 
-def _only(outputs: list[torch.Tensor]) -> torch.Tensor:
-    """The layer's one output in a forward pass."""
-    if len(outputs) != 1:
-        times = f"is evaluated {len(outputs)} times" if outputs else "is never evaluated"
+def _cut_score(X, y, model: nn.Module, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The sum of the labelled scores with the graph cut at the layer, the layer's output, and the leaf after it."""
+    # Grad mode is on, but of a frozen network and plain images only the part after the leaf makes a graph.
+    with torch.enable_grad(), _cut(layer) as cuts:
+        score = labelled_scores(model(X), y, "y_tensor").sum()
+    if len(cuts) != 1:
+        times = f"is evaluated {len(cuts)} times" if cuts else "is never evaluated"
         raise ValueError(f"layer {times} in a forward pass; choose one that is evaluated once")
-    return outputs[0]
+    return score, *cuts[0]
 
 
-def _require_relus(relus: GuidedReLUs) -> None:
-    if not relus.count:
-        raise ValueError("gc_model has no ReLU, so guided backprop is not defined for it")
-
-
-def _gradients(score: torch.Tensor, tensors: list[torch.Tensor], **how) -> list[torch.Tensor]:
-    gradients = torch.autograd.grad(score, tensors, allow_unused=True, **how)
-    if any(gradient is None for gradient in gradients):
+def _gradient(score: torch.Tensor, leaf: torch.Tensor, **how) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(score, leaf, allow_unused=True, **how) if score.requires_grad else (None,)
+    if gradient is None:
         raise ValueError("layer has no influence on the scores, so there is no gradient by it")
-    return list(gradients)
+    return gradient
 
 
 def _layer_gradient(X, y, model: nn.Module, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layer's feature maps and the plain gradient by them; no graph is built below the layer."""
-    # Grad mode on for a frozen network: nothing requires gradients until the layer's output does.
-    with torch.enable_grad(), _captured(layer, cut=True) as outputs:
+    """The layer's feature maps and the plain gradient by them."""
+    score, _, leaf = _cut_score(X, y, model, layer)
+    return leaf.detach(), _gradient(score, leaf)
+
+
+def _guided_gradient(X, y, model: nn.Module) -> torch.Tensor:
+    """The guided gradient by the images."""
+    X = X.requires_grad_()
+    with torch.enable_grad():
         score = labelled_scores(model(X), y, "y_tensor").sum()
-    activation = _only(outputs)
-    return activation.detach(), _gradients(score, [activation])[0]
+    _guide(_relus(score))
+    return torch.autograd.grad(score, X)[0]
 
 
 def _both_gradients(X, y, model: nn.Module, layer: nn.Module):
     """The guided gradient by the images, and the layer's feature maps with the plain gradient by them."""
-    X = X.requires_grad_()
-    with torch.enable_grad(), GuidedReLUs() as relus, _captured(layer, relus) as outputs:
-        score = labelled_scores(model(X), y, "y_tensor").sum()
-    _require_relus(relus)
-    activation = _only(outputs)
-    guided, plain = _gradients(score, [X, activation], retain_graph=True)
-    if relus.head.altered:
-        relus.head.guided = False
-        (plain,) = _gradients(score, [activation])
-    return guided, (activation.detach(), plain)
+    X, negative = X.requires_grad_(), []
+    score, activation, leaf = _cut_score(X, y, model, layer)
+    watches = [relu.register_hook(lambda gradients, _: negative.append((gradients[0] < 0).any()))
+               for relu in _relus(score)]
+    plain = guided = _gradient(score, leaf, retain_graph=True)
+    for watch in watches:
+        watch.remove()
+    _guide(_relus(score, activation))
+    if any(negative):  # after the layer the two rules part
+        guided = _gradient(score, leaf, retain_graph=True)
+    # The score takes part for what goes round the layer, as in a residual network.
+    (guided,) = torch.autograd.grad([score, activation], X, [torch.ones_like(score), guided])
+    return guided, (leaf.detach(), plain)
+
+
+def _relus(*results: torch.Tensor) -> list[torch.autograd.graph.Node]:
+    """The ReLUs that results come from, as nodes of their graph: modules or functions, in place or not, and each use of
+    one that is used more than once. The graph belongs to this evaluation alone: a hook on it touches nothing else.
+    """
+    nodes, seen = [result.grad_fn for result in results], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes.extend(source for source, _ in node.next_functions)
+    return [node for node in seen if node.name() in ("ReluBackward0", "CustomReLUBackward")]
+
+
+def _guide(relus: list[torch.autograd.graph.Node]) -> None:
+    """Let ReLUs follow the guided rule: of what they pass back, masked by [x > 0], only the positive is kept."""
+    if not relus:
+        raise ValueError("gc_model has no ReLU, so guided backprop is not defined for it")
+    for relu in relus:
+        relu.register_hook(lambda gradients, _: (gradients[0].clamp_(min=0),))  # in place: the tensor is the node's own
 
 
 def _scaled(maps: torch.Tensor, per_image: bool) -> np.ndarray:

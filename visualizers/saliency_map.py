@@ -28,12 +28,12 @@ class SaliencyMap:
         """
         images = check_images(X, model)
         labels = check_labels(y, images)
-        maps = [X.new_zeros((0, *X.shape[2:]))]
+        maps = []
         with evaluation_mode(model):
             for image, label in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
                 if len(image):
                     maps.append(_gradient(image, label, model).abs().amax(dim=1).to(X))
-        return torch.cat(maps)
+        return torch.cat(maps or [X[:, 0]])
 
     def show_saliency_maps(
         self, X: np.ndarray, y: np.ndarray, class_names: Mapping[int, str], model: nn.Module
