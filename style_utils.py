@@ -26,6 +26,7 @@ __all__ = [
 
 ITERATIONS = {"course": 200, "adam": 45, "lbfgs": 40}  # optimizer → steps by default
 PRECONDITIONING = {"adam": 1.25, "lbfgs": 0.5}  # optimizer → exponent of the weight of low frequencies
+CONTENT_SHARE, ENDING = 0.7, 5  # of both: the content counts less until the last steps, which gives the style a lead
 SMALLEST = 32  # pixels, short side: less does not pass through eight layers
 LONGEST = 8  # long side over short side
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: share of red, green and blue in the luminance
@@ -222,6 +223,7 @@ class _Step(NamedTuple):
     rule: torch.optim.Optimizer
     learning_rate: float
     bound: float = math.inf  # the variable is clipped to ±bound before the step
+    content_share: float = 1.0  # how much of the content's term it descends
 
 
 def _minimise(
@@ -247,7 +249,7 @@ def _minimise(
         with torch.enable_grad():
             image = picture_of(variable)
             terms = losses(image)
-            total = sum(terms)
+            total = (step.content_share if step else 1.0) * terms[0] + terms[1] + terms[2]
         content, style, tv = (term.item() for term in terms)
         if not math.isfinite(content + style + tv):
             kept = f"; the picture of step {iteration - 1} is kept" if iteration else ""
@@ -259,7 +261,7 @@ def _minimise(
         if step:
             (variable.grad,) = torch.autograd.grad(total, variable)
             step.rule.param_groups[0]["lr"] = step.learning_rate
-            step.rule.step(lambda loss=content + style + tv: loss)  # L-BFGS wants to be told the loss
+            step.rule.step(lambda loss=total: loss)  # L-BFGS wants to be told the loss
 
 
 def _plan(
@@ -277,12 +279,15 @@ def _plan(
         return pixels, lambda pixels: pixels, steps
     coefficients, picture_of = _fourier_coefficients(start, PRECONDITIONING[optimizer])
     if optimizer == "adam":
-        return coefficients, picture_of, [_Step(torch.optim.Adam([coefficients]), 0.2)] * count
+        rule = torch.optim.Adam([coefficients])
+        start, end = _Step(rule, 0.2, content_share=CONTENT_SHARE), _Step(rule, 0.05)
+        return coefficients, picture_of, ([start] * (count - ENDING) + [end] * ENDING)[:count]
     # One evaluation per step and no line search. The first step changes a coefficient by 0.02 on average: torch's own
     # choice is so short that the curvature measured with it is rounding noise.
     rule = torch.optim.LBFGS([coefficients], max_iter=1, history_size=10)
-    steps = [_Step(rule, 0.02 * coefficients.numel())] + [_Step(rule, 1.0)] * (count - 1)
-    return coefficients, picture_of, steps[:count]
+    rates = 0.02 * coefficients.numel(), 1.0
+    first, start = (_Step(rule, rate, content_share=CONTENT_SHARE) for rate in rates)
+    return coefficients, picture_of, ([first] + [start] * (count - 1 - ENDING) + [_Step(rule, 1.0)] * ENDING)[:count]
 
 
 def _fourier_coefficients(
