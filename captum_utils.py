@@ -12,7 +12,7 @@ import torch
 from script_utils import class_title, draw_rows, heat, save_figure
 from visualizers.common import CHUNK
 
-STEP_BATCH = 9  # interpolated images that go through the network together: 8 steps and, for conductance, an end point
+STEP_BATCH = 5  # interpolated images that go through the network together: 4 steps and, for conductance, an end point
 
 
 def _to_hwc(attribution: torch.Tensor) -> np.ndarray:

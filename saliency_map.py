@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from script_utils import Page, Session, draw_rows, heat, positive, run
 
-STRIDE = 28  # pixels between the occluding squares, which are twice as wide
+STRIDE, SQUARE = 40, 64  # pixels between the occluding squares, and their width: 25 of them cover a photo
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this script knows."""
-    parser.add_argument("--steps", type=positive, default=16, metavar="N", help="of integrated gradients")
+    parser.add_argument("--steps", type=positive, default=10, metavar="N", help="of integrated gradients")
 
 
 def make_figures(session: Session) -> None:
@@ -42,8 +42,8 @@ def draw_captum(session: Session, page: Page) -> None:
 
     saliency = attribute(Saliency).amax(dim=1, keepdim=True)
     integrated = attribute(IntegratedGradients, n_steps=session.options.steps).sum(dim=1, keepdim=True)
-    occlusion = attribute(Occlusion, sliding_window_shapes=(3, 2 * STRIDE, 2 * STRIDE), strides=(3, STRIDE, STRIDE),
-                          perturbations_per_eval=4).sum(dim=1, keepdim=True)
+    occlusion = attribute(Occlusion, sliding_window_shapes=(3, SQUARE, SQUARE), strides=(3, STRIDE, STRIDE),
+                          perturbations_per_eval=max(1, 8 // len(page.images))).sum(dim=1, keepdim=True)
 
     def draw(name, heading, attributions, titles):
         visualize_attr_maps(session.out / page.file(name), page.X, page.y.cpu().numpy(), session.class_names,
@@ -53,7 +53,7 @@ def draw_captum(session: Session, page: Page) -> None:
     draw("saliency_captum.png", "Saliency maps by Captum", [saliency], ["Saliency"])
     draw("attributions_captum.png", "Gradient and perturbation attributions by Captum",
          [saliency, integrated, occlusion],
-         ["Saliency", f"Integrated Gradients, {session.options.steps} steps", f"Occlusion, {2 * STRIDE} px squares"])
+         ["Saliency", f"Integrated Gradients, {session.options.steps} steps", f"Occlusion, {SQUARE} px squares"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

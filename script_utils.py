@@ -330,7 +330,7 @@ class Session:
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
-        for key, value in _metadata(self.model, self.options.seed, self.options).items():
+        for key, value in metadata(self.model, self.options.seed, self.options).items():
             info.add_text(key, value)
         with written_whole((folder or self.out) / name) as temporary:
             image.save(temporary, format="PNG", pnginfo=info)
@@ -347,7 +347,7 @@ def _imagenet_classes() -> dict[int, str]:
     return imagenet_classes()
 
 
-def _metadata(model, seed: int | None, options: argparse.Namespace | None = None) -> dict[str, str]:
+def metadata(model, seed: int | None, options: argparse.Namespace | None = None) -> dict[str, str]:
     """The PNG's text: network, weights, seed, library versions, and the options that only the script has, as JSON."""
     from importlib.metadata import version
 
@@ -381,7 +381,8 @@ def save_figure(
         InputError: the file cannot be written.
     """
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", metadata=_metadata(model, seed, options))
+        text, fast = metadata(model, seed, options), {"compress_level": 3}  # half the time of 6, for 6 % more bytes
+        figure.savefig(temporary, format="png", metadata=text, pil_kwargs=fast)
 
 
 def heat(values: np.ndarray, cmap: str = "hot", spread: bool = True) -> np.ndarray:

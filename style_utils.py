@@ -16,7 +16,7 @@ from torch import nn
 import image_utils
 from file_utils import ROOT, InputError, reason, shown, written_whole
 from image_utils import SQUEEZENET_STD, deprocess, open_image, rescale
-from script_utils import _metadata, draw_rows, save_figure
+from script_utils import draw_rows, metadata, save_figure
 from visualizers.common import integer
 
 __all__ = [
@@ -380,7 +380,7 @@ def _save_sources(path: Path, content: torch.Tensor, style: torch.Tensor, cnn: n
 
 def _save(path: Path, image: torch.Tensor, cnn: nn.Module, seed: int) -> None:
     info = PngInfo()
-    for key, value in _metadata(cnn, seed).items():
+    for key, value in metadata(cnn, seed).items():
         info.add_text(key, value)
     with written_whole(path) as temporary:
         deprocess(image, should_rescale=False).save(temporary, format="PNG", pnginfo=info)
