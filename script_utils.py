@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import logging
@@ -305,6 +306,8 @@ class Session:
 
         X, y = self.photos
         for number, start in enumerate(self.progress(range(0, len(X), self.options.chunk), description), start=1):
+            if number > 1:
+                gc.collect()  # the parts of a figure refer to one another: uncollected, the pages' figures pile up
             part = slice(start, start + self.options.chunk)
             titles = [self.title(label) for label in y[part]]
             yield Page(number, X[part], to_batch(X[part]).to(self.device),

@@ -163,7 +163,8 @@ def style_transfer(
         testing: write nothing and return the result.
         optimizer: "course": Adam on the pixels with learning rate 3.0, for the last 20 steps a fresh one with 0.1,
             pixels clipped to ±1.5 until 10 steps before the end; "adam" and "lbfgs" (L-BFGS, as in the paper): on the
-            picture's Fourier coefficients, which gets further in a quarter of the steps.
+            picture's Fourier coefficients, which gets further in a quarter of the steps, and with the content's term at
+            0.7 of its weight until 5 steps before the end, since it is the style that comes slowly.
         num_iterations: number of steps; by default the optimizer's in `ITERATIONS`.
         callback: called with a `StyleTransferProgress` before the first and after every step.
         seed: of the random start.
