@@ -1,7 +1,7 @@
 """Guided backprop, Grad-CAM and Guided Grad-CAM: what in a photo speaks for a class."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -68,7 +68,7 @@ class GradCam:
             if layer is not None:
                 find_module(gc_model, layer)
             gradients = [_guided_gradient(X, y, gc_model) for X, y in _chunks(images, labels)]
-        return _channels_last(torch.cat(gradients or [images]))
+        return _channels_last(_joined(gradients or [images]))
 
     def grad_cam(
         self,
@@ -134,19 +134,20 @@ class GradCam:
                 guided.append(gradient)
                 parts.append(part)
         maps = _scaled(self._maps(parts, images), per_image)
-        return _channels_last(torch.cat(guided or [images])) * maps[..., None]
+        return _channels_last(_joined(guided or [images])) * maps[..., None]
 
     def _maps(self, parts: list[tuple[torch.Tensor, torch.Tensor]], images: torch.Tensor) -> torch.Tensor:
         """Keep activations and gradients; the enlarged maps before scaling, (N, H, W)."""
         empty = [(images.new_zeros((0, 1, 1, 1)),) * 2]
         activations, gradients = zip(*(parts or empty), strict=True)
-        self.activation_value, self.gradient_value = torch.cat(activations), torch.cat(gradients)
-        weights = self.gradient_value.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
-        maps = (weights * self.activation_value).sum(dim=1).relu()  # equation 2
-        if not len(maps):
+        self.activation_value, self.gradient_value = _joined(activations), _joined(gradients)
+        if not len(images):
             return images.new_zeros((0, *images.shape[2:]))
+        weights = self.gradient_value.mean(dim=(2, 3))  # α_k, equation 1
+        maps = (weights[:, None] @ self.activation_value.flatten(2)).relu()  # equation 2
+        maps = maps.unflatten(2, self.activation_value.shape[2:])
         # antialias=True is PIL's bicubic kernel (a = −0.5); without it torch's own is sharper (a = −0.75).
-        return F.interpolate(maps[:, None], images.shape[2:], mode="bicubic", antialias=True)[:, 0]
+        return F.interpolate(maps, images.shape[2:], mode="bicubic", antialias=True)[:, 0]
 
 
 def default_layer(model: nn.Module, image: torch.Tensor | None = None) -> nn.Module:
@@ -305,14 +306,18 @@ def _guide(relus: list[torch.autograd.graph.Node]) -> None:
         relu.register_hook(lambda gradients, _: (gradients[0].clamp_(min=0),))  # in place: the tensor is the node's own
 
 
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The chunks' results as one tensor; a single one is not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
 def _scaled(maps: torch.Tensor, per_image: bool) -> np.ndarray:
-    """Bring maps (N, H, W) to [0, 1], all together or each alone; constant ones give zeros."""
-    if not len(maps):
-        return maps.float().cpu().numpy()
-    axes = (1, 2) if per_image else (0, 1, 2)
-    maps = maps - maps.amin(dim=axes, keepdim=True)
-    top = maps.amax(dim=axes, keepdim=True)
-    return (maps / top.where(top > 0, 1)).float().cpu().numpy()
+    """Bring maps (N, H, W) to [0, 1], in place, all together or each alone; constant ones give zeros."""
+    if len(maps):
+        axes = (1, 2) if per_image else (0, 1, 2)
+        low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
+        maps = maps.sub_(low).div_((high - low).where(high > low, 1))
+    return maps.float().cpu().numpy()
 
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:
