@@ -99,7 +99,8 @@ def _number(text: str, kind: type, least: float | None = None, above: float | No
         raise argparse.ArgumentTypeError(f"{shown(text)} is not a {'whole ' * (kind is int)}number") from None
     if (least is not None and not number >= least) or (above is not None and not number > above) or number > most:
         bound = f"at least {least}" if above is None else f"above {above}"
-        raise argparse.ArgumentTypeError(f"{shown(text)} is out of range; it must be {bound} and at most {most}")
+        limit = f" and at most {most}" if most < 2**63 - 1 or number > most else ""
+        raise argparse.ArgumentTypeError(f"{shown(text)} is out of range; it must be {bound}{limit}")
     return number
 
 
@@ -127,16 +128,23 @@ def run(
         except Exception as error:
             if asked:
                 return _fail(parser, "interrupted", 128 + asked[-1])
-            if isinstance(error, InputError):
-                return _fail(parser, str(error), 2)
-            said = ("out of memory", "allocate memory", "not enough memory")
-            if isinstance(error, MemoryError) or any(words in str(error) for words in said):
-                return _fail(parser, "out of memory; a smaller --chunk or --device cpu needs less", 2)
-            raise
+            if (words := remedy(error)) is None:
+                raise
+            return _fail(parser, words, 2)
+
+
+def remedy(error: Exception) -> str | None:
+    """What to tell the user of an error that is theirs to put right; None for a defect."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    said = ("out of memory", "allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in said):
+        return "out of memory; a smaller --chunk or --device cpu needs less"
+    return None
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
     return status
 
 

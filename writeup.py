@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from file_utils import ROOT, InputError, reason, shown
-from script_utils import Session, make_parser, run
+from script_utils import Session, make_parser, remedy, run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -212,9 +212,11 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
         own.seed()
         try:
             script.make_figures(own)
-        except InputError as error:
+        except Exception as error:
+            if (words := remedy(error)) is None:
+                raise
             failed.append(name)
-            print(f"{name}.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{name}.py: error: {words}", file=sys.stderr)
     return failed
 
 

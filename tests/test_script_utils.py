@@ -75,7 +75,8 @@ def test_help_shows_every_option_with_its_default():
 @pytest.mark.parametrize("arguments, words", [
     (["--num", "0"], "--num: '0' is out of range; it must be at least 1"),
     (["--num", "2.5"], "--num: '2.5' is not a whole number"),
-    (["--seed", "-1"], "--seed: '-1' is out of range; it must be at least 0"), (["--seed", str(2**63)], "at most"),
+    (["--seed", "-1"], "--seed: '-1' is out of range; it must be at least 0\n"),
+    (["--seed", str(2**63)], "at least 0 and at most 9223372036854775807"),
     (["--chunk", "65"], "at least 1 and at most 64"), (["--chunk", "no"], "is not a whole number"),
     (["--num", "9" * 5000], "--num"), (["--colour", "red"], "unrecognized arguments: --colour red"),
     (["--images"], "expected at least one argument"), (["stray"], "unrecognized arguments: stray"),

@@ -1,5 +1,6 @@
 """The report: figures as the scripts make them, captions with their options, answers in their places."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -13,7 +14,7 @@ from PIL import Image
 import saliency_map
 import writeup
 from report_utils import FONT, HEIGHT, MARGIN, TEXT_WIDTH, broken, measured
-from script_utils import draw_rows, make_parser, save_figure
+from script_utils import Session, draw_rows, make_parser, save_figure
 from writeup import QUESTIONS, today
 
 # In {pictures}, which style_transfer.py records for its presets as these options have changed them; or of no matter.
@@ -167,6 +168,17 @@ def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
     assert result.stdout in ("Fooled the model!\n", "The model is not fooled!\n")
     text = " ".join(pages_of(tmp_path))
     assert "fooling_image.png. The photo" in text and "gradcam.png is missing" in text
+
+
+def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_path, monkeypatch, capsys, bundled_model):
+    (tmp_path / "greedy.py").write_text(
+        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = make_parser("").parse_args(["--out", str(tmp_path / "out"), "--num", "1"])
+    questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("greedy",), ("fooling_image",))]
+    assert writeup.run_scripts(Session(options, bundled_model), questions) == ["greedy"]
+    assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; a smaller --chunk")
+    assert (tmp_path / "out" / "fooling_image.png").exists()
 
 
 ANSWERS = """\
