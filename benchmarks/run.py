@@ -6,7 +6,8 @@
 The floor is the least that a technique can do: one forward and one backward pass to the input through the frozen
 network in channels-last layout; for Grad-CAM the forward pass and the backward pass down to the layer; for style
 transfer forward and backward through the layers that are needed, and the Adam step. The versions take turns, round by
-round; what counts is the median over the rounds of the ratio to the floor of the same round.
+round; what counts is the median over the rounds of the ratio to the floor of the same round. The C library is told to
+keep the memory that is freed: otherwise chance decides which version has to get it, page by page, from the system.
 """
 
 import argparse
@@ -257,6 +258,14 @@ def measure(versions: dict[str, Version], rounds: int) -> dict[str, tuple[float,
             for name in versions}
 
 
+def keep_memory() -> None:
+    """Have glibc neither map large blocks anew each time nor give back what is freed."""
+    if Path("/proc/self/clear_refs").exists():
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def peak_memory(run: Version) -> float:
     """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only Linux does)."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -368,6 +377,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    keep_memory()
     lines = ["# Results", "", "Made by `python benchmarks/run.py`: medians, the ratios round by round; its head says "
              "what the floor is. Smaller is better.", "", *machine()]
     lines += tables(options.threads, options.rounds, options.only)

@@ -29,8 +29,8 @@ def compute(X, y, model) -> torch.Tensor:
 @pytest.fixture
 def tiny_batch():
     generator = torch.Generator().manual_seed(0)
-    X = torch.randn(25, 3, 7, 11, generator=generator, dtype=torch.float64)
-    return X, torch.randint(5, (25,), generator=generator)
+    X = torch.randn(40, 3, 7, 11, generator=generator, dtype=torch.float64)
+    return X, torch.randint(5, (40,), generator=generator)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_maps_are_central_differences(tiny_model, tiny_batch):
     assert expected.max() > 1e-3
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 25])
+@pytest.mark.parametrize("count", [0, 1, 5, 25, 32, 33, 40])
 def test_any_number_of_photos(tiny_model, tiny_batch, count):
     X, y = tiny_batch[0][:count], tiny_batch[1][:count]
     maps = compute(X, y, tiny_model)
@@ -172,7 +172,7 @@ def test_also_after_an_exception(training_model, tiny_batch):
     X, y = tiny_batch
     before = network_state(training_model)
     with pytest.raises(ValueError, match="y must lie in 0…4, got 0…5"):
-        compute(X, torch.arange(25) % 6, training_model)
+        compute(X, torch.arange(40) % 6, training_model)
     assert same_state(before, network_state(training_model))
     with pytest.raises(RuntimeError):
         compute(X[:, :, :2, :2], y, training_model)  # smaller than the kernel

@@ -12,7 +12,9 @@ from torch import nn
 
 from file_utils import InputError
 
-CHUNK = 8  # photos that go through a network together: memory stays flat, and larger is no faster
+# Photos that go through a network together, or up to twice as many: memory stays flat, and larger is no faster. From 16
+# on, PyTorch's 1×1 convolutions are faster in a single thread.
+CHUNK = 16
 
 _lock = threading.Lock()
 _evaluated = weakref.WeakKeyDictionary()  # network → [users, modules that were in train mode]
@@ -73,6 +75,12 @@ def check_labels(y: torch.Tensor, X: torch.Tensor, name: str = "y") -> torch.Ten
     if y.shape != X.shape[:1]:
         raise ValueError(f"{name} must hold one label for each of the {len(X)} images, got shape {tuple(y.shape)}")
     return y.to(device=X.device, dtype=torch.int64)
+
+
+def chunks(X: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images (N, 3, H, W) and labels (N,) in equal parts, to be evaluated together; none of no images."""
+    count = max(1, len(X) // CHUNK)
+    return zip(X.tensor_split(count), y.tensor_split(count), strict=True) if len(X) else iter(())
 
 
 def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import SqueezeNet
 
-from .common import CHUNK, check_images, check_labels, evaluation_mode, labelled_scores
+from .common import check_images, check_labels, chunks, evaluation_mode, labelled_scores
 
 
 class CustomReLU(torch.autograd.Function):
@@ -67,7 +67,7 @@ class GradCam:
         with evaluation_mode(gc_model):
             if layer is not None:
                 find_module(gc_model, layer)
-            gradients = [_guided_gradient(X, y, gc_model) for X, y in _chunks(images, labels)]
+            gradients = [_guided_gradient(X, y, gc_model) for X, y in chunks(images, labels)]
         return _channels_last(_joined(gradients or [images]))
 
     def grad_cam(
@@ -100,8 +100,8 @@ class GradCam:
         images, labels = _checked(X_tensor, y_tensor, gc_model)
         with evaluation_mode(gc_model):
             module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
-            parts = [_layer_gradient(X, y, gc_model, module) for X, y in _chunks(images, labels)]
-        return _scaled(self._maps(parts, images), per_image)
+            parts = [_layer_gradient(X, y, gc_model, module) for X, y in chunks(images, labels)]
+        return _scaled(self._maps(parts, images), per_image).cpu().numpy()
 
     def guided_grad_cam(
         self,
@@ -129,12 +129,12 @@ class GradCam:
         guided, parts = [], []
         with evaluation_mode(gc_model):
             module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images[:1])
-            for X, y in _chunks(images, labels):
+            for X, y in chunks(images, labels):
                 gradient, part = _both_gradients(X, y, gc_model, module)
                 guided.append(gradient)
                 parts.append(part)
         maps = _scaled(self._maps(parts, images), per_image)
-        return _channels_last(_joined(guided or [images])) * maps[..., None]
+        return _channels_last(_joined(guided or [images]).float().mul_(maps[:, None]))
 
     def _maps(self, parts: list[tuple[torch.Tensor, torch.Tensor]], images: torch.Tensor) -> torch.Tensor:
         """Keep activations and gradients; the enlarged maps before scaling, (N, H, W)."""
@@ -143,9 +143,8 @@ class GradCam:
         self.activation_value, self.gradient_value = _joined(activations), _joined(gradients)
         if not len(images):
             return images.new_zeros((0, *images.shape[2:]))
-        weights = self.gradient_value.mean(dim=(2, 3))  # α_k, equation 1
-        maps = (weights[:, None] @ self.activation_value.flatten(2)).relu()  # equation 2
-        maps = maps.unflatten(2, self.activation_value.shape[2:])
+        weights = self.gradient_value.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
+        maps = (weights * self.activation_value).sum(dim=1, keepdim=True).relu()  # equation 2
         # antialias=True is PIL's bicubic kernel (a = −0.5); without it torch's own is sharper (a = −0.75).
         return F.interpolate(maps, images.shape[2:], mode="bicubic", antialias=True)[:, 0]
 
@@ -207,10 +206,6 @@ def _checked(X: torch.Tensor, y: torch.Tensor, model: nn.Module) -> tuple[torch.
     return images, check_labels(y, images, "y_tensor")
 
 
-def _chunks(images: torch.Tensor, labels: torch.Tensor):
-    return zip(images.split(CHUNK), labels.split(CHUNK), strict=True) if len(images) else ()
-
-
 @contextmanager
 def _cut(layer: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Cut the graph at a layer in this thread. Collects the layer's output and the leaf from which the network goes on
@@ -270,15 +265,14 @@ def _guided_gradient(X, y, model: nn.Module) -> torch.Tensor:
 
 def _both_gradients(X, y, model: nn.Module, layer: nn.Module):
     """The guided gradient by the images, and the layer's feature maps with the plain gradient by them."""
-    X, negative = X.requires_grad_(), []
+    X, least = X.requires_grad_(), []
     score, activation, leaf = _cut_score(X, y, model, layer)
-    watches = [relu.register_hook(lambda gradients, _: negative.append((gradients[0] < 0).any()))
-               for relu in _relus(score)]
+    watches = [relu.register_hook(lambda gradients, _: least.append(gradients[0].amin())) for relu in _relus(score)]
     plain = guided = _gradient(score, leaf, retain_graph=True)
     for watch in watches:
         watch.remove()
     _guide(_relus(score, activation))
-    if any(negative):  # after the layer the two rules part
+    if any(value < 0 for value in least):  # after the layer the two rules part
         guided = _gradient(score, leaf, retain_graph=True)
     # The score takes part for what goes round the layer, as in a residual network.
     (guided,) = torch.autograd.grad([score, activation], X, [torch.ones_like(score), guided])
@@ -303,7 +297,11 @@ def _guide(relus: list[torch.autograd.graph.Node]) -> None:
     if not relus:
         raise ValueError("gc_model has no ReLU, so guided backprop is not defined for it")
     for relu in relus:
-        relu.register_hook(lambda gradients, _: (gradients[0].clamp_(min=0),))  # in place: the tensor is the node's own
+        relu.register_hook(_keep_positive)
+
+
+def _keep_positive(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:
+    gradients[0].relu_()  # in place: the tensor is the node's own
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -311,13 +309,13 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _scaled(maps: torch.Tensor, per_image: bool) -> np.ndarray:
+def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
     """Bring maps (N, H, W) to [0, 1], in place, all together or each alone; constant ones give zeros."""
     if len(maps):
         axes = (1, 2) if per_image else (0, 1, 2)
         low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
         maps = maps.sub_(low).div_((high - low).where(high > low, 1))
-    return maps.float().cpu().numpy()
+    return maps.float()
 
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .common import CHUNK, check_images, check_labels, evaluation_mode, labelled_scores
+from .common import check_images, check_labels, chunks, evaluation_mode, labelled_scores
 
 
 class SaliencyMap:
@@ -30,9 +30,8 @@ class SaliencyMap:
         labels = check_labels(y, images)
         maps = []
         with evaluation_mode(model):
-            for image, label in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
-                if len(image):
-                    maps.append(_gradient(image, label, model).abs().amax(dim=1).to(X))
+            for image, label in chunks(images, labels):
+                maps.append(_gradient(image, label, model).abs().amax(dim=1).to(X))
         return torch.cat(maps or [X[:, 0]])
 
     def show_saliency_maps(
