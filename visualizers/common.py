@@ -12,9 +12,7 @@ from torch import nn
 
 from file_utils import InputError
 
-# Photos that go through a network together, or up to twice as many: memory stays flat, and larger is no faster. From 16
-# on, PyTorch's 1×1 convolutions are faster in a single thread.
-CHUNK = 16
+CHUNK = 8  # photos that go through a network together: memory stays flat, and larger is no faster
 
 _lock = threading.Lock()
 _evaluated = weakref.WeakKeyDictionary()  # network → [users, modules that were in train mode]
@@ -79,7 +77,8 @@ def check_labels(y: torch.Tensor, X: torch.Tensor, name: str = "y") -> torch.Ten
 
 def chunks(X: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Images (N, 3, H, W) and labels (N,) in equal parts, to be evaluated together; none of no images."""
-    count = max(1, len(X) // CHUNK)
+    # In one thread, PyTorch's 1×1 convolutions take a better way from 16 images on: the pass is a quarter faster.
+    count = max(1, len(X) // (16 if torch.get_num_threads() == 1 else CHUNK))
     return zip(X.tensor_split(count), y.tensor_split(count), strict=True) if len(X) else iter(())
 
 
