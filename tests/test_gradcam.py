@@ -1,5 +1,6 @@
 """Guided backprop, Grad-CAM and Guided Grad-CAM against Captum, PIL, hand-worked numbers, and under abuse."""
 
+import copy
 import threading
 
 import numpy as np
@@ -371,12 +372,26 @@ class TestInputs:
         assert ours.guided_backprop(X, y, tiny_model).shape == (count, 6, 8, 3)
         assert ours.grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8)
         assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
-        if count == 33:  # two chunks
+        if count == 33:  # two chunks or more
             alone = {"layer": "3", "per_image": True}
             for method, how in (("guided_backprop", {}), ("grad_cam", alone), ("guided_grad_cam", alone)):
                 maps = getattr(ours, method)
                 parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
                 assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
+
+    def test_a_layer_whose_gradient_is_the_images_own(self, tiny_model):
+        """The first of all, which hands the images on: the product must not overwrite what is kept."""
+        torch.manual_seed(2)
+        model = copy.deepcopy(nn.Sequential(nn.Identity(), *tiny_model)).float()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.abs_()  # guided is plain, then
+        X, y = torch.rand(2, 3, 6, 8), torch.tensor([1, 4])
+        plain, both = GradCam(), GradCam()
+        cam = plain.grad_cam(X, y, model, layer="0")
+        product = both.guided_grad_cam(X, y, model, layer="0")
+        assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(both.activation_value, X)
+        assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
 
     @pytest.mark.parametrize("method", ["guided_backprop", "grad_cam", "guided_grad_cam"])
     @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class GradCam:
                 guided.append(gradient)
                 parts.append(part)
         maps = _scaled(self._maps(parts, images), per_image)
-        return _channels_last(_joined(guided or [images]).float().mul_(maps[:, None]))
+        return _channels_last(_joined(guided or [images]).float() * maps[:, None])
 
     def _maps(self, parts: list[tuple[torch.Tensor, torch.Tensor]], images: torch.Tensor) -> torch.Tensor:
         """Keep activations and gradients; the enlarged maps before scaling, (N, H, W)."""
