@@ -128,6 +128,14 @@ class TestByHand:
         cam = GradCam().grad_cam(X, y, model, layer="0", per_image=per_image)
         assert (cam[0] == cam[0, 0, 0]).all() and cam[0, 0, 0] < 1e-6 and cam[1].max() == 1
 
+    @pytest.mark.parametrize("per_image", [False, True])
+    def test_constant_map_gives_zeros(self, per_image):
+        # Enlarged, from 7×5 at the layer, the map is constant but for rounding.
+        model = nn.Sequential(nn.AvgPool2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+        nn.init.constant_(model[3].weight, 1.0)
+        X, y = torch.full((2, 3, 63, 45), 0.3), torch.tensor([0, 0])
+        assert not GradCam().grad_cam(X, y, model, layer="0", per_image=per_image).any()
+
 
 class _Functional(nn.Module):
     """The same network by functions instead of modules; `inplace` as in many published networks."""

@@ -3,7 +3,6 @@
 import math
 import operator
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ from file_utils import InputError
 CHUNK = 8  # photos that go through a network together: memory stays flat, and to several threads more is no help
 
 _lock = threading.Lock()
-_evaluated = weakref.WeakKeyDictionary()  # network → [users, modules that were in train mode]
+_evaluated = {}  # network in use → [users, modules that were in train mode]
 
 
 @contextmanager
@@ -75,12 +74,14 @@ def check_labels(y: torch.Tensor, X: torch.Tensor, name: str = "y") -> torch.Ten
     return y.to(device=X.device, dtype=torch.int64)
 
 
-def chunks(X: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def chunks(X: torch.Tensor, y: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Images (N, 3, H, W) and labels (N,) in equal parts that are evaluated together; of no images, none."""
     # In one thread, PyTorch's 1×1 convolutions take a better way from 16 images on: the pass is a quarter faster.
     least = 2 * CHUNK if torch.get_num_threads() == 1 else CHUNK
-    count = max(1, len(X) // least)
-    return zip(X.tensor_split(count), y.tensor_split(count), strict=True) if len(X) else iter(())
+    if len(X) < 2 * least:
+        return [(X, y)] if len(X) else []
+    count = len(X) // least
+    return list(zip(X.tensor_split(count), y.tensor_split(count), strict=True))
 
 
 def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:
