@@ -1,10 +1,9 @@
 """Question 1.4: class visualization, the pictures that the network likes best for its classes."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
-from script_utils import Session, draw_rows, natural, natural_real, positive, positive_real, run
+from script_utils import Session, draw_rows, leave, natural, natural_real, positive, positive_real, run
 
 STRIP = 8  # iterations in class_visualization.png at most
 
@@ -107,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,10 +2,9 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
-from script_utils import Session, draw_rows, natural, positive, positive_real, run, say
+from script_utils import Session, draw_rows, leave, natural, positive, positive_real, run, say
 
 log = logging.getLogger(__name__)
 
@@ -112,4 +111,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

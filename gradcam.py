@@ -1,11 +1,10 @@
 """Question 1.2: guided backprop, Grad-CAM and Guided Grad-CAM, by hand and with Captum."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from file_utils import InputError
-from script_utils import Page, Session, draw_rows, heat, overlay, positive, run
+from script_utils import Page, Session, draw_rows, heat, leave, overlay, positive, run
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -115,4 +114,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

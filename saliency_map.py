@@ -1,10 +1,9 @@
 """Question 1.1: saliency maps, by hand and with Captum's gradient and perturbation attributions."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from script_utils import Page, Session, draw_rows, heat, positive, run
+from script_utils import Page, Session, draw_rows, heat, leave, positive, run
 
 STRIDE, SQUARE = 40, 64  # pixels between the occluding squares, and their width: 25 of them cover a photo
 
@@ -62,4 +61,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

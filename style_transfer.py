@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from file_utils import ROOT, InputError, shown
-from script_utils import Session, draw_rows, positive, run, say
+from script_utils import Session, draw_rows, leave, positive, run, say
 
 CONTENT_LAYER, STYLE_LAYERS = 3, (1, 4, 6, 7)
 OPTIMIZERS = ("course", "adam", "lbfgs")
@@ -255,4 +254,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from file_utils import ROOT, InputError, reason, shown
-from script_utils import Session, make_parser, remedy, run
+from script_utils import Session, leave, make_parser, remedy, run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -386,4 +386,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -274,6 +274,25 @@ raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/
         (tmp_path / "out" / "file").unlink()
 
 
+def test_leaving_runs_the_exit_handlers_and_takes_nothing_apart(tmp_path):
+    program = f"""
+import atexit, sys
+sys.path.insert(0, {str(ROOT)!r})
+from script_utils import leave
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+kept = Kept()
+atexit.register(print, "handler", end="")
+print("unflushed", end=", ")
+leave(3)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "unflushed, handler", "")
+
+
 # --- Figures ---
 
 
