@@ -41,17 +41,8 @@ class GradCam:
     """
 
     def __init__(self):
-        self._parts = []  # of each chunk of photos the feature maps and the gradient; joined only when asked for
-
-    @property
-    def activation_value(self) -> torch.Tensor | None:
-        """The feature maps of the last call; None before the first."""
-        return _joined([activation for activation, _ in self._parts]) if self._parts else None
-
-    @property
-    def gradient_value(self) -> torch.Tensor | None:
-        """The gradient of the last call; None before the first."""
-        return _joined([gradient for _, gradient in self._parts]) if self._parts else None
+        self.gradient_value = None
+        self.activation_value = None
 
     def guided_backprop(
         self, X_tensor: torch.Tensor, y_tensor: torch.Tensor, gc_model: nn.Module, layer: nn.Module | str | None = None
@@ -148,8 +139,10 @@ class GradCam:
 
     def _maps(self, parts: list[tuple[torch.Tensor, torch.Tensor]], images: torch.Tensor) -> torch.Tensor:
         """Keep activations and gradients; the enlarged maps before scaling, (N, H, W)."""
-        self._parts = parts or [(images.new_zeros((0, 1, 1, 1)),) * 2]
-        maps = _joined([_weighted_sum(*part) for part in self._parts])
+        activations, gradients = zip(*(parts or [(images.new_zeros((0, 1, 1, 1)),) * 2]), strict=True)
+        self.activation_value, self.gradient_value = _joined(activations), _joined(gradients)
+        weights = self.gradient_value.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
+        maps = (weights * self.activation_value).sum(dim=1).relu()  # equation 2
         rows, columns = (_enlargement(*sides).to(maps) for sides in zip(maps.shape[1:], images.shape[2:], strict=True))
         return rows @ maps @ columns.T
 
@@ -309,12 +302,6 @@ def _keep_positive(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> No
     gradients[0].relu_()  # in place: the tensor is the node's own
 
 
-def _weighted_sum(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """The class activation maps (N, h, w) from feature maps and gradient, both (N, C, h, w)."""
-    weights = gradient.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
-    return (weights * activation).sum(dim=1).relu()  # equation 2
-
-
 @functools.lru_cache
 def _enlargement(size: int, target: int) -> torch.Tensor:
     """Bicubic interpolation of `size` samples at `target` places, as a matrix (target, size): what it makes of a one
@@ -330,7 +317,7 @@ def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
-    """Maps (N, H, W) brought to [0, 1] as float32, all together or each alone; constant ones give zeros."""
+    """Bring maps (N, H, W) to [0, 1] as float32, all together or each alone; constant ones give zeros."""
     maps = maps.float()
     if len(maps):
         axes = (1, 2) if per_image else (0, 1, 2)
