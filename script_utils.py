@@ -204,11 +204,17 @@ def _notices(quiet: bool) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line that the course asks for. A reader who has gone (`| head`) is no reason to stop the work."""
+    """Print a line that the course asks for. A reader who has gone (`| head`) is no reason to stop the work.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     try:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, as a rule
+        raise InputError(f"cannot write to standard output: {reason(error)}") from error
 
 
 @dataclass

@@ -274,6 +274,21 @@ raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/
         (tmp_path / "out" / "file").unlink()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from script_utils import leave, run, say
+leave(run("", lambda parser: None, lambda session: say("one"), ["--out", "out"]))
+"""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True,
+                                cwd=tmp_path)  # fmt: skip
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "cannot write to standard output" in result.stderr
+
+
 def test_leaving_runs_the_exit_handlers_and_takes_nothing_apart(tmp_path):
     program = f"""
 import atexit, sys
