@@ -15,6 +15,7 @@ figures: $(runtime)
 
 test: $(development)
 	$(bin)/python -m ruff check .
+	$(bin)/python -m ruff format --check .
 	$(bin)/python -m pytest
 
 .venv/runtime.stamp: requirements.txt

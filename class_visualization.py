@@ -13,8 +13,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--target", nargs="+", default=["187"], metavar="CLASS", help="the classes, ids or names (default: 187)")
     add("--iterations", type=positive, default=100, metavar="N", help="of gradient ascent")
-    add("--learning-rate", type=positive_real, default=25.0, metavar="LENGTH",
-        help="length of a step: L2 norm, pixels normalised")
+    add(
+        "--learning-rate",
+        type=positive_real,
+        default=25.0,
+        metavar="LENGTH",
+        help="length of a step: L2 norm, pixels normalised",
+    )
     add("--l2-reg", type=natural_real, default=1e-3, metavar="WEIGHT", help="of the picture's squared L2 norm")
     add("--blur-every", type=positive, default=10, metavar="N", help="iterations from one blur to the next")
     add("--max-jitter", type=natural, default=16, metavar="PIXELS", help="the largest shift before a step")
@@ -45,8 +50,9 @@ def draw(session: Session, names: dict[int, str], page: str) -> None:
             columns.append((progress.iteration, tiles, words))
             titles = [f"{name}: {judgement}" for name, judgement in zip(names.values(), words, strict=True)]
             heading = f"Iteration {progress.iteration} / {session.options.iterations}"
-            session.save_figure(draw_rows([("", tiles)], titles, heading),
-                                f"class_visualization_iter_{progress.iteration}{page}.png")
+            session.save_figure(
+                draw_rows([("", tiles)], titles, heading), f"class_visualization_iter_{progress.iteration}{page}.png"
+            )
 
     with session.progress(description="class visualization", total=session.options.iterations) as bar:
         optimise(session, list(names), report)
@@ -65,9 +71,17 @@ def optimise(session: Session, targets: list[int], callback: Callable) -> None:
     options = session.options
     try:
         ClassVisualization().visualize_classes(
-            targets, session.model, l2_reg=options.l2_reg, learning_rate=options.learning_rate,
-            num_iterations=options.iterations, blur_every=options.blur_every, max_jitter=options.max_jitter,
-            show_every=options.show_every, seed=options.seed, callback=callback)  # fmt: skip
+            targets,
+            session.model,
+            l2_reg=options.l2_reg,
+            learning_rate=options.learning_rate,
+            num_iterations=options.iterations,
+            blur_every=options.blur_every,
+            max_jitter=options.max_jitter,
+            show_every=options.show_every,
+            seed=options.seed,
+            callback=callback,
+        )
     except InputError:
         raise
     except ValueError as error:

@@ -23,14 +23,31 @@ DOCUMENTS = ("report.pdf", "notebooks/*.ipynb")
 
 # What must be in the zip for the questions to run from it; each of these must also import.
 REQUIRED = (
-    "saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py", "writeup.py",
-    "captum_utils.py", "data_utils.py", "file_utils.py", "image_utils.py", "model_utils.py", "report_utils.py",
-    "script_utils.py", "style_utils.py",
-    "style_modules/__init__.py", "style_modules/content_loss.py", "style_modules/style_loss.py",
+    "saliency_map.py",
+    "gradcam.py",
+    "fooling_image.py",
+    "class_visualization.py",
+    "style_transfer.py",
+    "writeup.py",
+    "captum_utils.py",
+    "data_utils.py",
+    "file_utils.py",
+    "image_utils.py",
+    "model_utils.py",
+    "report_utils.py",
+    "script_utils.py",
+    "style_utils.py",
+    "style_modules/__init__.py",
+    "style_modules/content_loss.py",
+    "style_modules/style_loss.py",
     "style_modules/tv_loss.py",
-    "visualizers/__init__.py", "visualizers/class_visualization.py", "visualizers/common.py",
-    "visualizers/fooling_image.py", "visualizers/gradcam.py", "visualizers/saliency_map.py",
-)  # fmt: skip
+    "visualizers/__init__.py",
+    "visualizers/class_visualization.py",
+    "visualizers/common.py",
+    "visualizers/fooling_image.py",
+    "visualizers/gradcam.py",
+    "visualizers/saliency_map.py",
+)
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
 
@@ -98,8 +115,9 @@ def check_imports(archive: bytes) -> None:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
         try:
-            check = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                   timeout=PATIENCE)
+            check = subprocess.run(
+                command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+            )
         except subprocess.TimeoutExpired:
             raise SubmissionError(f"the imports take more than {PATIENCE} s: nothing should run at import") from None
     problems = check.stdout.splitlines()

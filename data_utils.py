@@ -66,8 +66,10 @@ def load_imagenet_val(num: int | None = None) -> tuple[np.ndarray, np.ndarray, d
         raise ValueError(f"num must be a whole number from 1, or None for all, got {num!r}")
     path = course_file("data/imagenet_val_25.npz")
     if path is None:
-        log.warning("photos: five that installed packages ship, since data/imagenet_val_25.npz is not there; "
-                    "bash data/get_imagenet_val.sh fetches the course's")
+        log.warning(
+            "photos: five that installed packages ship, since data/imagenet_val_25.npz is not there; "
+            "bash data/get_imagenet_val.sh fetches the course's"
+        )
         X = load_images([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS[:num]])
         return X, np.array([label for *_, label in PACKAGE_PHOTOS[:num]], dtype=np.int64), imagenet_classes()
     with np.load(path, allow_pickle=True) as course:  # verified by course_file
@@ -93,8 +95,9 @@ def course_file(name: str) -> Path | None:
     for path in places:
         if is_file(path):
             if sha256_of(path) != COURSE_FILES[name]:
-                raise InputError(f"{shown(path)} is not the course's file (its checksum differs); remove it or "
-                                 "fetch it again")
+                raise InputError(
+                    f"{shown(path)} is not the course's file (its checksum differs); remove it or fetch it again"
+                )
             return path
     return None
 

@@ -16,8 +16,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--index", type=natural, default=0, metavar="N", help="which of the photos, counted from 0")
     add("--target", default="6", metavar="CLASS", help="the class to reach, id or name")
-    add("--learning-rate", type=positive_real, default=10.0, metavar="LENGTH",
-        help="length of a step: L2 norm, pixels normalised")
+    add(
+        "--learning-rate",
+        type=positive_real,
+        default=10.0,
+        metavar="LENGTH",
+        help="length of a step: L2 norm, pixels normalised",
+    )
     add("--max-iter", type=positive, default=100, metavar="N", help="the largest number of steps")
 
 
@@ -70,7 +75,8 @@ def make(session: Session, X, target: int, valid: bool = False):
     with session.progress(description="fooling image", total=steps) as bar:
         try:
             return FoolingImage().make_fooling_image(
-                X, target, session.model, rate, steps, callback=lambda _: bar.update(), valid=valid)
+                X, target, session.model, rate, steps, callback=lambda _: bar.update(), valid=valid
+            )
         except ValueError as error:
             raise InputError(str(error)) from error
 

@@ -9,10 +9,18 @@ from script_utils import Page, Session, draw_rows, heat, leave, overlay, positiv
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this script knows."""
-    parser.add_argument("--layer", metavar="NAME", help="Grad-CAM's layer, dotted name (default: features.12 for "
-                        "SqueezeNet, else the last one with spatial feature maps)")
-    parser.add_argument("--captum-layer", metavar="NAME", help="layer of Captum's activation, Grad-CAM and conductance "
-                        "(default: features.3 for SqueezeNet, else as --layer)")
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="Grad-CAM's layer, dotted name (default: features.12 for "
+        "SqueezeNet, else the last one with spatial feature maps)",
+    )
+    parser.add_argument(
+        "--captum-layer",
+        metavar="NAME",
+        help="layer of Captum's activation, Grad-CAM and conductance "
+        "(default: features.3 for SqueezeNet, else as --layer)",
+    )
     parser.add_argument("--steps", type=positive, default=50, metavar="N", help="of layer conductance")
 
 
@@ -40,8 +48,9 @@ def _layers(session: Session):
     options = session.options
     layer = chosen("--layer", options.layer, lambda: default_layer(session.model))
     squeezenet = options.arch.startswith("squeezenet")
-    captum_layer = chosen("--captum-layer", options.captum_layer,
-                          lambda: session.model.features[3] if squeezenet else layer)
+    captum_layer = chosen(
+        "--captum-layer", options.captum_layer, lambda: session.model.features[3] if squeezenet else layer
+    )
     names = {module: name for name, module in session.model.named_modules()}
     options.layer, options.captum_layer = names[layer], names[captum_layer]  # what the figures record
     return layer, captum_layer
@@ -94,18 +103,50 @@ def draw_captum(session: Session, page: Page, layer, captum_layer) -> None:
         maps = compute_attributions(algorithm, page.images, **how)
         if merge:
             maps = maps.mean(dim=1, keepdim=True)  # over the layer's channels
-        visualize_attr_maps(session.out / page.file(file), page.X, page.y.cpu().numpy(), session.class_names, [maps],
-                            [row], heading=heading, model=model, seed=session.options.seed, options=session.options)
+        visualize_attr_maps(
+            session.out / page.file(file),
+            page.X,
+            page.y.cpu().numpy(),
+            session.class_names,
+            [maps],
+            [row],
+            heading=heading,
+            model=model,
+            seed=session.options.seed,
+            options=session.options,
+        )
 
     draw("guided_backprop_captum.png", "Guided backprop by Captum", "guided backprop", GuidedBackprop(model))
-    draw("guided_gradcam_captum.png", "Guided Grad-CAM by Captum", "Guided Grad-CAM", GuidedGradCam(model, layer),
-         interpolate_mode="bicubic")
-    draw("layer_activation_captum.png", f"Activation of {name} by Captum", "mean activation",
-         LayerActivation(model, captum_layer), target=False, merge=True)
-    draw("layer_gradcam_captum.png", f"Grad-CAM at {name} by Captum", "Grad-CAM", LayerGradCam(model, captum_layer),
-         relu_attributions=True)
-    draw("layer_conductance_captum.png", f"Conductance of {name} by Captum, {steps} steps", "mean conductance",
-         LayerConductance(model, captum_layer), merge=True, n_steps=steps)
+    draw(
+        "guided_gradcam_captum.png",
+        "Guided Grad-CAM by Captum",
+        "Guided Grad-CAM",
+        GuidedGradCam(model, layer),
+        interpolate_mode="bicubic",
+    )
+    draw(
+        "layer_activation_captum.png",
+        f"Activation of {name} by Captum",
+        "mean activation",
+        LayerActivation(model, captum_layer),
+        target=False,
+        merge=True,
+    )
+    draw(
+        "layer_gradcam_captum.png",
+        f"Grad-CAM at {name} by Captum",
+        "Grad-CAM",
+        LayerGradCam(model, captum_layer),
+        relu_attributions=True,
+    )
+    draw(
+        "layer_conductance_captum.png",
+        f"Conductance of {name} by Captum, {steps} steps",
+        "mean conductance",
+        LayerConductance(model, captum_layer),
+        merge=True,
+        n_steps=steps,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

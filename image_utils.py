@@ -17,10 +17,20 @@ from torchvision.transforms import functional as TF
 from file_utils import InputError, download, reason, shown
 
 __all__ = [
-    "SQUEEZENET_MEAN", "SQUEEZENET_STD", "InputError", "blur_image", "deprocess", "deprocess_image",
-    "image_from_url", "load_image", "open_image", "preprocess", "preprocess_image", "rescale",
+    "SQUEEZENET_MEAN",
+    "SQUEEZENET_STD",
+    "InputError",
+    "blur_image",
+    "deprocess",
+    "deprocess_image",
+    "image_from_url",
+    "load_image",
+    "open_image",
+    "preprocess",
+    "preprocess_image",
+    "rescale",
     "to_batch",
-]  # fmt: skip
+]
 
 # Per-channel mean and standard deviation of ImageNet's RGB values in [0, 1].
 SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)

@@ -50,8 +50,10 @@ def load_model(arch: str = "squeezenet1_1", weights: str = "auto", device: str |
     known = models.list_models(module=models)
     if arch not in known:
         near = difflib.get_close_matches(str(arch), known, n=3)
-        raise InputError(f"unknown network {shown(arch)}; " + (
-            f"did you mean {', '.join(near)}?" if near else "give a torchvision classification network's name"))
+        raise InputError(
+            f"unknown network {shown(arch)}; "
+            + (f"did you mean {', '.join(near)}?" if near else "give a torchvision classification network's name")
+        )
     state, name = _read_weights(arch, str(weights))
     model = _build(arch)
     if state is not None:
@@ -133,8 +135,12 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict, str]:
         remedy = "download it elsewhere and pass the file's path as weights"
         if not fall_back or arch != "squeezenet1_1":
             raise InputError(f"{error}; {remedy}, or 'none' for random ones") from error
-        log.warning("weights: bundled, the original SqueezeNet v1.1 release, since torchvision's cannot be had: %s; "
-                    "%s; SQUEEZENET_WEIGHTS=bundled stops the attempt", error, remedy)
+        log.warning(
+            "weights: bundled, the original SqueezeNet v1.1 release, since torchvision's cannot be had: %s; "
+            "%s; SQUEEZENET_WEIGHTS=bundled stops the attempt",
+            error,
+            remedy,
+        )
     return _read_weights(arch, "bundled")
 
 
@@ -182,14 +188,17 @@ def _read_file(path: Path) -> dict:
                 warnings.simplefilter("ignore")  # remarks on the file's age
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"weights {shown(path)}: refused, since the file holds more than plain tensors or is "
-                         "damaged; a state dict saved by torch.save is expected") from error
+        raise InputError(
+            f"weights {shown(path)}: refused, since the file holds more than plain tensors or is "
+            "damaged; a state dict saved by torch.save is expected"
+        ) from error
     except InputError:
         raise
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         raise InputError(f"weights {shown(path)}: not a readable state dict: {reason(error)[:120]}") from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor)
-                                              for k, v in state.items()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise InputError(f"weights {shown(path)}: a state dict (names → tensors) is expected")
     return state
 
@@ -203,9 +212,16 @@ FIRE_INDEX = dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True))  
 # Root mean square of the release's features over the root mean square of torchvision's, per ReLU (1) and Fire module
 # of `features`, measured over the course's 25 photos: what its features are divided by.
 FEATURE_RATIO = {
-    1: 46.71004, 3: 33.03899, 4: 16.59149, 6: 9.189512, 7: 3.568553,
-    9: 2.347693, 10: 1.037825, 11: 1.071211, 12: 1.077096,
-}  # fmt: skip
+    1: 46.71004,
+    3: 33.03899,
+    4: 16.59149,
+    6: 9.189512,
+    7: 3.568553,
+    9: 2.347693,
+    10: 1.037825,
+    11: 1.071211,
+    12: 1.077096,
+}
 
 
 class _ArraysOnly(pickle.Unpickler):

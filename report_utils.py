@@ -108,8 +108,9 @@ class Report:
                     pdf.savefig(page)
 
     def _write(self, line: str, x: float, baseline: float, size: float, **style) -> None:
-        self.pages[-1].text(x / WIDTH, 1 - baseline / HEIGHT, line, size=size, family=FONT, parse_math=False,
-                            va="baseline", **style)
+        self.pages[-1].text(
+            x / WIDTH, 1 - baseline / HEIGHT, line, size=size, family=FONT, parse_math=False, va="baseline", **style
+        )
 
     def _rule(self, left: float) -> None:
         level = 1 - self.y / HEIGHT

@@ -41,18 +41,34 @@ def draw_captum(session: Session, page: Page) -> None:
 
     saliency = attribute(Saliency).amax(dim=1, keepdim=True)
     integrated = attribute(IntegratedGradients, n_steps=session.options.steps).sum(dim=1, keepdim=True)
-    occlusion = attribute(Occlusion, sliding_window_shapes=(3, SQUARE, SQUARE), strides=(3, STRIDE, STRIDE),
-                          perturbations_per_eval=max(1, 8 // len(page.images))).sum(dim=1, keepdim=True)
+    occlusion = attribute(
+        Occlusion,
+        sliding_window_shapes=(3, SQUARE, SQUARE),
+        strides=(3, STRIDE, STRIDE),
+        perturbations_per_eval=max(1, 8 // len(page.images)),
+    ).sum(dim=1, keepdim=True)
 
     def draw(name, heading, attributions, titles):
-        visualize_attr_maps(session.out / page.file(name), page.X, page.y.cpu().numpy(), session.class_names,
-                            attributions, titles, model=session.model, seed=session.options.seed,
-                            options=session.options, heading=heading)
+        visualize_attr_maps(
+            session.out / page.file(name),
+            page.X,
+            page.y.cpu().numpy(),
+            session.class_names,
+            attributions,
+            titles,
+            model=session.model,
+            seed=session.options.seed,
+            options=session.options,
+            heading=heading,
+        )
 
     draw("saliency_captum.png", "Saliency maps by Captum", [saliency], ["Saliency"])
-    draw("attributions_captum.png", "Gradient and perturbation attributions by Captum",
-         [saliency, integrated, occlusion],
-         ["Saliency", f"Integrated Gradients, {session.options.steps} steps", f"Occlusion, {SQUARE} px squares"])
+    draw(
+        "attributions_captum.png",
+        "Gradient and perturbation attributions by Captum",
+        [saliency, integrated, occlusion],
+        ["Saliency", f"Integrated Gradients, {session.options.steps} steps", f"Occlusion, {SQUARE} px squares"],
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

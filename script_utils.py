@@ -54,20 +54,31 @@ def make_parser(description: str) -> Parser:
     parser = Parser(description=description, formatter_class=_Help)
     add = parser.add_argument_group("options of all scripts").add_argument
     add("--images", nargs="+", metavar="PATH", help="your own photos or folders of them (default: the course's photos)")
-    add("--labels", nargs="+", metavar="CLASS",
-        help="a class for each photo, id or name (default: the course's labels; for your photos the predicted class)")
-    add("--num", type=positive, metavar="N",
-        help="how many photos (default: 5 of the course's; all of yours)")
+    add(
+        "--labels",
+        nargs="+",
+        metavar="CLASS",
+        help="a class for each photo, id or name (default: the course's labels; for your photos the predicted class)",
+    )
+    add("--num", type=positive, metavar="N", help="how many photos (default: 5 of the course's; all of yours)")
     add("--arch", default="squeezenet1_1", metavar="NAME", help="a torchvision classification network")
-    add("--weights", default="auto", metavar="WEIGHTS",
+    add(
+        "--weights",
+        default="auto",
+        metavar="WEIGHTS",
         help="torchvision, bundled, none (random), the path of a state dict, or auto: for squeezenet1_1 what "
-        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled")
+        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled",
+    )
     add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
-    add("--out", type=Path, metavar="FOLDER",
-        help="where the figures go (default: the project's visualization folder)")
+    add("--out", type=Path, metavar="FOLDER", help="where the figures go (default: the project's visualization folder)")
     add("--seed", type=natural, default=1, metavar="N", help="of every random number")
-    add("--chunk", type=lambda text: _number(text, int, least=1, most=64), default=PAGE, metavar="N",
-        help="photos per figure and per pass through the network, at most 64; fewer need less memory")
+    add(
+        "--chunk",
+        type=lambda text: _number(text, int, least=1, most=64),
+        default=PAGE,
+        metavar="N",
+        help="photos per figure and per pass through the network, at most 64; fewer need less memory",
+    )
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
     return parser
 
@@ -337,8 +348,9 @@ class Session:
                 gc.collect()  # the parts of a figure refer to one another: uncollected, the pages' figures pile up
             part = slice(start, start + self.options.chunk)
             titles = [self.title(label) for label in y[part]]
-            yield Page(number, X[part], to_batch(X[part]).to(self.device),
-                       torch.from_numpy(y[part]).to(self.device), titles)
+            yield Page(
+                number, X[part], to_batch(X[part]).to(self.device), torch.from_numpy(y[part]).to(self.device), titles
+            )
 
     def title(self, label: int) -> str:
         """The first synonym of a class's name."""
@@ -348,8 +360,9 @@ class Session:
         """A tqdm bar on standard error, when that is a terminal and the work takes longer than 2 seconds."""
         from tqdm import tqdm
 
-        return tqdm(iterable, desc=description, total=total, delay=2, leave=False,
-                    disable=True if self.options.quiet else None)
+        return tqdm(
+            iterable, desc=description, total=total, delay=2, leave=False, disable=True if self.options.quiet else None
+        )
 
     def save_figure(self, figure, name: str, folder: Path | None = None) -> None:
         """Save a figure as a PNG that records how it was made."""
@@ -446,8 +459,9 @@ def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.nd
     return (alpha * colours + (1 - alpha) * photo).round().astype("uint8")
 
 
-def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str | Sequence[str]],
-              heading: str = ""):
+def draw_rows(
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str | Sequence[str]], heading: str = ""
+):
     """A figure with a grid of pictures, drawn pixel by pixel.
 
     Args:

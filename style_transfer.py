@@ -32,17 +32,21 @@ class Preset:
         """The settings on one line."""
         weights = ", ".join(f"{weight:g}" for weight in self.style_weights)
         layers = ", ".join(map(str, STYLE_LAYERS))
-        return (f"{self.name.replace('_', ' ')}: {self.image_size} px, style picture {self.style_size} px, weights: "
-                f"content {self.content_weight:g} at layer {CONTENT_LAYER}, style {weights} at layers {layers}, "
-                f"total variation {self.tv_weight:g}; start from {'noise' if self.init_random else 'the content'}")
+        return (
+            f"{self.name.replace('_', ' ')}: {self.image_size} px, style picture {self.style_size} px, weights: "
+            f"content {self.content_weight:g} at layer {CONTENT_LAYER}, style {weights} at layers {layers}, "
+            f"total variation {self.tv_weight:g}; start from {'noise' if self.init_random else 'the content'}"
+        )
 
 
 def presets() -> list[Preset]:
     """The course's three pictures and its feature inversion; without the course's paintings, the like with our own."""
     from data_utils import course_file, package_file
 
-    files = [course_file(f"styles_images/{name}.jpg")
-             for name in ("tubingen", "composition_vii", "the_scream", "starry_night")]
+    files = [
+        course_file(f"styles_images/{name}.jpg")
+        for name in ("tubingen", "composition_vii", "the_scream", "starry_night")
+    ]
     if all(files):
         content, vii, scream, starry = files
         made = [
@@ -55,8 +59,9 @@ def presets() -> list[Preset]:
         made = [
             Preset("hard_edges_chelsea", content, own / "hard_edges.jpg", 256, 8e-2, (20000, 800, 20, 2), 5e-2),
             Preset("wavy_dusk_chelsea", content, own / "wavy_dusk.jpg", 224, 6e-2, (200000, 800, 12, 1), 2e-2),
-            Preset("swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 8e-2, (300000, 1000, 15, 3),
-                   2e-2),
+            Preset(
+                "swirling_night_chelsea", content, own / "swirling_night.jpg", 192, 8e-2, (300000, 1000, 15, 3), 2e-2
+            ),
         ]
     inversion = Preset(INVERSION, content, made[2].style, 192, 6e-2, (0, 0, 0, 0), 2e-2, init_random=True)
     return [*made, inversion]
@@ -69,8 +74,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--content", type=Path, metavar="PATH", help="your own picture to be painted anew (default: the presets')")
     add("--style", type=Path, metavar="PATH", help="your own picture to take the style from (default: the presets')")
     add("--image-size", type=positive, metavar="PIXELS", help="short side of the result (default: the presets', 192)")
-    add("--style-size", type=positive, metavar="PIXELS", help="short side of the style picture, larger for finer "
-        "strokes (default: the presets')")
+    add(
+        "--style-size",
+        type=positive,
+        metavar="PIXELS",
+        help="short side of the style picture, larger for finer strokes (default: the presets')",
+    )
     add("--optimizer", choices=OPTIMIZERS, default="course", help="the course's rule, or a faster one")
     add("--iterations", type=positive, metavar="N", help="steps (default: the optimizer's own number)")
     add("--init-random", action="store_true", default=False, help="start from noise instead of the content picture")
@@ -123,13 +132,22 @@ def chosen_presets(options: argparse.Namespace) -> list[Preset]:
         chosen = [preset for preset in chosen if preset.name in options.only]
     elif options.content or options.style:
         chosen = [chosen[2]]
-    changes = {key: value for key in ("content", "style", "image_size", "style_size")
-               if (value := getattr(options, key)) is not None}
-    chosen = [dataclasses.replace(preset, **changes, init_random=preset.init_random or options.init_random)
-              for preset in chosen]
+    changes = {
+        key: value
+        for key in ("content", "style", "image_size", "style_size")
+        if (value := getattr(options, key)) is not None
+    }
+    chosen = [
+        dataclasses.replace(preset, **changes, init_random=preset.init_random or options.init_random)
+        for preset in chosen
+    ]
     if options.style or options.content:
-        chosen = [preset if preset.name == INVERSION else dataclasses.replace(
-            preset, name=f"{preset.style.stem}_{preset.content.stem}") for preset in chosen]
+        chosen = [
+            preset
+            if preset.name == INVERSION
+            else dataclasses.replace(preset, name=f"{preset.style.stem}_{preset.content.stem}")
+            for preset in chosen
+        ]
     for path in {path for preset in chosen for path in (preset.content, preset.style)}:
         open_image(path)  # before the work begins
     return chosen
@@ -149,12 +167,18 @@ def reference_checks(session: Session) -> list[str]:
     from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
     from style_utils import extract_features, features_from_img, rel_error
 
-    files = [course_file(name) for name in ("data/style-transfer-checks.npz", "styles_images/tubingen.jpg",
-                                            "styles_images/starry_night.jpg") if name in COURSE_FILES]
+    files = [
+        course_file(name)
+        for name in ("data/style-transfer-checks.npz", "styles_images/tubingen.jpg", "styles_images/starry_night.jpg")
+        if name in COURSE_FILES
+    ]
     model = session.model
     if not all(files) or model.arch != "squeezenet1_1" or model.weights_name.startswith(("bundled", "random")):
-        files = [ROOT / "data" / "reference_values.npz", package_file("skimage", "data/chelsea.png"),
-                 ROOT / "data" / "styles" / "swirling_night.jpg"]
+        files = [
+            ROOT / "data" / "reference_values.npz",
+            package_file("skimage", "data/chelsea.png"),
+            ROOT / "data" / "styles" / "swirling_night.jpg",
+        ]
         model = load_model(weights="bundled", device=session.device)
     if not files[0].is_file():
         raise InputError(f"{shown(files[0])}: no such file; the project's data folder belongs beside the scripts")
@@ -200,11 +224,29 @@ def make(session: Session, preset: Preset, folder: Path) -> list[tuple[float, fl
     with session.progress(description=preset.name, total=options.iterations) as bar:
         try:
             style_transfer(
-                preset.name, preset.content, preset.style, preset.image_size, preset.style_size, CONTENT_LAYER,
-                preset.content_weight, STYLE_LAYERS, preset.style_weights, preset.tv_weight, ContentLoss(), StyleLoss(),
-                TotalVariationLoss(), session.model, session.device, preset.init_random, optimizer=options.optimizer,
-                num_iterations=options.iterations, callback=report, seed=options.seed,
-                preserve_color=options.preserve_color, output=folder)  # fmt: skip
+                preset.name,
+                preset.content,
+                preset.style,
+                preset.image_size,
+                preset.style_size,
+                CONTENT_LAYER,
+                preset.content_weight,
+                STYLE_LAYERS,
+                preset.style_weights,
+                preset.tv_weight,
+                ContentLoss(),
+                StyleLoss(),
+                TotalVariationLoss(),
+                session.model,
+                session.device,
+                preset.init_random,
+                optimizer=options.optimizer,
+                num_iterations=options.iterations,
+                callback=report,
+                seed=options.seed,
+                preserve_color=options.preserve_color,
+                output=folder,
+            )
         except KeyboardInterrupt:
             written = f"; {shown(f'{preset.name}.png')} is the picture reached by then" if losses else ""
             raise KeyboardInterrupt(f"interrupted after {max(0, len(losses) - 1)} steps{written}") from None
@@ -243,7 +285,7 @@ def draw_losses(curves: dict[str, list]):
         ax.set_title(name.replace("_", " "))
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)
-    for ax in axes[len(curves):]:
+    for ax in axes[len(curves) :]:
         ax.set_axis_off()
     return figure
 

@@ -20,9 +20,17 @@ from script_utils import draw_rows, metadata, save_figure
 from visualizers.common import integer
 
 __all__ = [
-    "ITERATIONS", "StyleTransferProgress", "check_scipy", "deprocess", "extract_features", "features_from_img",
-    "preprocess", "rel_error", "rescale", "style_transfer",
-]  # fmt: skip
+    "ITERATIONS",
+    "StyleTransferProgress",
+    "check_scipy",
+    "deprocess",
+    "extract_features",
+    "features_from_img",
+    "preprocess",
+    "rel_error",
+    "rescale",
+    "style_transfer",
+]
 
 ITERATIONS = {"course": 200, "adam": 45, "lbfgs": 40}  # optimizer → steps by default
 PRECONDITIONING = {"adam": 1.25, "lbfgs": 0.5}  # optimizer → exponent of the weight of low frequencies
@@ -254,8 +262,10 @@ def _minimise(
         content, style, tv = (term.item() for term in terms)
         if not math.isfinite(content + style + tv):
             kept = f"; the picture of step {iteration - 1} is kept" if iteration else ""
-            raise InputError(f"the loss is not finite at step {iteration} (content {content:g}, style {style:g}, "
-                             f"total variation {tv:g}){kept}; smaller weights may help")
+            raise InputError(
+                f"the loss is not finite at step {iteration} (content {content:g}, style {style:g}, "
+                f"total variation {tv:g}){kept}; smaller weights may help"
+            )
         image = image.detach().clone()
         picture = image if colors is None else _with_luminance_of(image, colors)
         yield StyleTransferProgress(iteration, content, style, tv, picture)
@@ -314,8 +324,10 @@ def _used(layers: Sequence[int], weights: Sequence[float], count: int) -> tuple[
     """The style layers, checked, and their weights; without those of weight 0, which would only cost time."""
     if len(layers) != len(weights):
         raise ValueError(f"style_layers has {len(layers)} entries, but style_weights has {len(weights)}")
-    pairs = [(_layer(layer, "style_layers", count), _weight(weight, "style_weights"))
-             for layer, weight in zip(layers, weights, strict=True)]
+    pairs = [
+        (_layer(layer, "style_layers", count), _weight(weight, "style_weights"))
+        for layer, weight in zip(layers, weights, strict=True)
+    ]
     return [layer for layer, weight in pairs if weight], [weight for _, weight in pairs if weight]
 
 
@@ -340,8 +352,10 @@ def _load(path: str | Path, size: int, argument: str, dtype: torch.dtype | torch
     size = integer(size, argument, SMALLEST)
     picture = open_image(path)
     if max(picture.size) > LONGEST * min(picture.size):
-        raise InputError(f"{shown(path)} is {picture.width}×{picture.height} pixels; the long side may be at most "
-                         f"{LONGEST} times the short one")
+        raise InputError(
+            f"{shown(path)} is {picture.width}×{picture.height} pixels; the long side may be at most "
+            f"{LONGEST} times the short one"
+        )
     img = preprocess(picture, size)
     try:
         return img.to(dtype) if isinstance(dtype, torch.device) else img.type(dtype)

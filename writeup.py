@@ -39,15 +39,17 @@ class Question:
 
 QUESTIONS = (
     Question(
-        "saliency_map", "Saliency maps", ("saliency_map",),
+        "saliency_map",
+        "Saliency maps",
+        ("saliency_map",),
         "How strongly the raw score of a photo's class reacts to each pixel: the largest absolute gradient over the "
         "three colours (Simonyan, Vedaldi and Zisserman 2014, section 3).",
-        {
-            "saliency_map.png": "Photos and their saliency maps. The range of each map fills its colour scale.",
-        },
+        {"saliency_map.png": "Photos and their saliency maps. The range of each map fills its colour scale."},
     ),
     Question(
-        "gradcam", "Guided backprop, Grad-CAM, Guided Grad-CAM", ("gradcam",),
+        "gradcam",
+        "Guided backprop, Grad-CAM, Guided Grad-CAM",
+        ("gradcam",),
         "Guided backprop passes back only what is positive at each ReLU (Springenberg et al. 2015, section 3.4). "
         "Grad-CAM sums the channels of a layer, each weighted by the mean gradient of the class's score there, and "
         "keeps what is positive (Selvaraju et al. 2017, section 3). Guided Grad-CAM is the product of the two.",
@@ -62,7 +64,9 @@ QUESTIONS = (
         },
     ),
     Question(
-        "captum", "The same with Captum", ("saliency_map", "gradcam"),
+        "captum",
+        "The same with Captum",
+        ("saliency_map", "gradcam"),
         "Attributions by the library Captum (Kokhlikyan et al. 2020): gradient, integrated gradients (Sundararajan, "
         "Taly and Yan 2017), occlusion (Zeiler and Fergus 2014), and how much the channels of a layer take part: "
         "their activation, Grad-CAM and conductance (Dhamdhere, Sundararajan and Yan 2019). Each map is shown by its "
@@ -80,7 +84,9 @@ QUESTIONS = (
         },
     ),
     Question(
-        "fooling_image", "Fooling images", ("fooling_image",),
+        "fooling_image",
+        "Fooling images",
+        ("fooling_image",),
         "Gradient ascent on the score of another class, until the network takes the photo for it (Szegedy et al. "
         "2014). Each step has the same length.",
         {
@@ -92,7 +98,9 @@ QUESTIONS = (
         },
     ),
     Question(
-        "class_visualization", "Class visualization", ("class_visualization",),
+        "class_visualization",
+        "Class visualization",
+        ("class_visualization",),
         "Gradient ascent from noise on a class's score less a penalty on the squared L2 norm of the picture "
         "(Simonyan, Vedaldi and Zisserman 2014, section 2), seen shifted at random and blurred now and then "
         "(Yosinski et al. 2015).",
@@ -100,11 +108,13 @@ QUESTIONS = (
             "class_visualization.png": "The picture as it grows. Classes: {target}. There are {iterations} steps of "
             "L2 norm {learning_rate:g} in normalised pixels, with a penalty of {l2_reg:g} times the squared norm, "
             "shifts of up to {max_jitter} pixels, and a blur every {blur_every} iterations. It is shown every "
-            "{show_every} iterations.",
+            "{show_every} iterations."
         },
     ),
     Question(
-        "style_transfer", "Style transfer", ("style_transfer",),
+        "style_transfer",
+        "Style transfer",
+        ("style_transfer",),
         "A picture with the features of one image and the Gram matrices of another's features (Gatys, Ecker and "
         "Bethge 2016, section 2).",
         {
@@ -115,16 +125,18 @@ QUESTIONS = (
         },
     ),
     Question(
-        "feature_inversion", "Feature inversion", ("style_transfer",),
+        "feature_inversion",
+        "Feature inversion",
+        ("style_transfer",),
         "Starting from noise, a picture is sought whose features at one layer are those of a photo: what is lost on "
         "the way to that layer stays open (Mahendran and Vedaldi 2015, section 2). It is style transfer without a "
         "style.",
         {
             "inverted_features.png": "The photo, and what its features bring back. {pictures}. Optimizer: "
-            "{optimizer}, {iterations} steps.",
+            "{optimizer}, {iterations} steps."
         },
     ),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -159,8 +171,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     names = [question.name for question in QUESTIONS]
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=f"these questions alone: {', '.join(names)}")
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
-    add("--answers", type=Path, metavar="FILE.md",
-        help="your answers, each under a heading '# QUESTION'; what stands before the first goes on the title page")
+    add(
+        "--answers",
+        type=Path,
+        metavar="FILE.md",
+        help="your answers, each under a heading '# QUESTION'; what stands before the first goes on the title page",
+    )
 
 
 def make_figures(session: Session) -> None:
@@ -372,9 +388,9 @@ def set_markdown(report: "Report", text: str) -> None:
         heading = re.match(r"#{3,} +", paragraph)
         item = re.match(r"\s*([-*+]|\d+[.)]) +", paragraph)
         if heading:
-            report.text(paragraph[heading.end():], weight="bold")
+            report.text(paragraph[heading.end() :], weight="bold")
         elif item:
-            report.entry("•" if item[1] in "-*+" else item[1], paragraph[item.end():], indent=18, weight="normal")
+            report.entry("•" if item[1] in "-*+" else item[1], paragraph[item.end() :], indent=18, weight="normal")
         else:
             report.text(paragraph)
         report.skip(3 if item else 6)

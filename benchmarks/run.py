@@ -56,8 +56,9 @@ class Bench:
     def __init__(self, size: int):
         self.model = load_model(weights="bundled", device="cpu")
         # As torchvision gives it: parameters that require gradients, in the default memory layout.
-        self.plain = load_model(weights="bundled", device="cpu").requires_grad_(True).to(
-            memory_format=torch.contiguous_format)
+        self.plain = (
+            load_model(weights="bundled", device="cpu").requires_grad_(True).to(memory_format=torch.contiguous_format)
+        )
         photos = load_images([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
         chosen = np.arange(size) % len(photos)
         self.X = to_batch(photos[chosen])
@@ -110,8 +111,12 @@ def grad_cam(b: Bench) -> dict[str, Version]:
         maps = LayerGradCam(b.plain, b.plain.features[12]).attribute(b.plain_X, target=b.y, relu_attributions=True)
         return LayerAttribution.interpolate(maps, (224, 224), "bicubic")
 
-    versions = {FLOOR: b.pass_to_layer, OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model), "Captum": captum,
-                TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y)}
+    versions = {
+        FLOOR: b.pass_to_layer,
+        OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model),
+        "Captum": captum,
+        TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y),
+    }
     try:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -144,7 +149,8 @@ def guided_grad_cam(b: Bench) -> dict[str, Version]:
         FLOOR: b.pass_through,
         OURS: lambda: GradCam().guided_grad_cam(b.X, b.y, b.model),
         "Captum": lambda: GuidedGradCam(b.plain, b.plain.features[12]).attribute(
-            b.plain_X.clone().requires_grad_(), target=b.y, interpolate_mode="bicubic"),
+            b.plain_X.clone().requires_grad_(), target=b.y, interpolate_mode="bicubic"
+        ),
         TEXTBOOK: lambda: textbook.guided_grad_cam(b.plain, b.plain_X, b.y),
     }
 
@@ -172,7 +178,8 @@ def class_visualization(b: Bench) -> dict[str, Version]:
     return {
         FLOOR: _repeat(b.pass_through),
         OURS: lambda: ClassVisualization().create_class_visualization(
-            187, {187: ""}, b.model, torch.float32, num_iterations=STEPS, generate_plots=False, seed=0),
+            187, {187: ""}, b.model, torch.float32, num_iterations=STEPS, generate_plots=False, seed=0
+        ),
         TEXTBOOK: lambda: textbook.class_visualization(b.plain, 187, STEPS),
     }
 
@@ -196,9 +203,25 @@ def style(b: Bench) -> dict[str, Version]:
         adam.step()
 
     def ours(steps: int = STEPS):
-        style_transfer("benchmark", content_path, style_path, 192, 192, content_layer, content_weight, layers, weights,
-                       tv_weight, ContentLoss(), StyleLoss(), TotalVariationLoss(), b.model, torch.float32,
-                       testing=True, num_iterations=steps)
+        style_transfer(
+            "benchmark",
+            content_path,
+            style_path,
+            192,
+            192,
+            content_layer,
+            content_weight,
+            layers,
+            weights,
+            tv_weight,
+            ContentLoss(),
+            StyleLoss(),
+            TotalVariationLoss(),
+            b.model,
+            torch.float32,
+            testing=True,
+            num_iterations=steps,
+        )
 
     def plain(steps: int = STEPS):
         textbook.style_steps(b.plain, content, painting, *STYLE, steps)
@@ -259,8 +282,10 @@ def measure(versions: dict[str, Version], rounds: int) -> dict[str, tuple[float,
         pairs = zip(times[name], times[FLOOR], strict=True)
         return statistics.median(mine[kind] / floor[kind] for mine, floor in pairs)
 
-    return {name: (ratio(name, 0), ratio(name, 1), 1000 * statistics.median(t[0] for t in times[name]), peaks[name])
-            for name in versions}
+    return {
+        name: (ratio(name, 0), ratio(name, 1), 1000 * statistics.median(t[0] for t in times[name]), peaks[name])
+        for name in versions
+    }
 
 
 def keep_memory() -> None:
@@ -297,18 +322,27 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
             continue
         if make is not conductance:  # whose point is what gigabytes cost with the C library as it is
             keep_memory()
-        lines += [f"### {name}", "", "| threads | photos | version | wall / floor | CPU / floor | ms | extra MB |",
-                  "| --: | --: | --- | --: | --: | --: | --: |"]
+        lines += [
+            f"### {name}",
+            "",
+            "| threads | photos | version | wall / floor | CPU / floor | ms | extra MB |",
+            "| --: | --: | --- | --: | --: | --: | --: |",
+        ]
         for count in threads:
             torch.set_num_threads(count)
             for size, share in shares.items():
                 torch.manual_seed(0)
                 found = measure(make(Bench(size)), max(2, round(rounds * share)))
                 for version_name, (wall, cpu, milliseconds, peak) in found.items():
-                    lines.append(f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | {milliseconds:.0f} "
-                                 f"| {peak:.0f} |")
-                print(f"{name}, {count} threads, {size} photos: "
-                      + ", ".join(f"{k} {v[0]:.2f}" for k, v in found.items()), file=sys.stderr)
+                    lines.append(
+                        f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | {milliseconds:.0f} "
+                        f"| {peak:.0f} |"
+                    )
+                print(
+                    f"{name}, {count} threads, {size} photos: "
+                    + ", ".join(f"{k} {v[0]:.2f}" for k, v in found.items()),
+                    file=sys.stderr,
+                )
         lines.append("")
     return lines
 
@@ -345,11 +379,18 @@ def script_table(folder: Path, rounds: int) -> list[str]:
     spent = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            told = subprocess.run([python, "-c", MEASURE, *command], cwd=ROOT, env=environment, check=True,
-                                  stdout=subprocess.PIPE).stdout
+            told = subprocess.run(
+                [python, "-c", MEASURE, *command], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE
+            ).stdout
             spent[name].append([float(word) for word in told.split()[-2:]])
-    lines = ["### whole processes", "", f"Photos and paintings: {data}.", "",
-             "| command | s | / import | peak MB |", "| --- | --: | --: | --: |"]
+    lines = [
+        "### whole processes",
+        "",
+        f"Photos and paintings: {data}.",
+        "",
+        "| command | s | / import | peak MB |",
+        "| --- | --: | --: | --: |",
+    ]
     for name, measured in spent.items():
         seconds, peak = (statistics.median(values) for values in zip(*measured, strict=True))
         base = spent["import torch, torchvision"]
@@ -370,8 +411,12 @@ def machine() -> list[str]:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
-    return [f"{platform.system()}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}; "
-            + ", ".join(versions) + ".", ""]
+    return [
+        f"{platform.system()}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}; "
+        + ", ".join(versions)
+        + ".",
+        "",
+    ]
 
 
 def main() -> int:
@@ -384,8 +429,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    lines = ["# Results", "", "Made by `python benchmarks/run.py`: medians, the ratios round by round; its head says "
-             "what the floor is. Smaller is better.", "", *machine()]
+    lines = [
+        "# Results",
+        "",
+        "Made by `python benchmarks/run.py`: medians, the ratios round by round; its head says "
+        "what the floor is. Smaller is better.",
+        "",
+        *machine(),
+    ]
     lines += tables(options.threads, options.rounds, options.only)
     if not options.no_scripts:
         with tempfile.TemporaryDirectory() as folder:

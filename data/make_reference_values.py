@@ -95,10 +95,12 @@ def main() -> None:
     values = {
         "cl_out": CONTENT_WEIGHT * np.sum((of_content[CONTENT_LAYER] - of_black[CONTENT_LAYER]) ** 2),
         "gm_out": gram(of_style[GRAM_LAYER])[None],
-        "sl_out": sum(weight * np.sum((gram(of_content[layer]) - gram(of_style[layer])) ** 2)
-                      for layer, weight in zip(STYLE_LAYERS, STYLE_WEIGHTS, strict=True)),
+        "sl_out": sum(
+            weight * np.sum((gram(of_content[layer]) - gram(of_style[layer])) ** 2)
+            for layer, weight in zip(STYLE_LAYERS, STYLE_WEIGHTS, strict=True)
+        ),
         "tv_out": TV_WEIGHT * (np.sum(np.diff(content, axis=1) ** 2) + np.sum(np.diff(content, axis=2) ** 2)),
-    }  # fmt: skip
+    }
     with written_whole(FOLDER / "reference_values.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **{name: np.atleast_1d(value) for name, value in values.items()})
 

@@ -71,8 +71,12 @@ class Canvas:
 
     def line(self, points: np.ndarray, fill, width: float) -> None:
         """A line through points (n, 2) in [0, 1]²."""
-        self.draw.line([tuple(p) for p in np.asarray(points) * SIZE * FINE], fill=fill,
-                       width=max(1, round(width * SIZE * FINE)), joint="curve")
+        self.draw.line(
+            [tuple(p) for p in np.asarray(points) * SIZE * FINE],
+            fill=fill,
+            width=max(1, round(width * SIZE * FINE)),
+            joint="curve",
+        )
 
     def finished(self) -> Image.Image:
         """The picture, reduced to its size."""
@@ -88,10 +92,23 @@ def blend(stops: list[tuple[float, tuple[int, int, int]]], t: float) -> np.ndarr
 def swirling_night() -> Image.Image:
     """A night sky that turns around its stars, in short thick strokes, over dark hills."""
     canvas = Canvas(1, (18, 32, 84))
-    whirls = [(0.42, 0.36, 0.17, 1), (0.70, 0.46, 0.12, -1), (0.16, 0.16, 0.08, 1), (0.85, 0.15, 0.11, 1),
-              (0.60, 0.12, 0.06, -1), (0.13, 0.50, 0.07, -1), (0.93, 0.62, 0.05, 1), (0.31, 0.66, 0.05, 1)]  # fmt: skip
-    blues = [(0, (12, 24, 78)), (0.25, (28, 62, 140)), (0.5, (62, 116, 186)), (0.75, (132, 178, 206)),
-             (1, (222, 226, 190))]  # fmt: skip
+    whirls = [
+        (0.42, 0.36, 0.17, 1),
+        (0.70, 0.46, 0.12, -1),
+        (0.16, 0.16, 0.08, 1),
+        (0.85, 0.15, 0.11, 1),
+        (0.60, 0.12, 0.06, -1),
+        (0.13, 0.50, 0.07, -1),
+        (0.93, 0.62, 0.05, 1),
+        (0.31, 0.66, 0.05, 1),
+    ]
+    blues = [
+        (0, (12, 24, 78)),
+        (0.25, (28, 62, 140)),
+        (0.5, (62, 116, 186)),
+        (0.75, (132, 178, 206)),
+        (1, (222, 226, 190)),
+    ]
 
     def hills(x: float) -> float:
         return 0.78 + 0.06 * np.sin(7 * x + 1) + 0.03 * np.sin(17 * x)
@@ -123,8 +140,15 @@ def swirling_night() -> Image.Image:
         canvas.stroke(x, canvas.random.uniform(hills(x), 1), 0.045, 0.011, slope, land, 9)
     for _ in range(46):  # lit windows
         x = canvas.random.random()
-        canvas.stroke(x, canvas.random.uniform(hills(x) + 0.03, 0.97), 0.014, 0.010, slope,
-                      lambda *_: np.array([238, 190, 70]), 14)
+        canvas.stroke(
+            x,
+            canvas.random.uniform(hills(x) + 0.03, 0.97),
+            0.014,
+            0.010,
+            slope,
+            lambda *_: np.array([238, 190, 70]),
+            14,
+        )
     return canvas.finished()
 
 
@@ -132,8 +156,18 @@ def hard_edges() -> Image.Image:
     """A composition of overlapping discs, triangles, grids and lines with hard edges."""
     canvas = Canvas(2, (238, 226, 200))
     random = canvas.random
-    palette = [(206, 52, 42), (28, 62, 138), (240, 182, 40), (26, 28, 34), (58, 132, 108), (226, 116, 52),
-               (118, 64, 130), (246, 238, 218), (92, 156, 196), (196, 96, 120)]  # fmt: skip
+    palette = [
+        (206, 52, 42),
+        (28, 62, 138),
+        (240, 182, 40),
+        (26, 28, 34),
+        (58, 132, 108),
+        (226, 116, 52),
+        (118, 64, 130),
+        (246, 238, 218),
+        (92, 156, 196),
+        (196, 96, 120),
+    ]
     ink = (24, 24, 30)
 
     def pick() -> tuple[int, int, int]:
@@ -159,8 +193,12 @@ def hard_edges() -> Image.Image:
             for i in range(6):
                 for j in range(2):
                     corner = centre + size * 0.45 * (i * along + j * across)
-                    square = [corner, corner + 0.45 * size * along, corner + 0.45 * size * (along + across),
-                              corner + 0.45 * size * across]  # fmt: skip
+                    square = [
+                        corner,
+                        corner + 0.45 * size * along,
+                        corner + 0.45 * size * (along + across),
+                        corner + 0.45 * size * across,
+                    ]
                     canvas.polygon(np.array(square), ink if (i + j) % 2 else pick())
         elif kind == 3:  # sheaf of lines
             colour = pick()
@@ -182,8 +220,15 @@ def hard_edges() -> Image.Image:
 def wavy_dusk() -> Image.Image:
     """A burning dusk in long wavy bands over dark water, and a pier."""
     canvas = Canvas(3, (150, 70, 40))
-    fire = [(0, (168, 44, 26)), (0.2, (226, 92, 36)), (0.38, (242, 168, 58)), (0.5, (232, 122, 44)),
-            (0.66, (248, 206, 104)), (0.82, (214, 88, 50)), (1, (240, 190, 96))]  # fmt: skip
+    fire = [
+        (0, (168, 44, 26)),
+        (0.2, (226, 92, 36)),
+        (0.38, (242, 168, 58)),
+        (0.5, (232, 122, 44)),
+        (0.66, (248, 206, 104)),
+        (0.82, (214, 88, 50)),
+        (1, (240, 190, 96)),
+    ]
     water = [(0, (52, 78, 106)), (0.3, (26, 42, 72)), (0.55, (92, 116, 120)), (0.75, (34, 52, 60)), (1, (20, 26, 44))]
 
     def sway(x: float, y: float) -> float:

@@ -77,11 +77,21 @@ def batch(photos):
 def tiny_model() -> nn.Module:
     """A tiny seeded convolutional network in float64: 3 channels of any size in, 5 scores out."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.5),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    ).double().eval()  # fmt: skip
+    return (
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 8, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
+        .double()
+        .eval()
+    )
 
 
 def network_state(model: nn.Module) -> tuple:
@@ -99,8 +109,10 @@ def network_state(model: nn.Module) -> tuple:
 def same_state(before: tuple, after: tuple) -> bool:
     """Whether two results of `network_state` are equal, tensors bit by bit."""
     return before[:3] == after[:3] and all(
-        all(x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-            for x, y in zip(a, b, strict=True))
+        all(
+            x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+            for x, y in zip(a, b, strict=True)
+        )
         for i in (3, 4)
         for a, b in zip(before[i], after[i], strict=True)
     )
@@ -110,8 +122,12 @@ def run_script(name: str, *arguments: str, cwd: Path | None = None, timeout: flo
     """Run a root script as a user does; returns the completed process with text output."""
     return subprocess.run(
         [sys.executable, str(ROOT / name), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment},
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
 
 
 def assert_one_line_error(result: subprocess.CompletedProcess, *words: str, status: int = 2) -> None:

@@ -24,10 +24,16 @@ def inputs():
 # --- compute_attributions ---
 
 
-@pytest.mark.parametrize("algorithm, how", [
-    (Saliency, {}), (IntegratedGradients, {"n_steps": 9}), (IntegratedGradients, {"n_steps": 9, "baselines": 0.5}),
-    (Occlusion, {"sliding_window_shapes": (3, 4, 4), "strides": (3, 2, 2)}), (Saliency, {"abs": False}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "algorithm, how",
+    [
+        (Saliency, {}),
+        (IntegratedGradients, {"n_steps": 9}),
+        (IntegratedGradients, {"n_steps": 9, "baselines": 0.5}),
+        (Occlusion, {"sliding_window_shapes": (3, 4, 4), "strides": (3, 2, 2)}),
+        (Saliency, {"abs": False}),
+    ],
+)
 @pytest.mark.parametrize("labels", ["tensor", "list", "one"])
 def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, how, labels):
     X, y = inputs
@@ -45,7 +51,8 @@ def test_what_belongs_to_each_image_is_cut_along(tiny_model, inputs):
     baselines = X.flip(0)
     expected = IntegratedGradients(tiny_model).attribute(X, target=y, baselines=baselines, n_steps=9)
     assert torch.allclose(
-        compute_attributions(IntegratedGradients(tiny_model), X, target=y, baselines=baselines, n_steps=9), expected)
+        compute_attributions(IntegratedGradients(tiny_model), X, target=y, baselines=baselines, n_steps=9), expected
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 9])
@@ -116,8 +123,19 @@ def test_the_figure_holds_photos_and_maps_pixel_by_pixel(tmp_path, photos, bundl
     coarse = torch.randn(5, 1, 13, 13, generator=generator, requires_grad=True)
     path = tmp_path / "new" / "figure.png"
     names = {int(label): f"class {label}, synonym" for label in y[:4]}
-    visualize_attr_maps(path, X, y, names, [colour, coarse], ["three channels", "one"], cmap="gray", alpha=0.6,
-                        model=bundled_model, seed=7, heading="A heading")  # fmt: skip
+    visualize_attr_maps(
+        path,
+        X,
+        y,
+        names,
+        [colour, coarse],
+        ["three channels", "one"],
+        cmap="gray",
+        alpha=0.6,
+        model=bundled_model,
+        seed=7,
+        heading="A heading",
+    )
     with Image.open(path) as figure:
         assert figure.text["Seed"] == "7" and figure.text["Weights"] == bundled_model.weights_name
         pixels = np.asarray(figure.convert("RGB")).astype(int)
@@ -148,7 +166,8 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
     X = np.full((2, 160, 240, 3), 77, np.uint8)
     maps = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
     visualize_attr_maps(
-        tmp_path / "f.png", X, [1, 2], {}, [maps], [""], attr_preprocess=lambda a: a.numpy()[0], cmap="jet")
+        tmp_path / "f.png", X, [1, 2], {}, [maps], [""], attr_preprocess=lambda a: a.numpy()[0], cmap="jet"
+    )
     with Image.open(tmp_path / "f.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
     assert pixels.shape == (TITLE_BAND + 2 * (160 + GAP) + GAP, LABEL_BAND + 2 * (240 + GAP), 3)
@@ -156,14 +175,18 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
     assert len(np.unique(tile.reshape(-1, 3), axis=0)) <= 24 and (tile[:40, :40] == tile[0, 0]).all()
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"titles": ["a", "b"]}, "titles must name each of the 1 attributions, got 2"),
-    ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
-    ({"attributions": [torch.zeros(3, 1, 8, 8)]}, "must hold one entry for each of the 2 photos"),
-    ({"attributions": [torch.full((2, 1, 8, 8), torch.nan)]}, "attributions have values that are not finite"),
-    ({"attributions": [torch.full((2, 3, 8, 8), torch.inf)]}, "attributions have values that are not finite"),
-    ({"cmap": "no such map"}, "no such map"), ({"X": np.zeros((0, 8, 8, 3), np.uint8), "y": []}, "at least one photo"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"titles": ["a", "b"]}, "titles must name each of the 1 attributions, got 2"),
+        ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
+        ({"attributions": [torch.zeros(3, 1, 8, 8)]}, "must hold one entry for each of the 2 photos"),
+        ({"attributions": [torch.full((2, 1, 8, 8), torch.nan)]}, "attributions have values that are not finite"),
+        ({"attributions": [torch.full((2, 3, 8, 8), torch.inf)]}, "attributions have values that are not finite"),
+        ({"cmap": "no such map"}, "no such map"),
+        ({"X": np.zeros((0, 8, 8, 3), np.uint8), "y": []}, "at least one photo"),
+    ],
+)
 def test_arguments_are_checked(tmp_path, change, words):
     arguments = {"X": np.zeros((2, 8, 8, 3), np.uint8), "y": [1, 2], "attributions": [torch.zeros(2, 1, 8, 8)]}
     arguments |= change
@@ -177,8 +200,9 @@ def test_arguments_are_checked(tmp_path, change, words):
 def test_a_figure_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        visualize_attr_maps(tmp_path / "file" / "f.png", np.zeros((1, 8, 8, 3), np.uint8), [1], {},
-                            [torch.zeros(1, 1, 8, 8)], ["a"])  # fmt: skip
+        visualize_attr_maps(
+            tmp_path / "file" / "f.png", np.zeros((1, 8, 8, 3), np.uint8), [1], {}, [torch.zeros(1, 1, 8, 8)], ["a"]
+        )
 
 
 def test_nothing_heavy_is_imported_before_the_options_are_read(tmp_path):

@@ -82,12 +82,21 @@ class TestAgainstNumpy:
                 image = blurred(image, 0.5)
         return image
 
-    @pytest.mark.parametrize(("ours", "theirs"), [
-        ({"num_iterations": 1}, {"iterations": 1}),
-        ({"num_iterations": 1, "l2_reg": 0, "max_jitter": 0}, {"iterations": 1, "l2_reg": 0, "max_jitter": 0}),
-        ({"num_iterations": 1, "l2_reg": 10}, {"iterations": 1, "l2_reg": 10}),  # the L2 term is most of the gradient
-        ({"num_iterations": 5, "blur_every": 3, "learning_rate": 200}, {"iterations": 5, "blur_every": 3, "rate": 200}),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ({"num_iterations": 1}, {"iterations": 1}),
+            ({"num_iterations": 1, "l2_reg": 0, "max_jitter": 0}, {"iterations": 1, "l2_reg": 0, "max_jitter": 0}),
+            (
+                {"num_iterations": 1, "l2_reg": 10},
+                {"iterations": 1, "l2_reg": 10},
+            ),  # the L2 term is most of the gradient
+            (
+                {"num_iterations": 5, "blur_every": 3, "learning_rate": 200},
+                {"iterations": 5, "blur_every": 3, "rate": 200},
+            ),
+        ],
+    )
     def test_equal(self, linear, ours, theirs):
         weight = linear[1].weight[1].detach().numpy().reshape(1, 3, 224, 224)
         image, _ = visualize([1], linear, torch.float64, seed=3, **ours)
@@ -110,11 +119,14 @@ class TestEachIteration:
             expected = tiny_model(before.image)[[0, 1], [1, 4]]
             torch.testing.assert_close(after.score, expected.detach())
 
-    @pytest.mark.parametrize(("options", "expected"), [
-        ({"num_iterations": 10, "show_every": 4}, [1, 4, 8, 10]),
-        ({"num_iterations": 4, "show_every": 4}, [1, 4]),
-        ({"num_iterations": 10, "show_every": 4, "generate_plots": False}, []),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"num_iterations": 10, "show_every": 4}, [1, 4, 8, 10]),
+            ({"num_iterations": 4, "show_every": 4}, [1, 4]),
+            ({"num_iterations": 10, "show_every": 4, "generate_plots": False}, []),
+        ],
+    )
     def test_snapshots(self, tiny_model, options, expected):
         _, reports = visualize([1], tiny_model, **options)
         assert [report.iteration for report in reports if report.snapshot] == expected
@@ -175,15 +187,24 @@ class TestCourseInterface:
         monkeypatch.chdir(tmp_path)
         options = {"seed": 1, "num_iterations": 2}
         picture = ClassVisualization().create_class_visualization(
-            3, {3: "cat"}, tiny_model, torch.DoubleTensor, generate_plots=True, show_every=1, **options)
+            3, {3: "cat"}, tiny_model, torch.DoubleTensor, generate_plots=True, show_every=1, **options
+        )
         image, _ = visualize([3], tiny_model, torch.float64, **options)
         assert (picture.mode, picture.size) == ("RGB", (224, 224))
         assert np.array_equal(np.asarray(picture), np.asarray(deprocess(image, should_rescale=False)))
         assert not list(tmp_path.iterdir())  # drawing is the business of whoever calls
 
-    @pytest.mark.parametrize("dtype", [
-        torch.float32, torch.float64, torch.FloatTensor, torch.DoubleTensor, "torch.DoubleTensor", torch.device("cpu"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "dtype",
+        [
+            torch.float32,
+            torch.float64,
+            torch.FloatTensor,
+            torch.DoubleTensor,
+            "torch.DoubleTensor",
+            torch.device("cpu"),
+        ],
+    )
     def test_dtypes(self, tiny_model, dtype):
         before = network_state(tiny_model)
         image, _ = visualize([3], tiny_model.train(), dtype, seed=1, num_iterations=2)
@@ -224,22 +245,25 @@ class TestBadArguments:
         with pytest.raises(TypeError, match="num_iteration'"):
             ClassVisualization().create_class_visualization(3, {}, tiny_model, torch.float32, num_iteration=3)
 
-    @pytest.mark.parametrize(("changed", "words"), [
-        ({"target_y": 5}, "target_y must lie in 0…4, got 5"),
-        ({"target_y": -1}, "target_y must be at least 0, got -1"),
-        ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
-        ({"model": "net"}, "model must be a torch.nn.Module, got str"),
-        ({"dtype": torch.int64}, "dtype must be a floating-point type or a device, got torch.int64"),
-        ({"dtype": 7}, "dtype 7 cannot be used here"),
-        ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
-        ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
-        ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
-        ({"blur_every": 0}, "blur_every must be at least 1, got 0"),
-        ({"show_every": 0}, "show_every must be at least 1, got 0"),
-        ({"max_jitter": 1.5}, "max_jitter must be an integer, got 1.5"),
-        ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            ({"target_y": 5}, "target_y must lie in 0…4, got 5"),
+            ({"target_y": -1}, "target_y must be at least 0, got -1"),
+            ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
+            ({"model": "net"}, "model must be a torch.nn.Module, got str"),
+            ({"dtype": torch.int64}, "dtype must be a floating-point type or a device, got torch.int64"),
+            ({"dtype": 7}, "dtype 7 cannot be used here"),
+            ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
+            ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
+            ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
+            ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
+            ({"blur_every": 0}, "blur_every must be at least 1, got 0"),
+            ({"show_every": 0}, "show_every must be at least 1, got 0"),
+            ({"max_jitter": 1.5}, "max_jitter must be an integer, got 1.5"),
+            ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
+        ],
+    )
     def test_are_named(self, tiny_model, changed, words):
         arguments = {"target_y": 3, "class_names": {}, "model": tiny_model, "dtype": torch.float32} | changed
         with pytest.raises(ValueError, match=words):
@@ -279,13 +303,17 @@ class TestScript:
             targets = ("187", "tarantula", "oboe", "76")  # the last is the tarantula again
             result = run_script("class_visualization.py", *options, "--target", *targets, "--out", folder, cwd=tmp_path)
             assert (result.returncode, result.stdout) == (0, ""), result.stderr
-        files = {f"class_visualization{name}{page}.png"
-                 for name in ("", "_iter_1", "_iter_3", "_iter_5") for page in ("", "_2")}
+        files = {
+            f"class_visualization{name}{page}.png"
+            for name in ("", "_iter_1", "_iter_3", "_iter_5")
+            for page in ("", "_2")
+        }
         assert {path.name for path in (tmp_path / "one").iterdir()} == files
         for name in files:
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
         alone = ClassVisualization().create_class_visualization(
-            683, None, bundled_model, torch.float32, seed=7, num_iterations=5)
+            683, None, bundled_model, torch.float32, seed=7, num_iterations=5
+        )
         shown = tile(tmp_path / "one" / "class_visualization_iter_5_2.png", 0, 1)
         assert np.array_equal(shown, np.asarray(alone))
 
@@ -296,11 +324,14 @@ class TestScript:
         titles = [word for word in words if word.startswith("iteration ")]
         assert len(titles) == 8 and titles[0].startswith("iteration 1:") and titles[-1].startswith("iteration 100:")
 
-    @pytest.mark.parametrize(("options", "words"), [
-        (["--target", "187", "1000"], "class 1000 is out of range"),
-        (["--target", "terrier"], "class 'terrier' is ambiguous"),
-        (["--l2-reg", "9e18", "--learning-rate", "9e18"], "the gradient is not finite"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--target", "187", "1000"], "class 1000 is out of range"),
+            (["--target", "terrier"], "class 'terrier' is ambiguous"),
+            (["--l2-reg", "9e18", "--learning-rate", "9e18"], "the gradient is not finite"),
+        ],
+    )
     def test_bad_options(self, options, words, tmp_path, capsys):
         options = [*options, "--weights", "bundled", "--quiet", "--show-every", "99", "--out", str(tmp_path)]
         assert class_visualization.main(options) == 2

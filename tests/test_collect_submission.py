@@ -15,10 +15,18 @@ from conftest import ROOT, assert_one_line_error
 import collect_submission as collector
 
 CLUTTER = (
-    "data/imagenet_val_25.npz", "visualization/saliency_map.png", ".venv/lib/module.py", "tests/test_something.py",
-    "visualizers/__pycache__/gradcam.cpython-311.pyc", "visualizers/deeper/module.py", ".hidden.py",
-    "notebooks/.ipynb_checkpoints/Own-checkpoint.ipynb", "notebooks/helper.py", "style_modules/notes.txt", "README.md",
-)  # fmt: skip
+    "data/imagenet_val_25.npz",
+    "visualization/saliency_map.png",
+    ".venv/lib/module.py",
+    "tests/test_something.py",
+    "visualizers/__pycache__/gradcam.cpython-311.pyc",
+    "visualizers/deeper/module.py",
+    ".hidden.py",
+    "notebooks/.ipynb_checkpoints/Own-checkpoint.ipynb",
+    "notebooks/helper.py",
+    "style_modules/notes.txt",
+    "README.md",
+)
 DOCUMENTS = ["notebooks/Own.ipynb", "report.pdf"]
 
 
@@ -42,8 +50,12 @@ def collect(project: Path, *arguments: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "project/collect_submission.sh", *arguments],
-        cwd=project.parent, capture_output=True, text=True, timeout=300, env={**os.environ, "PATH": path},
-    )  # fmt: skip
+        cwd=project.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PATH": path},
+    )
 
 
 def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, tmp_path):
@@ -60,8 +72,14 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
     assert not [path for path in project.iterdir() if path.suffix == ".part"]
 
     def question(*command: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *command, "--quiet"], cwd=tmp_path / "empty", capture_output=True,
-                              text=True, timeout=300, env={**os.environ, "CS7643_DATA": ""})  # fmt: skip
+        return subprocess.run(
+            [sys.executable, *command, "--quiet"],
+            cwd=tmp_path / "empty",
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "CS7643_DATA": ""},
+        )
 
     script = question("saliency_map.py", "--num", "1")
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
@@ -116,8 +134,13 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
     # Broken as well, but first in line is what it stands on: each cause is told once.
     write(project / "visualizers/gradcam.py", "from style_modules import TotalVariationLoss\n")
     result = collect(project)
-    assert_one_line_error(result, "style_modules/tv_loss.py line 2: NameError", "no_such_module",
-                          "gradcam.py line 1: ModuleNotFoundError", "fooling_image.py line 1: SystemExit")
+    assert_one_line_error(
+        result,
+        "style_modules/tv_loss.py line 2: NameError",
+        "no_such_module",
+        "gradcam.py line 1: ModuleNotFoundError",
+        "fooling_image.py line 1: SystemExit",
+    )
     assert result.stderr.count("tv_loss.py") == 1 and "visualizers/gradcam.py" not in result.stderr
     assert (project / collector.ARCHIVE).read_text() == "the last one"
     assert not [path for path in project.iterdir() if path.suffix == ".part"]

@@ -220,12 +220,15 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
         load_images([tmp_path])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: load_imagenet_val(0), "num must be a whole number from 1, or None for all, got 0"),
-    (lambda: load_imagenet_val(2.5), "num must be a whole number from 1, or None for all, got 2.5"),
-    (lambda: load_images("photo.jpg"), "paths must be a list of paths, got the single one 'photo.jpg'"),
-    (lambda: load_images([], size=0), "size must be at least 1, got 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: load_imagenet_val(0), "num must be a whole number from 1, or None for all, got 0"),
+        (lambda: load_imagenet_val(2.5), "num must be a whole number from 1, or None for all, got 2.5"),
+        (lambda: load_images("photo.jpg"), "paths must be a list of paths, got the single one 'photo.jpg'"),
+        (lambda: load_images([], size=0), "size must be at least 1, got 0"),
+    ],
+)
 def test_arguments_are_checked(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -236,22 +239,46 @@ def test_arguments_are_checked(call, words):
 NAMES = imagenet_classes()
 
 
-@pytest.mark.parametrize("text, label", [
-    ("285", 285), (" 0 ", 0), ("999", 999), ("Egyptian cat", 285), ("egyptian", 285), ("  TIGER   CAT ", 282),
-    ("tench", 0), ("quail", 85), ("great white", 2), ("tiger", 292), ("Cardigan", 264), ("cardigan", 474),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, label",
+    [
+        ("285", 285),
+        (" 0 ", 0),
+        ("999", 999),
+        ("Egyptian cat", 285),
+        ("egyptian", 285),
+        ("  TIGER   CAT ", 282),
+        ("tench", 0),
+        ("quail", 85),
+        ("great white", 2),
+        ("tiger", 292),
+        ("Cardigan", 264),
+        ("cardigan", 474),
+    ],
+)
 def test_labels(text, label):
     assert parse_label(text, NAMES) == label
 
 
-@pytest.mark.parametrize("text, words", [
-    ("cat", "class 'cat' is ambiguous: 143 oystercatcher, 282 tiger cat, 283 Persian cat, .*; give the id"),
-    ("dog", r"class 'dog' is ambiguous: .* and \d+ more; give the id"), ("setter", "212 English setter, 213 Irish"),
-    ("1000", "class 1000 is out of range; ids go from 0 to 999"), ("-1", "class -1 is out of range"),
-    ("9" * 5000, "unknown class"), ("", "empty class name"), ("  \t", "empty class name"),
-    ("unicorn", "unknown class 'unicorn'"), ("3.5", "unknown class"), ("²", "unknown class"), ("+5", "unknown class"),
-    ("a\nb", "unknown class"), ("--", "unknown class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("cat", "class 'cat' is ambiguous: 143 oystercatcher, 282 tiger cat, 283 Persian cat, .*; give the id"),
+        ("dog", r"class 'dog' is ambiguous: .* and \d+ more; give the id"),
+        ("setter", "212 English setter, 213 Irish"),
+        ("1000", "class 1000 is out of range; ids go from 0 to 999"),
+        ("-1", "class -1 is out of range"),
+        ("9" * 5000, "unknown class"),
+        ("", "empty class name"),
+        ("  \t", "empty class name"),
+        ("unicorn", "unknown class 'unicorn'"),
+        ("3.5", "unknown class"),
+        ("²", "unknown class"),
+        ("+5", "unknown class"),
+        ("a\nb", "unknown class"),
+        ("--", "unknown class"),
+    ],
+)
 def test_labels_that_are_none(text, words):
     with pytest.raises(InputError, match=words) as caught:
         parse_label(text, NAMES)
@@ -331,11 +358,15 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
         encrypted[encrypted.index(mark) + offset] |= 1
     (tmp_path / "encrypted.zip").write_bytes(encrypted)
     for name, words in (
-        ("empty", "holds none of the course's files"), ("text.zip", "cannot read .* not a zip file"),
-        ("cut.zip", "cannot read"), ("stored.zip", "cannot read .*CRC"), ("deflated.zip", "cannot read"),
-        ("other.zip", "holds none of the course's files; .*not taken"), ("encrypted.zip", "cannot read .*encrypted"),
+        ("empty", "holds none of the course's files"),
+        ("text.zip", "cannot read .* not a zip file"),
+        ("cut.zip", "cannot read"),
+        ("stored.zip", "cannot read .*CRC"),
+        ("deflated.zip", "cannot read"),
+        ("other.zip", "holds none of the course's files; .*not taken"),
+        ("encrypted.zip", "cannot read .*encrypted"),
         ("absent.zip", "no such zip file or folder"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=rf"^[^\n]*{name}[^\n]*$") as caught:
             take_course_files(tmp_path / name)
         caught.match(words)
@@ -351,8 +382,9 @@ def test_a_project_that_cannot_be_written_is_one_line(project, starter):
 
 
 def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "no_proxy": "", **environment})
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, "no_proxy": "", **environment}
+    )
 
 
 def script(copy: Path) -> list:

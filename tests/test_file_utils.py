@@ -171,12 +171,21 @@ def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("earlier", [None, b"an earlier file"])
-@pytest.mark.parametrize("answer, words", [
-    (hangs, "hardly any data|timed out"), (hangs_after_headers, "hardly any data|timed out"),
-    (drips, "hardly any data"), (breaks, "51200 bytes are missing"), (babbles, "cannot download"),
-    (closes, "cannot download"), (missing, "Not Found"), (circles, "redirect"),
-    (whole(CONTENT[1:]), "another file than expected"), (whole(b""), "another file than expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (hangs, "hardly any data|timed out"),
+        (hangs_after_headers, "hardly any data|timed out"),
+        (drips, "hardly any data"),
+        (breaks, "51200 bytes are missing"),
+        (babbles, "cannot download"),
+        (closes, "cannot download"),
+        (missing, "Not Found"),
+        (circles, "redirect"),
+        (whole(CONTENT[1:]), "another file than expected"),
+        (whole(b""), "another file than expected"),
+    ],
+)
 def test_a_download_that_fails_leaves_the_folder_as_it_was(impatient, tmp_path, answer, words, earlier):
     target = tmp_path / "file"
     if earlier:
@@ -223,8 +232,10 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
 def test_a_folder_without_the_right_to_write_is_named():
     with without_privileges() as folder:
         (folder / "locked").mkdir(mode=0o555)
-        with pytest.raises(InputError, match=r"^cannot write '.*locked/file': Permission denied$"), \
-                written_whole(folder / "locked" / "file") as temporary:
+        with (
+            pytest.raises(InputError, match=r"^cannot write '.*locked/file': Permission denied$"),
+            written_whole(folder / "locked" / "file") as temporary,
+        ):
             temporary.write_text("text")
         (folder / "secret").touch(mode=0)
         with pytest.raises(InputError, match=r"^cannot read '.*secret': Permission denied$"):

@@ -213,22 +213,25 @@ class TestTensors:
 
 
 class TestBadArguments:
-    @pytest.mark.parametrize(("changed", "words"), [
-        ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
-        ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
-        ({"X": torch.full((1, 3, 8, 8), math.nan)}, "X has values that are not finite"),
-        ({"X": np.zeros((1, 3, 8, 8))}, "X must be a float tensor.*ndarray"),
-        ({"target_y": 5}, r"target_y must lie in 0…4, got 5"),
-        ({"target_y": -1}, "target_y must be at least 0, got -1"),
-        ({"target_y": 2.5}, "target_y must be an integer, got 2.5"),
-        ({"target_y": "3"}, "target_y must be an integer, got '3'"),
-        ({"model": "net"}, "model must be"),
-        ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
-        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
-        ({"max_iter": -1}, "max_iter must be at least 0, got -1"),
-        ({"max_iter": 1.5}, "max_iter must be an integer, got 1.5"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("changed", "words"),
+        [
+            ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
+            ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
+            ({"X": torch.full((1, 3, 8, 8), math.nan)}, "X has values that are not finite"),
+            ({"X": np.zeros((1, 3, 8, 8))}, "X must be a float tensor.*ndarray"),
+            ({"target_y": 5}, r"target_y must lie in 0…4, got 5"),
+            ({"target_y": -1}, "target_y must be at least 0, got -1"),
+            ({"target_y": 2.5}, "target_y must be an integer, got 2.5"),
+            ({"target_y": "3"}, "target_y must be an integer, got '3'"),
+            ({"model": "net"}, "model must be"),
+            ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
+            ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
+            ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+            ({"max_iter": -1}, "max_iter must be at least 0, got -1"),
+            ({"max_iter": 1.5}, "max_iter must be an integer, got 1.5"),
+        ],
+    )
     def test_are_named(self, tiny_model, changed, words):
         arguments = {"X": torch.zeros(1, 3, 8, 8), "target_y": 3, "model": tiny_model} | changed
         with pytest.raises(ValueError, match=words):
@@ -289,11 +292,14 @@ class TestScript:
         assert capsys.readouterr().out == "The model is not fooled!\n"
         assert "fooling_image_valid.png does not fool the network" in caplog.text
 
-    @pytest.mark.parametrize(("options", "words"), [
-        (["--index", "99"], "--index 99: only 0 to 4 are there"),
-        (["--target", "1000"], "class 1000 is out of range"),
-        (["--target", "no such class"], "unknown class 'no such class'"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--index", "99"], "--index 99: only 0 to 4 are there"),
+            (["--target", "1000"], "class 1000 is out of range"),
+            (["--target", "no such class"], "unknown class 'no such class'"),
+        ],
+    )
     def test_bad_options(self, options, words, tmp_path, capsys):
         assert fooling_image.main([*options, "--weights", "bundled", "--quiet", "--out", str(tmp_path)]) == 2
         output = capsys.readouterr()

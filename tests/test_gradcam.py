@@ -237,8 +237,9 @@ class TestAnyReLU:
         class Modules(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.body = nn.Sequential(model.features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                                          model.classifier)
+                self.body = nn.Sequential(
+                    model.features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.classifier
+                )
 
             def forward(self, x):
                 return self.body(x)
@@ -257,9 +258,16 @@ class TestAnyReLU:
 class TestLayers:
     @pytest.mark.parametrize(
         ("arch", "name"),
-        [("squeezenet1_0", "features.12"), ("resnet18", "layer4"), ("vgg11", "features"), ("googlenet", "inception5b"),
-         ("mobilenet_v3_small", "features"), ("densenet121", "features"), ("swin_t", "permute")],
-    )  # fmt: skip
+        [
+            ("squeezenet1_0", "features.12"),
+            ("resnet18", "layer4"),
+            ("vgg11", "features"),
+            ("googlenet", "inception5b"),
+            ("mobilenet_v3_small", "features"),
+            ("densenet121", "features"),
+            ("swin_t", "permute"),
+        ],
+    )
     def test_default(self, arch, name, batch):
         model = load_model(arch, "none", "cpu")
         assert default_layer(model, batch[0][:1]) is dict(model.named_modules())[name]
@@ -335,8 +343,13 @@ class TestNetworkIsLeftAlone:
                 method(batch[0][:1], batch[1][:1], model)
         assert same_state(before, network_state(model))
         handle.remove()
-        assert off(GradCam().guided_backprop(batch[0][:1], batch[1][:1], model),
-                   captum_guided(model.eval(), batch[0][:1], batch[1][:1])) < 1e-5
+        assert (
+            off(
+                GradCam().guided_backprop(batch[0][:1], batch[1][:1], model),
+                captum_guided(model.eval(), batch[0][:1], batch[1][:1]),
+            )
+            < 1e-5
+        )
 
     def test_threads_share_a_network(self, bundled_model, batch):
         X, y = batch[0][:2], batch[1][:2]
@@ -366,11 +379,18 @@ class TestInputs:
     @pytest.mark.parametrize("size", [(224, 320), (96, 64)])
     def test_not_square(self, bundled_model, batch, size):
         X = F.interpolate(batch[0][:2], size)
-        for maps in (GradCam().grad_cam(X, batch[1][:2], bundled_model),
-                     GradCam().guided_grad_cam(X, batch[1][:2], bundled_model)[..., 0]):
+        for maps in (
+            GradCam().grad_cam(X, batch[1][:2], bundled_model),
+            GradCam().guided_grad_cam(X, batch[1][:2], bundled_model)[..., 0],
+        ):
             assert maps.shape == (2, *size) and maps.dtype == np.float32
-        assert off(GradCam().grad_cam(X, batch[1][:2], bundled_model),
-                   captum_cam(bundled_model, bundled_model.features[12], X, batch[1][:2])) < 1e-5
+        assert (
+            off(
+                GradCam().grad_cam(X, batch[1][:2], bundled_model),
+                captum_cam(bundled_model, bundled_model.features[12], X, batch[1][:2]),
+            )
+            < 1e-5
+        )
 
     @pytest.mark.parametrize("count", [0, 1, 33])
     def test_any_number(self, tiny_model, count):
@@ -433,10 +453,16 @@ def test_the_peak_follows_the_label(bundled_model, photos):
 
 
 FIGURES = {
-    "guided_backprop.png", "gradcam.png", "guided_gradcam.png", "guided_backprop_captum.png", "figure1.png",
-    "guided_gradcam_captum.png", "layer_activation_captum.png", "layer_gradcam_captum.png",
+    "guided_backprop.png",
+    "gradcam.png",
+    "guided_gradcam.png",
+    "guided_backprop_captum.png",
+    "figure1.png",
+    "guided_gradcam_captum.png",
+    "layer_activation_captum.png",
+    "layer_gradcam_captum.png",
     "layer_conductance_captum.png",
-}  # fmt: skip
+}
 
 
 class TestScript:
@@ -465,9 +491,12 @@ class TestScript:
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [(["--layer", "features.99"], ["--layer", "features.99"]), (["--captum-layer", "no"], ["--captum-layer", "no"]),
-         (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
-         (["--arch", "efficientnet_b0", "--weights", "none", "--quiet"], ["efficientnet_b0", "no ReLU"])],
-    )  # fmt: skip
+        [
+            (["--layer", "features.99"], ["--layer", "features.99"]),
+            (["--captum-layer", "no"], ["--captum-layer", "no"]),
+            (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
+            (["--arch", "efficientnet_b0", "--weights", "none", "--quiet"], ["efficientnet_b0", "no ReLU"]),
+        ],
+    )
     def test_bad_layers(self, options, words):
         assert_one_line_error(run_script("gradcam.py", "--num", "1", *options), *words)

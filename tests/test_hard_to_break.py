@@ -31,6 +31,7 @@ def photo(tmp_path) -> Path:
 
 def quick(*arguments) -> int:
     """The script without Captum's attributions, in this process."""
+
     def make_figures(session):
         for page in session.pages("saliency maps"):
             saliency_map.draw_manual(session, page)
@@ -60,9 +61,11 @@ def untouched(folder: Path) -> bool:
 def prepare(folder: Path) -> None:
     """A folder of bad input."""
     for name, content in (
-        ("empty.jpg", b""), ("text.jpg", b"Dear Sir or Madam"), ("text.pth", b"text"),
+        ("empty.jpg", b""),
+        ("text.jpg", b"Dear Sir or Madam"),
+        ("text.pth", b"text"),
         ("bomb.pth", pickle.dumps(Bomb(folder / "executed"))),
-    ):  # fmt: skip
+    ):
         (folder / name).write_bytes(content)
     (folder / "cut.png").write_bytes(package_file("skimage", "data/coffee.png").read_bytes()[:20000])
     os.mkfifo(folder / "pipe")
@@ -72,33 +75,39 @@ def prepare(folder: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, folder / "other.pth")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--images", "absent.jpg"], ["'absent.jpg': no such file"]),
-    (["--images", "empty.jpg"], ["empty.jpg", "no image format"]),
-    (["--images", "text.jpg"], ["text.jpg", "no image format"]), (["--images", "cut.png"], ["cut.png", "truncated"]),
-    (["--images", "pipe"], ["'pipe' is not a file"]), (["--images", "nothing"], ["folder 'nothing' holds no image"]),
-    (["--images", "none"], ["folder 'none' holds no image"]), (["--images", ""], ["is empty"]),
-    (["--images", "chelsea.png", "absent.jpg"], ["absent.jpg"]),
-    (["--images", "chelsea.png", "--labels", "unicorn"], ["unknown class 'unicorn'"]),
-    (["--images", "chelsea.png", "--labels", "dog"], ["'dog' is ambiguous", "give the id"]),
-    (["--images", "chelsea.png", "--labels", "1000"], ["class 1000 is out of range; ids go from 0 to 999"]),
-    (["--images", "chelsea.png", "--labels", "-1"], ["class -1 is out of range"]),
-    (["--images", "chelsea.png", "--labels", ""], ["empty class name"]),
-    (["--images", "chelsea.png", "--labels", "1", "2"], ["2 labels for 1 photos; give one for each"]),
-    (["--images", "chelsea.png", "chelsea.png", "--labels", "1"], ["1 labels for 2 photos"]),
-    (["--arch", "squeezenet9"], ["unknown network 'squeezenet9'; did you mean"]),
-    (["--weights", "absent.pth"], ["weights 'absent.pth': no such file"]),
-    (["--weights", "nothing"], ["weights 'nothing': a folder, not a file"]),
-    (["--weights", "text.pth"], ["weights 'text.pth': not a readable state dict"]),
-    (["--weights", "bomb.pth"], ["weights 'bomb.pth': refused"]),
-    (["--weights", "other.pth"], ["'other.pth' do not fit squeezenet1_1", "Missing key(s)", "features.0.weight"]),
-    (["--arch", "resnet18", "--weights", "bundled"], ["SqueezeNet 1.1's, not resnet18's"]),
-    (["--device", "quantum"], ["unknown device 'quantum'"]),
-    (["--device", "cuda:77"], ["device cuda:77", "use cpu or auto"]),
-    (["--out", "text.jpg"], ["cannot write into the folder 'text.jpg'"]),
-    (["--out", "text.jpg/below"], ["cannot write into the folder"]),
-    (["--out", "/proc/x"], ["cannot write into the folder"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--images", "absent.jpg"], ["'absent.jpg': no such file"]),
+        (["--images", "empty.jpg"], ["empty.jpg", "no image format"]),
+        (["--images", "text.jpg"], ["text.jpg", "no image format"]),
+        (["--images", "cut.png"], ["cut.png", "truncated"]),
+        (["--images", "pipe"], ["'pipe' is not a file"]),
+        (["--images", "nothing"], ["folder 'nothing' holds no image"]),
+        (["--images", "none"], ["folder 'none' holds no image"]),
+        (["--images", ""], ["is empty"]),
+        (["--images", "chelsea.png", "absent.jpg"], ["absent.jpg"]),
+        (["--images", "chelsea.png", "--labels", "unicorn"], ["unknown class 'unicorn'"]),
+        (["--images", "chelsea.png", "--labels", "dog"], ["'dog' is ambiguous", "give the id"]),
+        (["--images", "chelsea.png", "--labels", "1000"], ["class 1000 is out of range; ids go from 0 to 999"]),
+        (["--images", "chelsea.png", "--labels", "-1"], ["class -1 is out of range"]),
+        (["--images", "chelsea.png", "--labels", ""], ["empty class name"]),
+        (["--images", "chelsea.png", "--labels", "1", "2"], ["2 labels for 1 photos; give one for each"]),
+        (["--images", "chelsea.png", "chelsea.png", "--labels", "1"], ["1 labels for 2 photos"]),
+        (["--arch", "squeezenet9"], ["unknown network 'squeezenet9'; did you mean"]),
+        (["--weights", "absent.pth"], ["weights 'absent.pth': no such file"]),
+        (["--weights", "nothing"], ["weights 'nothing': a folder, not a file"]),
+        (["--weights", "text.pth"], ["weights 'text.pth': not a readable state dict"]),
+        (["--weights", "bomb.pth"], ["weights 'bomb.pth': refused"]),
+        (["--weights", "other.pth"], ["'other.pth' do not fit squeezenet1_1", "Missing key(s)", "features.0.weight"]),
+        (["--arch", "resnet18", "--weights", "bundled"], ["SqueezeNet 1.1's, not resnet18's"]),
+        (["--device", "quantum"], ["unknown device 'quantum'"]),
+        (["--device", "cuda:77"], ["device cuda:77", "use cpu or auto"]),
+        (["--out", "text.jpg"], ["cannot write into the folder 'text.jpg'"]),
+        (["--out", "text.jpg/below"], ["cannot write into the folder"]),
+        (["--out", "/proc/x"], ["cannot write into the folder"]),
+    ],
+)
 def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -157,11 +166,18 @@ def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
     folder = tmp_path / "my photos"
     folder.mkdir()
     picture = Image.open(photo).convert("RGB")
-    for name, mode in (("grey.jpg", "L"), ("cmyk.jpg", "CMYK"), ("palette.gif", "P"), ("bits.png", "1"),
-                       ("alpha.png", "RGBA"), ("grey alpha.png", "LA"), ("deep.tif", "I;16")):  # fmt: skip
+    for name, mode in (
+        ("grey.jpg", "L"),
+        ("cmyk.jpg", "CMYK"),
+        ("palette.gif", "P"),
+        ("bits.png", "1"),
+        ("alpha.png", "RGBA"),
+        ("grey alpha.png", "LA"),
+        ("deep.tif", "I;16"),
+    ):
         (picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(folder / name)
     picture.save(folder / "progressive.jpg", progressive=True)
-    picture.save(folder / "quote'd \"ü\" 猫\nline.webp")
+    picture.save(folder / 'quote\'d "ü" 猫\nline.webp')
     Image.new("RGB", (1, 1), "red").save(folder / "dot.bmp")
     Image.new("RGB", (1, 5000), "red").save(folder / "thin.png")
     picture.save(folder / "wrong suffix.txt", format="PNG")
@@ -204,8 +220,13 @@ for num in (25, 25, 100):
     used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
 print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert result.returncode == 0 and not result.stderr, result.stderr
     kilobytes, captum, pyplot = result.stdout.split()
     assert int(kilobytes) < 100_000 and captum == pyplot == "False"
@@ -217,8 +238,15 @@ print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.mod
 def test_hostile_surroundings(tmp_path, photo):
     """One real run with everything against it: a proxy that hangs, no cache, no home, no UTF-8, no display, no input,
     another working directory, odd names, quiet standard streams. The bundled weights are fallen back on."""
-    names = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-             "MPLBACKEND": "TkAgg", "TORCH_HOME": str(tmp_path / "torch"), "OMP_NUM_THREADS": "2"}  # fmt: skip
+    names = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "MPLBACKEND": "TkAgg",
+        "TORCH_HOME": str(tmp_path / "torch"),
+        "OMP_NUM_THREADS": "2",
+    }
     folder = tmp_path / "Bär 猫 it's"
     folder.mkdir()
     shutil.copy(photo, folder / "ü\n.png")
@@ -226,10 +254,24 @@ def test_hostile_surroundings(tmp_path, photo):
     with serving(hangs) as url:
         host = url.removeprefix("http://")
         result = subprocess.run(
-            [sys.executable, ROOT / "saliency_map.py", "--images", folder, "--out", "out ü", "--steps", "1",
-             "--weights", "auto"], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [
+                sys.executable,
+                ROOT / "saliency_map.py",
+                "--images",
+                folder,
+                "--out",
+                "out ü",
+                "--steps",
+                "1",
+                "--weights",
+                "auto",
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             env={**names, "http_proxy": f"http://{host}", "https_proxy": f"http://{host}"},
-        )  # fmt: skip
+        )
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     notices = result.stderr.splitlines()
     assert len(notices) == 2 and not list((tmp_path / "torch").rglob("*.*"))
@@ -239,10 +281,16 @@ def test_hostile_surroundings(tmp_path, photo):
 
 
 def test_two_runs_at_once_into_one_folder(tmp_path, photo):
-    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import test_hard_to_break as t; " \
-              "sys.exit(t.quick('--images', 'chelsea.png', '--out', 'out'))"
-    runs = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE) for _ in range(2)]  # fmt: skip
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import test_hard_to_break as t; "
+        "sys.exit(t.quick('--images', 'chelsea.png', '--out', 'out'))"
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
     for run in runs:
         assert run.communicate() == ("", "") and run.returncode == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["saliency_map.png"]
@@ -250,17 +298,21 @@ def test_two_runs_at_once_into_one_folder(tmp_path, photo):
         figure.load()
 
 
-@pytest.mark.parametrize("number, status, said", [
-    (signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "number, status, said", [(signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
 def test_interrupted_in_the_midst_of_the_work(tmp_path, photo, number, status, said):
     for i in range(40):
         (tmp_path / f"{i}.png").symlink_to(photo)
     run = subprocess.Popen(
         [sys.executable, ROOT / "saliency_map.py", "--images", ".", "--chunk", "1", "--steps", "1", "--out", "out"],
-        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         # a shell may have had this process ignore the interruption
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while run.poll() is None and not (tmp_path / "out" / "saliency_map.png").exists():
         time.sleep(0.05)
     run.send_signal(number)

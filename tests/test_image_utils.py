@@ -57,16 +57,30 @@ def difference(a, b) -> float:
 # --- Opening ---
 
 
-@pytest.mark.parametrize("name, mode, options, tolerance", [
-    ("grey.jpg", "L", {"quality": 95}, 3), ("colour.jpg", "RGB", {"quality": 95}, 3),
-    ("cmyk.jpg", "CMYK", {"quality": 95}, 4),
-    ("progressive.jpg", "RGB", {"progressive": True, "quality": 95}, 3), ("colour.png", "RGB", {}, 0),
-    ("palette.png", "P", {}, 0), ("bits.png", "1", {}, 0), ("grey.png", "L", {}, 0), ("grey.gif", "L", {}, 0),
-    ("colour.bmp", "RGB", {}, 0), ("colour.tif", "RGB", {"compression": "tiff_lzw"}, 0), ("cmyk.tif", "CMYK", {}, 0),
-    ("jpeg.tif", "RGB", {"compression": "jpeg"}, 6), ("lossless.webp", "RGB", {"lossless": True}, 0),
-    ("lossy.webp", "RGB", {}, 6), ("colour.ppm", "RGB", {}, 0), ("colour.jp2", "RGB", {}, 0),
-    ("colour.tga", "RGB", {}, 0), ("colour.ico", "RGB", {"sizes": [(48, 32)]}, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, mode, options, tolerance",
+    [
+        ("grey.jpg", "L", {"quality": 95}, 3),
+        ("colour.jpg", "RGB", {"quality": 95}, 3),
+        ("cmyk.jpg", "CMYK", {"quality": 95}, 4),
+        ("progressive.jpg", "RGB", {"progressive": True, "quality": 95}, 3),
+        ("colour.png", "RGB", {}, 0),
+        ("palette.png", "P", {}, 0),
+        ("bits.png", "1", {}, 0),
+        ("grey.png", "L", {}, 0),
+        ("grey.gif", "L", {}, 0),
+        ("colour.bmp", "RGB", {}, 0),
+        ("colour.tif", "RGB", {"compression": "tiff_lzw"}, 0),
+        ("cmyk.tif", "CMYK", {}, 0),
+        ("jpeg.tif", "RGB", {"compression": "jpeg"}, 6),
+        ("lossless.webp", "RGB", {"lossless": True}, 0),
+        ("lossy.webp", "RGB", {}, 6),
+        ("colour.ppm", "RGB", {}, 0),
+        ("colour.jp2", "RGB", {}, 0),
+        ("colour.tga", "RGB", {}, 0),
+        ("colour.ico", "RGB", {"sizes": [(48, 32)]}, 0),
+    ],
+)
 def test_every_format_comes_as_rgb(tmp_path, name, mode, options, tolerance):
     picture = smooth().convert(mode)
     picture.save(tmp_path / name, **options)
@@ -78,11 +92,19 @@ def test_every_format_comes_as_rgb(tmp_path, name, mode, options, tolerance):
     assert np.array_equal(open_image(str(tmp_path / "photo.txt")), opened)
 
 
-@pytest.mark.parametrize("orientation, upright", [
-    (1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: a[::-1, ::-1]), (4, lambda a: a[::-1]),
-    (5, lambda a: a.swapaxes(0, 1)), (6, lambda a: np.rot90(a, -1)),
-    (7, lambda a: a[::-1, ::-1].swapaxes(0, 1)), (8, np.rot90),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "orientation, upright",
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].swapaxes(0, 1)),
+        (8, np.rot90),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_exif_orientation_is_applied(tmp_path, orientation, upright, suffix):
     exif = Image.Exif()
@@ -123,11 +145,16 @@ def test_sixteen_bit_pictures_keep_their_tones(tmp_path, suffix):
     assert np.asarray(open_image(tmp_path / f"dark.{suffix}")).max() <= 3
 
 
-@pytest.mark.parametrize("values, expected", [
-    (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]), (np.array([[0, 128, 255]], np.float32), [0, 128, 255]),
-    (np.array([[0, 40000, 65535]], np.int32), [0, 156, 255]), (np.array([[-5, 7, 200]], np.int32), [0, 7, 200]),
-    (np.zeros((1, 3), np.float32), [0, 0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 128, 255]], np.float32), [0, 128, 255]),
+        (np.array([[0, 40000, 65535]], np.int32), [0, 156, 255]),
+        (np.array([[-5, 7, 200]], np.int32), [0, 7, 200]),
+        (np.zeros((1, 3), np.float32), [0, 0, 0]),
+    ],
+)
 def test_deep_tiffs_are_scaled_by_their_range(tmp_path, values, expected):
     Image.fromarray(values).save(tmp_path / "deep.tif")
     assert np.asarray(open_image(tmp_path / "deep.tif"))[0, :, 0].tolist() == expected
@@ -156,6 +183,7 @@ def test_odd_sizes(tmp_path, width, height):
 
 def png_header(width: int, height: int) -> bytes:
     """The beginning of a PNG that claims a size, with hardly any content."""
+
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -163,14 +191,19 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("empty.jpg", b"", "no image format"), ("text.jpg", b"Dear Sir or Madam", "no image format"),
-    ("bomb.png", png_header(60000, 60000), "decompression bomb"),
-    ("warned.png", png_header(12000, 10000), "decompression bomb"),
-    ("page.html", b"<html><body>404</body></html>", "no image format"), ("zeros.png", bytes(5000), "no image format"),
-    ("program.png", Path(sys.executable).read_bytes()[:20000], "no image format"),
-    ("archive.npz", b"PK\x03\x04" + CONTENT, "no image format"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("empty.jpg", b"", "no image format"),
+        ("text.jpg", b"Dear Sir or Madam", "no image format"),
+        ("bomb.png", png_header(60000, 60000), "decompression bomb"),
+        ("warned.png", png_header(12000, 10000), "decompression bomb"),
+        ("page.html", b"<html><body>404</body></html>", "no image format"),
+        ("zeros.png", bytes(5000), "no image format"),
+        ("program.png", Path(sys.executable).read_bytes()[:20000], "no image format"),
+        ("archive.npz", b"PK\x03\x04" + CONTENT, "no image format"),
+    ],
+)
 def test_what_is_no_image_is_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"^'[^\n]*{name}' cannot be read as an image: [^\n]*{words}[^\n]*$"):
@@ -244,10 +277,19 @@ def test_mutated_images_give_an_image_or_the_one_error(tmp_path, capfd):
     picture, outcomes = smooth(size=(40, 30)), {"image": 0, "error": 0}
     path = tmp_path / "mutant"
     for kind, options in (
-        ("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True, "exif": Image.Exif()}), ("GIF", {}), ("BMP", {}),
-        ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}), ("WEBP", {}),
-        ("PPM", {}), ("TGA", {"rle": True}), ("JPEG2000", {}),
-    ):  # fmt: skip
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True, "exif": Image.Exif()}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("WEBP", {}),
+        ("PPM", {}),
+        ("TGA", {"rle": True}),
+        ("JPEG2000", {}),
+    ):
         buffer = io.BytesIO()
         picture.save(buffer, format=kind, **options)
         for _ in range(50):
@@ -397,22 +439,25 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
     assert blur_image(leaf, 0.5) is leaf and leaf.is_leaf and leaf.requires_grad
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img must be a PIL image, got ndarray"),
-    (lambda: preprocess(smooth(), size=0), "size must be at least 1, got 0"),
-    (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
-    (lambda: preprocess_image(np.zeros((3, 4))), r"img must have shape \(\.\.\., 3\), got \(3, 4\)"),
-    (lambda: deprocess(smooth()), "img must be a tensor, got Image"),
-    (lambda: deprocess(torch.zeros(2, 3, 4, 4)), r"img must have shape .* got \(2, 3, 4, 4\)"),
-    (lambda: deprocess(torch.full((3, 2, 2), torch.nan)), "not finite"),
-    (lambda: deprocess(torch.full((3, 2, 2), torch.inf)), "not finite"),
-    (lambda: to_batch(np.zeros((2, 4, 4, 3))), r"X must be uint8 of shape \(N, H, W, 3\), got float64"),
-    (lambda: to_batch(np.zeros((4, 4, 3), np.uint8)), r"got uint8 of shape \(4, 4, 3\)"),
-    (lambda: blur_image(torch.zeros(3, 4, 4)), r"X must be a float tensor \(N, C, H, W\)"),
-    (lambda: blur_image(torch.zeros(1, 3, 4, 4, dtype=torch.int64)), "got torch.int64"),
-    (lambda: blur_image(torch.zeros(1, 3, 4, 4), -1), "sigma must be a finite number from 0, got -1"),
-    (lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")), "sigma must be a finite number from 0, got nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img must be a PIL image, got ndarray"),
+        (lambda: preprocess(smooth(), size=0), "size must be at least 1, got 0"),
+        (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
+        (lambda: preprocess_image(np.zeros((3, 4))), r"img must have shape \(\.\.\., 3\), got \(3, 4\)"),
+        (lambda: deprocess(smooth()), "img must be a tensor, got Image"),
+        (lambda: deprocess(torch.zeros(2, 3, 4, 4)), r"img must have shape .* got \(2, 3, 4, 4\)"),
+        (lambda: deprocess(torch.full((3, 2, 2), torch.nan)), "not finite"),
+        (lambda: deprocess(torch.full((3, 2, 2), torch.inf)), "not finite"),
+        (lambda: to_batch(np.zeros((2, 4, 4, 3))), r"X must be uint8 of shape \(N, H, W, 3\), got float64"),
+        (lambda: to_batch(np.zeros((4, 4, 3), np.uint8)), r"got uint8 of shape \(4, 4, 3\)"),
+        (lambda: blur_image(torch.zeros(3, 4, 4)), r"X must be a float tensor \(N, C, H, W\)"),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4, dtype=torch.int64)), "got torch.int64"),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), -1), "sigma must be a finite number from 0, got -1"),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")), "sigma must be a finite number from 0, got nan"),
+    ],
+)
 def test_arguments_are_checked(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -80,8 +80,7 @@ def original_logits(X: np.ndarray) -> np.ndarray:
 
     def fire(x, number):
         x = layer(x, f"fire{number}/squeeze1x1")
-        return torch.cat(
-            [layer(x, f"fire{number}/expand1x1"), layer(x, f"fire{number}/expand3x3", padding=1)], dim=1)
+        return torch.cat([layer(x, f"fire{number}/expand1x1"), layer(x, f"fire{number}/expand3x3", padding=1)], dim=1)
 
     def pool(x):
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
@@ -181,9 +180,9 @@ def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
     assert real_model.arch == "squeezenet1_1" and real_model.weights_name
 
 
-@pytest.mark.parametrize("arch", [
-    "squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small", SMALL,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch", ["squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small", SMALL]
+)
 def test_any_classification_network_by_name(arch, batch):
     before = torch.get_rng_state()
     model = load_model(arch, weights="none", device="cpu")
@@ -200,11 +199,18 @@ def test_random_weights_are_the_same_every_time():
     assert same_parameters(first, load_model(SMALL, "none", "cpu").state_dict())
 
 
-@pytest.mark.parametrize("arch, words", [
-    ("squeezenet1_2", "unknown network 'squeezenet1_2'; did you mean squeezenet1_1"),
-    ("resnet19", "did you mean resnet"), ("", "give a torchvision"), ("fcn_resnet50", "unknown network"),
-    ("r3d_18", "unknown network"), (None, "unknown"), ("a\nb", "unknown network"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, words",
+    [
+        ("squeezenet1_2", "unknown network 'squeezenet1_2'; did you mean squeezenet1_1"),
+        ("resnet19", "did you mean resnet"),
+        ("", "give a torchvision"),
+        ("fcn_resnet50", "unknown network"),
+        ("r3d_18", "unknown network"),
+        (None, "unknown"),
+        ("a\nb", "unknown network"),
+    ],
+)
 def test_unknown_networks_are_named(arch, words):
     with pytest.raises(InputError, match=words) as caught:
         load_model(arch, "none")
@@ -220,10 +226,16 @@ def test_every_network_has_official_weights_with_a_checksum():
     assert str(model_utils._official_entry("vit_h_14")).endswith("LINEAR_V1")  # the other takes 518 pixels
 
 
-@pytest.mark.parametrize("device, words", [
-    ("quantum", "unknown device 'quantum'; use auto, cuda, mps or cpu"), ("meta", "not supported"),
-    ("", "unknown device"), (None, "unknown device"), ("cuda:99", "torch sees .* CUDA GPUs here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "device, words",
+    [
+        ("quantum", "unknown device 'quantum'; use auto, cuda, mps or cpu"),
+        ("meta", "not supported"),
+        ("", "unknown device"),
+        (None, "unknown device"),
+        ("cuda:99", "torch sees .* CUDA GPUs here"),
+    ],
+)
 def test_devices_that_are_not_there(device, words):
     with pytest.raises(InputError, match=words):
         pick_device(device)
@@ -277,14 +289,22 @@ def test_files_of_earlier_releases(tmp_path):
 
     how = {"growth_rate": 4, "block_config": (2, 2), "num_init_features": 8, "num_classes": 5}
     dense = models.DenseNet(**how)
-    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
-           for key, value in dense.state_dict().items() if "num_batches_tracked" not in key}
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
+        for key, value in dense.state_dict().items()
+        if "num_batches_tracked" not in key
+    }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     check(dense, OrderedDict(old))
     how = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
     vit = models.VisionTransformer(**how)
-    check(vit, OrderedDict((key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
-                           for key, value in vit.state_dict().items()))
+    check(
+        vit,
+        OrderedDict(
+            (key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."), value)
+            for key, value in vit.state_dict().items()
+        ),
+    )
     how = {"alpha": 0.5}
     mnasnet = models.MNASNet(**how)
     check(mnasnet, mnasnet.state_dict())
@@ -307,15 +327,22 @@ def test_weights_with_code_in_them_are_refused_and_not_run(small_state, tmp_path
 def test_files_that_are_no_state_dict_are_named(small_state, weights_file, tmp_path, capfd):
     content = weights_file.read_bytes()
     contents = {
-        "cut.pth": content[: len(content) // 2], "short.pth": content[:100], "empty.pth": b"", "text.pth": b"text",
-        "web.pth": b"<html>404</html>", "flipped.pth": content[:30] + b"\xff" * 60 + content[90:],
-    }  # fmt: skip
+        "cut.pth": content[: len(content) // 2],
+        "short.pth": content[:100],
+        "empty.pth": b"",
+        "text.pth": b"text",
+        "web.pth": b"<html>404</html>",
+        "flipped.pth": content[:30] + b"\xff" * 60 + content[90:],
+    }
     for name, bad in contents.items():
         (tmp_path / name).write_bytes(bad)
     for name, value in (
-        ("model.pth", nn.Linear(2, 2)), ("list.pth", [torch.zeros(2)]), ("tensor.pth", torch.zeros(2)),
-        ("numbers.pth", {1: torch.zeros(2)}), ("checkpoint.pth", {"epoch": 3, "state_dict": small_state}),
-    ):  # fmt: skip
+        ("model.pth", nn.Linear(2, 2)),
+        ("list.pth", [torch.zeros(2)]),
+        ("tensor.pth", torch.zeros(2)),
+        ("numbers.pth", {1: torch.zeros(2)}),
+        ("checkpoint.pth", {"epoch": 3, "state_dict": small_state}),
+    ):
         torch.save(value, tmp_path / name)
     for path in (*sorted(tmp_path.iterdir()), tmp_path, tmp_path / "absent.pth", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match=r"^weights '[^\n]*$") as caught:

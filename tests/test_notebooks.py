@@ -59,10 +59,20 @@ def test_what_the_assignment_asks_for_is_shown(notebook):
     text = "".join(cell.source for cell in fresh.cells) + "".join(map(printed, cells(fresh)))
     asked = {
         NAMES[0]: ["compute_saliency_maps", "make_fool_image", "create_class_visualization", "Fooled the model!", "$$"],
-        NAMES[1]: ["content_loss", "gram_matrix", "style_loss", "tv_loss", "style_transfer", "Feature inversion", "$$",
-                   "Content Loss Maximum error is 0.000", "Gram Matrix Maximum error is 0.000",
-                   "Style Loss Error is 0.000", "TV Loss Error is 0.000"],
-    }  # fmt: skip
+        NAMES[1]: [
+            "content_loss",
+            "gram_matrix",
+            "style_loss",
+            "tv_loss",
+            "style_transfer",
+            "Feature inversion",
+            "$$",
+            "Content Loss Maximum error is 0.000",
+            "Gram Matrix Maximum error is 0.000",
+            "Style Loss Error is 0.000",
+            "TV Loss Error is 0.000",
+        ],
+    }
     assert [words for words in asked[name] if words not in text] == []
 
 
@@ -71,8 +81,11 @@ def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(notebook):
     assert (FOLDER / name).stat().st_size < LARGEST
     assert set(stored.metadata) == {"kernelspec", "language_info"}
     assert all(set(cell.metadata) == set() for cell in stored.cells)
-    said = "".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
-                   for cell in cells(stored) for output in cell.outputs)  # fmt: skip
+    said = "".join(
+        str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+        for cell in cells(stored)
+        for output in cell.outputs
+    )
     assert not re.search(r"/(home|root|tmp|work|usr|Users)\b|site-packages", said)
 
 

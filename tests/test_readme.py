@@ -22,16 +22,27 @@ COMMANDS = [
 
 # What is run elsewhere: by CI as it stands, by CI as `make` does it, or by the tests of the file.
 RUN_BY_CI = {"make figures", "make test"}
-RUN_BY_MAKE = {"python3 -m venv .venv", ".venv/bin/python -m pip install -r requirements.txt",
-               ".venv/bin/python writeup.py", "python writeup.py"}  # fmt: skip
-RUN_BY_THEIR_TESTS = {"bash data/get_imagenet_val.sh", "python data_utils.py --from STARTER.zip",
-                      "python writeup.py --only fooling_image class_visualization",
-                      "python writeup.py --no-run --answers answers.md", "bash collect_submission.sh",
-                      "bash collect_submission.sh --code-only"}  # fmt: skip
+RUN_BY_MAKE = {
+    "python3 -m venv .venv",
+    ".venv/bin/python -m pip install -r requirements.txt",
+    ".venv/bin/python writeup.py",
+    "python writeup.py",
+}
+RUN_BY_THEIR_TESTS = {
+    "bash data/get_imagenet_val.sh",
+    "python data_utils.py --from STARTER.zip",
+    "python writeup.py --only fooling_image class_visualization",
+    "python writeup.py --no-run --answers answers.md",
+    "bash collect_submission.sh",
+    "bash collect_submission.sh --code-only",
+}
 BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
 NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
-RUN_HERE = [command for command in COMMANDS
-            if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA]  # fmt: skip
+RUN_HERE = [
+    command
+    for command in COMMANDS
+    if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA
+]
 
 
 @pytest.fixture(scope="module")

@@ -37,10 +37,19 @@ def tiny_batch():
 def training_model():
     """A tiny network in train mode whose dropout and batch norm would make every evaluation another."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(6, 5),
-    ).double().train()  # fmt: skip
+    model = (
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+        )
+        .double()
+        .train()
+    )
     model[1].eval()  # modes of every kind
     model[1].running_mean.normal_()
     model[0].weight.requires_grad_(False)
@@ -208,23 +217,30 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
 # --- Arguments ---
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"X": None}, r"X must be a float tensor \(N, 3, H, W\), got NoneType"),
-    ({"X": np.zeros((2, 3, 7, 11))}, "got ndarray"),
-    ({"X": torch.zeros(2, 3, 7, 11, dtype=torch.uint8)}, "got a tensor of torch.uint8"),
-    ({"X": torch.zeros(3, 7, 11)}, r"X must have shape \(N, 3, H, W\), got \(3, 7, 11\)"),
-    ({"X": torch.zeros(2, 1, 7, 11)}, r"got \(2, 1, 7, 11\)"), ({"X": torch.zeros(2, 3, 0, 11)}, "must have shape"),
-    ({"X": torch.full((2, 3, 7, 11), torch.nan)}, "X has values that are not finite"),
-    ({"X": torch.full((2, 3, 7, 11), -torch.inf)}, "X has values that are not finite"),
-    ({"y": [1, 2]}, r"y must be an integer tensor \(N,\), got list"),
-    ({"y": torch.zeros(2)}, "got a tensor of torch.float"),
-    ({"y": torch.tensor([True, False])}, "got a tensor of torch.bool"),
-    ({"y": torch.tensor([1])}, r"y must hold one label for each of the 2 images, got shape \(1,\)"),
-    ({"y": torch.tensor([[1], [2]])}, r"got shape \(2, 1\)"), ({"y": torch.tensor(1)}, r"got shape \(\)"),
-    ({"y": torch.tensor([0, 5])}, "y must lie in 0…4, got 0…5"), ({"y": torch.tensor([-1, 2])}, "got -1…2"),
-    ({"model": None}, "model must be a torch.nn.Module, got NoneType"), ({"model": torch.relu}, "got builtin"),
-    ({"model": nn.ReLU()}, r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"X": None}, r"X must be a float tensor \(N, 3, H, W\), got NoneType"),
+        ({"X": np.zeros((2, 3, 7, 11))}, "got ndarray"),
+        ({"X": torch.zeros(2, 3, 7, 11, dtype=torch.uint8)}, "got a tensor of torch.uint8"),
+        ({"X": torch.zeros(3, 7, 11)}, r"X must have shape \(N, 3, H, W\), got \(3, 7, 11\)"),
+        ({"X": torch.zeros(2, 1, 7, 11)}, r"got \(2, 1, 7, 11\)"),
+        ({"X": torch.zeros(2, 3, 0, 11)}, "must have shape"),
+        ({"X": torch.full((2, 3, 7, 11), torch.nan)}, "X has values that are not finite"),
+        ({"X": torch.full((2, 3, 7, 11), -torch.inf)}, "X has values that are not finite"),
+        ({"y": [1, 2]}, r"y must be an integer tensor \(N,\), got list"),
+        ({"y": torch.zeros(2)}, "got a tensor of torch.float"),
+        ({"y": torch.tensor([True, False])}, "got a tensor of torch.bool"),
+        ({"y": torch.tensor([1])}, r"y must hold one label for each of the 2 images, got shape \(1,\)"),
+        ({"y": torch.tensor([[1], [2]])}, r"got shape \(2, 1\)"),
+        ({"y": torch.tensor(1)}, r"got shape \(\)"),
+        ({"y": torch.tensor([0, 5])}, "y must lie in 0…4, got 0…5"),
+        ({"y": torch.tensor([-1, 2])}, "got -1…2"),
+        ({"model": None}, "model must be a torch.nn.Module, got NoneType"),
+        ({"model": torch.relu}, "got builtin"),
+        ({"model": nn.ReLU()}, r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)"),
+    ],
+)
 def test_arguments_are_checked(tiny_model, tiny_batch, change, words):
     arguments = {"X": tiny_batch[0][:2], "y": tiny_batch[1][:2], "model": tiny_model, **change}
     with pytest.raises(ValueError, match=words):

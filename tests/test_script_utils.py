@@ -58,9 +58,17 @@ def folder(tmp_path, photos) -> Path:
 def test_defaults():
     chosen = options()
     assert vars(chosen) == {
-        "images": None, "labels": None, "num": None, "arch": "squeezenet1_1", "weights": "auto", "device": "auto",
-        "out": None, "seed": 1, "chunk": 8, "quiet": False,
-    }  # fmt: skip
+        "images": None,
+        "labels": None,
+        "num": None,
+        "arch": "squeezenet1_1",
+        "weights": "auto",
+        "device": "auto",
+        "out": None,
+        "seed": 1,
+        "chunk": 8,
+        "quiet": False,
+    }
 
 
 def test_help_shows_every_option_with_its_default():
@@ -72,15 +80,21 @@ def test_help_shows_every_option_with_its_default():
     assert "--quiet no progress and no notices" in text
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--num", "0"], "--num: '0' is out of range; it must be at least 1"),
-    (["--num", "2.5"], "--num: '2.5' is not a whole number"),
-    (["--seed", "-1"], "--seed: '-1' is out of range; it must be at least 0\n"),
-    (["--seed", str(2**63)], "at least 0 and at most 9223372036854775807"),
-    (["--chunk", "65"], "at least 1 and at most 64"), (["--chunk", "no"], "is not a whole number"),
-    (["--num", "9" * 5000], "--num"), (["--colour", "red"], "unrecognized arguments: --colour red"),
-    (["--images"], "expected at least one argument"), (["stray"], "unrecognized arguments: stray"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--num", "0"], "--num: '0' is out of range; it must be at least 1"),
+        (["--num", "2.5"], "--num: '2.5' is not a whole number"),
+        (["--seed", "-1"], "--seed: '-1' is out of range; it must be at least 0\n"),
+        (["--seed", str(2**63)], "at least 0 and at most 9223372036854775807"),
+        (["--chunk", "65"], "at least 1 and at most 64"),
+        (["--chunk", "no"], "is not a whole number"),
+        (["--num", "9" * 5000], "--num"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--images"], "expected at least one argument"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
 def test_a_mistyped_option_is_one_line(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         options(*arguments)
@@ -88,8 +102,10 @@ def test_a_mistyped_option_is_one_line(capsys, arguments, words):
     assert caught.value.code == 2 and not out and err.count("\n") == 1 and ": error: " in err and words in err
 
 
-@pytest.mark.parametrize("text, good", [("0.5", True), ("1e-3", True), ("0", False), ("nan", False), ("inf", False),
-                                        ("-1", False), ("x", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, good",
+    [("0.5", True), ("1e-3", True), ("0", False), ("nan", False), ("inf", False), ("-1", False), ("x", False)],
+)
 def test_real_numbers(text, good):
     if good:
         assert script_utils.positive_real(text) == script_utils.natural_real(text) == float(text)
@@ -177,8 +193,17 @@ def test_damaged_weights_are_reported_before_anything_is_predicted(tmp_path, fol
 
 def test_a_script_that_goes_well(tmp_path, capsys):
     seen = []
-    assert script(lambda session: seen.append(session.options.extra), "--out", tmp_path, "--extra", "3",
-                  add_options=lambda parser: parser.add_argument("--extra", type=int)) == 0
+    assert (
+        script(
+            lambda session: seen.append(session.options.extra),
+            "--out",
+            tmp_path,
+            "--extra",
+            "3",
+            add_options=lambda parser: parser.add_argument("--extra", type=int),
+        )
+        == 0
+    )
     assert seen == [3] and capsys.readouterr() == ("", "")
 
 
@@ -189,13 +214,17 @@ def raises(error):
     return work
 
 
-@pytest.mark.parametrize("work, status, words", [
-    (raises(InputError("two\nlines of 'words'")), 2, "two lines of 'words'"),
-    (raises(KeyboardInterrupt()), 130, "interrupted"), (raises(KeyboardInterrupt("stopped at 7")), 130, "stopped at 7"),
-    (lambda _: torch.empty(1 << 60), 2, "out of memory; a smaller --chunk or --device cpu needs less"),
-    (raises(torch.OutOfMemoryError("CUDA out of memory.")), 2, "out of memory"),
-    (lambda _: np.empty(1 << 50, np.uint8), 2, "out of memory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "work, status, words",
+    [
+        (raises(InputError("two\nlines of 'words'")), 2, "two lines of 'words'"),
+        (raises(KeyboardInterrupt()), 130, "interrupted"),
+        (raises(KeyboardInterrupt("stopped at 7")), 130, "stopped at 7"),
+        (lambda _: torch.empty(1 << 60), 2, "out of memory; a smaller --chunk or --device cpu needs less"),
+        (raises(torch.OutOfMemoryError("CUDA out of memory.")), 2, "out of memory"),
+        (lambda _: np.empty(1 << 50, np.uint8), 2, "out of memory"),
+    ],
+)
 def test_what_goes_wrong_is_one_line(tmp_path, capsys, work, status, words):
     assert script(work, "--out", tmp_path) == status
     out, err = capsys.readouterr()
@@ -244,8 +273,13 @@ say("one")
 say("two")
 print("still here", file=sys.stderr)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with process:
         process.stdout.close()
         process.stdin.write("go\n")
@@ -267,8 +301,12 @@ assert script_utils.run("", lambda parser: None, work, ["--out", "out"]) == 0
 raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/file"]))
 """
     for closed in ("2>&-", "<&- >&- 2>&-"):
-        result = subprocess.run(["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, program], cwd=tmp_path,
-                                capture_output=True, text=True)  # fmt: skip
+        result = subprocess.run(
+            ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == 2 and (tmp_path / "out" / "file").read_text() == "written"
         assert "error" not in result.stdout
         (tmp_path / "out" / "file").unlink()
@@ -283,8 +321,9 @@ from script_utils import leave, run, say
 leave(run("", lambda parser: None, lambda session: say("one"), ["--out", "out"]))
 """
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True,
-                                cwd=tmp_path)  # fmt: skip
+        result = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "cannot write to standard output" in result.stderr
 

@@ -51,8 +51,9 @@ def test_all_pictures_twice(no_course_data, tmp_path):
     made = {preset.name for preset in presets()}
     assert len(made) == 4 and INVERSION in made
     for folder in ("one", "two"):
-        result = run_script("style_transfer.py", *SHORT, "--save-every", 2, "--seed", 5, "--out", tmp_path / folder,
-                            cwd=tmp_path)  # fmt: skip
+        result = run_script(
+            "style_transfer.py", *SHORT, "--save-every", 2, "--seed", 5, "--out", tmp_path / folder, cwd=tmp_path
+        )
         assert (result.returncode, result.stdout, result.stderr) == (0, ALL_ZERO, "")
     parts = ("", "_before", "_0000", "_0002", "_0004")
     assert names(tmp_path / "one") == FIGURES | {f"{name}{part}.png" for name in made for part in parts}
@@ -61,20 +62,29 @@ def test_all_pictures_twice(no_course_data, tmp_path):
         with Image.open(tmp_path / "one" / name) as image:
             assert image.text["Weights"].startswith("bundled") and image.text["Seed"] == "5"
     for name in made:
-        start, last, end = (np.asarray(Image.open(tmp_path / "one" / f"{name}{part}.png")).astype(int)
-                            for part in ("_0000", "_0004", ""))  # fmt: skip
+        start, last, end = (
+            np.asarray(Image.open(tmp_path / "one" / f"{name}{part}.png")).astype(int)
+            for part in ("_0000", "_0004", "")
+        )
         assert np.array_equal(last, end) and np.abs(end - start).mean() > 1
 
 
 def test_the_courses_pictures_and_values(course, tmp_path, capsys):
-    printed = call(capsys, "--weights", course / HALF_WEIGHTS, *SHORT, "--only", "starry_tubingen", INVERSION,
-                   "--out", tmp_path)  # fmt: skip
-    errors = [float(re.fullmatch(rf"{text} is (\d\.\d{{3}})", line)[1])
-              for text, line in zip(CHECKS, printed.splitlines(), strict=True)]  # fmt: skip
+    printed = call(
+        capsys, "--weights", course / HALF_WEIGHTS, *SHORT, "--only", "starry_tubingen", INVERSION, "--out", tmp_path
+    )
+    errors = [
+        float(re.fullmatch(rf"{text} is (\d\.\d{{3}})", line)[1])
+        for text, line in zip(CHECKS, printed.splitlines(), strict=True)
+    ]
     assert all(error <= limit for error, limit in zip(errors, (0.001, 0.005, 0.004, 0.001), strict=True))
     assert errors[1] > 0.0005  # the course's values, which rounded weights do not meet
     assert [preset.name for preset in presets()] == [
-        "composition_vii_tubingen", "scream_tubingen", "starry_tubingen", INVERSION]  # fmt: skip
+        "composition_vii_tubingen",
+        "scream_tubingen",
+        "starry_tubingen",
+        INVERSION,
+    ]
     assert {"starry_tubingen.png", "starry_tubingen_before.png", f"{INVERSION}.png"} < names(tmp_path)
     assert Image.open(tmp_path / "starry_tubingen.png").size == (256, 192)
 

@@ -48,9 +48,19 @@ def run(pictures, cnn, size=48, dtype=torch.FloatTensor, name="picture", testing
     told = []
     setting = {**STARRY, "style_size": size, "callback": told.append, **changes}
     result = style_transfer(
-        name, *pictures, size, content_layer=3, style_layers=setting.pop("style_layers", STYLE_LAYERS),
-        content_loss=content_loss, style_loss=style_loss, tv_loss=tv_loss, cnn=cnn, dtype=dtype, testing=testing,
-        **setting)  # fmt: skip
+        name,
+        *pictures,
+        size,
+        content_layer=3,
+        style_layers=setting.pop("style_layers", STYLE_LAYERS),
+        content_loss=content_loss,
+        style_loss=style_loss,
+        tv_loss=tv_loss,
+        cnn=cnn,
+        dtype=dtype,
+        testing=testing,
+        **setting,
+    )
     return result, told
 
 
@@ -205,8 +215,11 @@ def test_the_callback_sees_every_picture_and_its_losses(bundled_model, pictures)
     targets = [style_loss.gram_matrix(style_feats[layer]) for layer in STYLE_LAYERS]
     for p in told:
         feats = extract_features(p.image, bundled_model)
-        terms = (content_loss(6e-2, feats[3], target), tv_loss(p.image, 2e-2),
-                 style_loss(feats, STYLE_LAYERS, targets, STARRY["style_weights"]))  # fmt: skip
+        terms = (
+            content_loss(6e-2, feats[3], target),
+            tv_loss(p.image, 2e-2),
+            style_loss(feats, STYLE_LAYERS, targets, STARRY["style_weights"]),
+        )
         np.testing.assert_allclose((p.content, p.total_variation, p.style), terms, rtol=1e-3)
         assert p.total == pytest.approx(p.content + p.style + p.total_variation)
 
@@ -237,10 +250,20 @@ def test_fast_rules_get_further_on_any_picture(bundled_model, pictures, optimize
 def by_rule(course, official, request):
     """One of the course's presets by each rule."""
     preset = presets()[request.param]
-    return {rule: run(
-        (preset.content, preset.style), official, preset.image_size, name=preset.name, style_size=preset.style_size,
-        content_weight=preset.content_weight, style_weights=preset.style_weights, tv_weight=preset.tv_weight,
-        optimizer=rule)[1] for rule in ITERATIONS}  # fmt: skip
+    return {
+        rule: run(
+            (preset.content, preset.style),
+            official,
+            preset.image_size,
+            name=preset.name,
+            style_size=preset.style_size,
+            content_weight=preset.content_weight,
+            style_weights=preset.style_weights,
+            tv_weight=preset.tv_weight,
+            optimizer=rule,
+        )[1]
+        for rule in ITERATIONS
+    }
 
 
 def test_every_rule_ends_where_it_should(by_rule, request):
@@ -339,8 +362,15 @@ def test_it_works_where_gradients_are_off(bundled_model, pictures):
 def test_the_same_seed_gives_the_same_bytes(bundled_model, pictures, tmp_path):
     for folder in ("a", "b"):
         for rule in ITERATIONS:
-            run(pictures, bundled_model, name=rule, testing=False, output=tmp_path / folder, optimizer=rule,
-                num_iterations=4)  # fmt: skip
+            run(
+                pictures,
+                bundled_model,
+                name=rule,
+                testing=False,
+                output=tmp_path / folder,
+                optimizer=rule,
+                num_iterations=4,
+            )
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(f"{rule}{end}" for rule, end in itertools.product(ITERATIONS, (".png", "_before.png")))
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)

@@ -160,8 +160,23 @@ def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
 def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
     """EfficientNet has no ReLU, so guided backprop is refused; what an earlier run has left is not set in its place."""
     Image.new("RGB", (50, 50)).save(tmp_path / "gradcam.png")
-    result = run_script("writeup.py", "--only", "gradcam", "fooling_image", "--num", "1", "--arch", "efficientnet_b0",
-                        "--weights", "none", "--device", "cpu", "--quiet", "--out", tmp_path)
+    result = run_script(
+        "writeup.py",
+        "--only",
+        "gradcam",
+        "fooling_image",
+        "--num",
+        "1",
+        "--arch",
+        "efficientnet_b0",
+        "--weights",
+        "none",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--out",
+        tmp_path,
+    )
     failed, incomplete = result.stderr.strip().splitlines()
     assert result.returncode == 2 and failed.startswith("gradcam.py: error: ") and "ReLU" in failed
     assert "gradcam.py failed" in incomplete and " gradcam.png is missing" in incomplete
@@ -172,7 +187,8 @@ def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
 
 def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_path, monkeypatch, capsys, bundled_model):
     (tmp_path / "greedy.py").write_text(
-        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n")
+        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     options = make_parser("").parse_args(["--out", str(tmp_path / "out"), "--num", "1"])
     questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("greedy",), ("fooling_image",))]
@@ -230,9 +246,12 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"# no such question\n", ["no such question", "saliency_map"]), (b"\xff\xfe\x00", ["cannot read"]),
-     (None, ["No such file"])],
-)  # fmt: skip
+    [
+        (b"# no such question\n", ["no such question", "saliency_map"]),
+        (b"\xff\xfe\x00", ["cannot read"]),
+        (None, ["No such file"]),
+    ],
+)
 def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path, capsys, content, words):
     file = tmp_path / "answers.md"
     if content is not None:

@@ -194,8 +194,10 @@ def find_module(model: nn.Module, layer: nn.Module | str) -> nn.Module:
         return layer
     if not isinstance(layer, str) or layer not in modules or not layer:
         names = [name for name in modules if name and "." not in name]
-        raise ValueError(f"layer must be a module of gc_model or its dotted name, got {layer!r}; "
-                         f"its first names are {', '.join(names[:6])}")
+        raise ValueError(
+            f"layer must be a module of gc_model or its dotted name, got {layer!r}; "
+            f"its first names are {', '.join(names[:6])}"
+        )
     return modules[layer]
 
 
@@ -215,8 +217,10 @@ def _cut(layer: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
         if threading.get_ident() != owner:
             return None
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            raise ValueError("layer must give feature maps (N, C, h, w), got "
-                             f"{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}")
+            raise ValueError(
+                "layer must give feature maps (N, C, h, w), got "
+                f"{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}"
+            )
         leaf = output.detach().requires_grad_()
         cuts.append((output, leaf))
         return leaf.clone()  # an in-place ReLU after the layer would overwrite what is kept
