@@ -1,6 +1,5 @@
-"""Captum's attributions: computed in chunks, drawn under the photos. Captum itself is imported by the caller."""
+"""Captum's attributions: computed in chunks, drawn under the photos."""
 
-import argparse
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from captum import attr
 
-from script_utils import class_title, draw_rows, heat, save_figure
+from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers.common import CHUNK
+
+__all__ = ["attribution_row", "compute_attributions", "visualize_attr_maps"]
 
 STEP_BATCH = 5  # interpolated images that go through the network together: 4 steps and, for conductance, an end point
 
@@ -21,7 +23,7 @@ def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
 
 
 def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
-    """What `algo.attribute(inputs, **kwargs)` gives, with flat memory for any number of images and steps.
+    """Return `algo.attribute(inputs, **kwargs)`, with flat memory for any number of images and steps.
 
     The images go through in chunks; an algorithm that works in steps (integrated gradients, conductance) gets them one
     by one and its steps in batches: all at once, five photos and 50 steps take 6 GB and over twice the time.
@@ -35,10 +37,8 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
         The attributions, detached, in captum's shape: (N, …), or a tuple of such tensors.
 
     Raises:
-        ValueError: `inputs` is no tensor, or holds no image.
+        ValueError: `inputs` is not a tensor, or holds no image.
     """
-    from captum.attr import LayerAttribution
-
     if not isinstance(inputs, torch.Tensor) or not len(inputs):
         got = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
         raise ValueError(f"inputs must be a tensor (N, …) of at least one image, got {got}")
@@ -46,6 +46,8 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     if stepwise:
         kwargs.setdefault("internal_batch_size", STEP_BATCH)
     count, size = len(inputs), 1 if stepwise else CHUNK
+    if "target" in kwargs:
+        kwargs["target"] = _target(kwargs["target"], count)
     parts = []
     for start in range(0, count, size):
         chunk = slice(start, start + size)
@@ -54,11 +56,22 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
             warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks", UserWarning)
             # By the input: else captum has the caller's tensor require gradients, with a warning.
             # By a layer: no graph is needed below it, which saves most of the memory.
-            part = inputs[chunk].detach().requires_grad_(not isinstance(algo, LayerAttribution))
+            part = inputs[chunk].detach().requires_grad_(not isinstance(algo, attr.LayerAttribution))
             parts.append(algo.attribute(part, **cut))
     if isinstance(parts[0], tuple):
         return tuple(torch.cat([part[i] for part in parts]).detach() for i in range(len(parts[0])))
     return torch.cat(parts).detach()
+
+
+def _target(target, count: int):
+    """Return class ids as Captum takes them: an int for all images, or a tensor of one per image."""
+    one_each = isinstance(target, list | tuple) and len(target) == count
+    if one_each and all(isinstance(label, int | np.integer | torch.Tensor) for label in target):
+        target = torch.as_tensor(target)
+    if isinstance(target, np.ndarray | np.integer | torch.Tensor):
+        ids = torch.as_tensor(target).to(torch.int64)
+        return ids if ids.dim() else int(ids)
+    return target  # None, or an index into scores of more dimensions
 
 
 def _goes_with_images(value, count: int) -> bool:
@@ -77,9 +90,7 @@ def visualize_attr_maps(
     cmap: str = "viridis",
     alpha: float = 0.7,
     *,
-    model=None,
-    seed: int | None = None,
-    options: argparse.Namespace | None = None,
+    text: Mapping[str, str] | None = None,
     heading: str = "",
 ) -> None:
     """Draw photos over a row of maps for each attribution and save the figure.
@@ -96,12 +107,12 @@ def visualize_attr_maps(
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
         alpha: opacity of the maps on white.
-        model, seed, options: what the PNG's metadata shall name.
-        heading: over the figure.
+        text: the text of the PNG; by default the versions alone.
+        heading: a line above everything.
 
     Raises:
         ValueError: no photo, lengths that do not fit one another, values that are not finite, or an unknown `cmap`.
-        file_utils.InputError: the figure cannot be written.
+        InputError: the figure cannot be written.
     """
     if len(attributions) != len(titles):
         raise ValueError(f"titles must name each of the {len(attributions)} attributions, got {len(titles)}")
@@ -111,20 +122,33 @@ def visualize_attr_maps(
         raise ValueError("X must hold at least one photo, got none")
     rows = [("photo", list(X))]
     for title, attribution in zip(titles, attributions, strict=True):
-        tiles = [_tile(attr_preprocess(a), cmap, alpha, X.shape[1:3]) for a in attribution]
-        rows.append((title, tiles))
+        rows.append(attribution_row(title, attribution, X, attr_preprocess, cmap, alpha))
     names = [class_title(class_names, label) for label in y]
-    save_figure(draw_rows(rows, names, heading), Path(path), model, seed, options)
+    picture = draw_rows(rows, names, heading)
+    save_png(picture, path, provenance() if text is None else text)
+    show_inline(picture)
+
+
+def attribution_row(
+    title: str,
+    attribution: torch.Tensor,
+    X: np.ndarray,
+    attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
+    cmap: str = "viridis",
+    alpha: float = 0.7,
+) -> tuple[str, list[np.ndarray]]:
+    """Return one row of `visualize_attr_maps` for `draw_rows`: its title and a tile for each photo."""
+    return title, [_tile(attr_preprocess(a), cmap, alpha, X.shape[1:3]) for a in attribution]
 
 
 def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) -> np.ndarray:
-    """A map as uint8 colours (H, W, 3) of the given size, on white."""
+    """Colour a map on white: uint8 (H, W, 3) of the given size."""
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("attributions have values that are not finite (NaN or infinity)")
     values = ((values - values.mean()) / max(values.std(), 1e-20) * 0.2 + 0.5).clip(0, 1)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    colours = heat(values, cmap, spread=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
+    colours = heat(values, cmap, normalize=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
     rows, columns = (np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True))
     return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)

@@ -29,16 +29,23 @@ REQUIRED = (
     "class_visualization.py",
     "style_transfer.py",
     "writeup.py",
+    "bundled_weights.py",
     "captum_utils.py",
+    "course_files.py",
     "data_utils.py",
+    "errors.py",
+    "figure_utils.py",
     "file_utils.py",
     "image_utils.py",
     "model_utils.py",
+    "process_utils.py",
     "report_utils.py",
     "script_utils.py",
+    "session.py",
     "style_utils.py",
     "style_modules/__init__.py",
     "style_modules/content_loss.py",
+    "style_modules/rules.py",
     "style_modules/style_loss.py",
     "style_modules/tv_loss.py",
     "visualizers/__init__.py",
@@ -57,7 +64,7 @@ class SubmissionError(Exception):
 
 
 def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
-    """The files that belong in the submission: path in the zip → content, in a fixed order.
+    """Read the files that belong in the submission: path in the zip → content, in a fixed order.
 
     Raises:
         SubmissionError: a required file is missing, or one cannot be read.
@@ -94,7 +101,7 @@ def check_compiles(files: dict[str, bytes]) -> None:
 
 
 def zip_files(files: dict[str, bytes]) -> bytes:
-    """A zip archive that depends on nothing but the names and contents."""
+    """Return a zip archive that depends on nothing but the names and contents."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -140,7 +147,7 @@ def report_imports() -> None:
 
 
 def _origin(error: BaseException) -> str:
-    """The innermost place of this project's that an exception passed through: file and line."""
+    """Return the innermost line of this project that an exception passed through."""
     places = [
         f"{Path(frame.filename).relative_to(ROOT).as_posix()} line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)

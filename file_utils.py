@@ -10,23 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from errors import InputError, cause, quoted
+
 ROOT = Path(__file__).resolve().parent  # outputs go here, whatever the working directory
 PATIENCE = 5.0  # seconds without progress after which a download is given up
 MINIMUM_RATE = 4096  # bytes a second under which a download counts as hung
-
-
-class InputError(ValueError):
-    """A file, photo, label, option or network that cannot be used; the message is one line for the user."""
-
-
-def shown(name: object) -> str:
-    """A file name as it can stand in a one-line message: quoted, control characters escaped."""
-    return repr(str(name))
-
-
-def reason(error: BaseException | str) -> str:
-    """Why an exception was raised, on one line: the system's words for an OSError, else its own or its class's."""
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def is_file(path: Path) -> bool:
@@ -44,7 +32,7 @@ def is_folder(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; rename it on success, remove it on any failure.
     The folder is made when missing.
 
@@ -57,14 +45,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {shown(path)}: {reason(error)}") from error
+        raise InputError(f"cannot write {quoted(path)}: {cause(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 checksum of a file's bytes, as 64 hexadecimal digits.
+    """Return the sha256 checksum of a file's bytes, as 64 hexadecimal digits.
 
     Raises:
         InputError: the file cannot be read.
@@ -75,7 +63,7 @@ def sha256_of(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {reason(error)}") from error
+        raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
     return digest.hexdigest()
 
 
@@ -114,15 +102,15 @@ def download(url: str, path: Path, sha256: str) -> None:
     Raises:
         InputError: no connection, a broken one, less than 4 kB/s over 5 seconds, or another file than expected.
     """
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         fetch = _Fetch(url, temporary)
         try:
             _watch(fetch)
         finally:
             fetch.cancelled = True
         if fetch.error:
-            cause = getattr(fetch.error, "reason", fetch.error)  # what is inside a URLError
-            raise InputError(f"cannot download {url}: {reason(cause)}")
+            inner = getattr(fetch.error, "reason", fetch.error)  # what is inside a URLError
+            raise InputError(f"cannot download {url}: {cause(inner)}")
         if not sha256_of(temporary).startswith(sha256):
             raise InputError(f"{url} returned another file than expected (checksum does not begin with {sha256[:8]})")
 

@@ -1,158 +1,103 @@
 """Question 1.2: guided backprop, Grad-CAM and Guided Grad-CAM, by hand and with Captum."""
 
-import argparse
-from collections.abc import Sequence
+from __future__ import annotations
 
-from file_utils import InputError
-from script_utils import Page, Session, draw_rows, heat, leave, overlay, positive, run
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from process_utils import exit_now
+from script_utils import add_photo_options, run, whole_number
+
+if TYPE_CHECKING:
+    from session import Page, Session
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only this script knows."""
-    parser.add_argument(
-        "--layer",
-        metavar="NAME",
-        help="Grad-CAM's layer, dotted name (default: features.12 for "
-        "SqueezeNet, else the last one with spatial feature maps)",
-    )
-    parser.add_argument(
-        "--captum-layer",
-        metavar="NAME",
-        help="layer of Captum's activation, Grad-CAM and conductance "
-        "(default: features.3 for SqueezeNet, else as --layer)",
-    )
-    parser.add_argument("--steps", type=positive, default=50, metavar="N", help="of layer conductance")
+    """Add the script's own options."""
+    add_photo_options(parser, "images", "labels", "num", "chunk")
+    add = parser.add_argument
+    layer = "Grad-CAM's layer, dotted name (default: features.12 for SqueezeNet, else the last one with feature maps)"
+    add("--layer", metavar="NAME", help=layer)
+    layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
+    add("--captum-layer", metavar="NAME", help=layer)
+    add("--steps", type=whole_number(1), default=50, metavar="N", help="steps of layer conductance")
 
 
 def make_figures(session: Session) -> None:
     """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png."""
-    layer, captum_layer = _layers(session)
+    layer = session.layer_name("layer")
+    captum_layer = session.layer_name("captum_layer", "features.3" if session.is_squeezenet else layer)
+    save = functools.partial(session.save_rows, layer=layer, captum_layer=captum_layer)
     for page in session.pages("Grad-CAM"):
-        try:
-            draw_manual(session, page, layer)
-        except ValueError as error:  # a network or a layer that the techniques refuse
-            raise InputError(f"--arch {session.options.arch}: {error}") from error
-        draw_captum(session, page, layer, captum_layer)
+        draw_manual(session, page, save, layer)
+        draw_captum(session, page, save, layer, captum_layer)
 
 
-def _layers(session: Session):
-    """The modules meant by --layer and --captum-layer."""
-    from visualizers.gradcam import default_layer, find_module
-
-    def chosen(option: str, name: str | None, default):
-        try:
-            return default() if name is None else find_module(session.model, name)
-        except ValueError as error:
-            raise InputError(f"{option}: {error}") from error
-
-    options = session.options
-    layer = chosen("--layer", options.layer, lambda: default_layer(session.model))
-    squeezenet = options.arch.startswith("squeezenet")
-    captum_layer = chosen(
-        "--captum-layer", options.captum_layer, lambda: session.model.features[3] if squeezenet else layer
-    )
-    names = {module: name for name, module in session.model.named_modules()}
-    options.layer, options.captum_layer = names[layer], names[captum_layer]  # what the figures record
-    return layer, captum_layer
-
-
-def draw_manual(session: Session, page: Page, layer) -> None:
-    """The three maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
-    import torch
-
+def draw_manual(session: Session, page: Page, save: Callable, layer: str) -> None:
+    """Draw the three maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
     from visualizers import GradCam, SaliencyMap
 
     techniques, arguments = GradCam(), (page.images, page.y, session.model)
-    with torch.no_grad():
-        probabilities = session.model(page.images).softmax(dim=1).gather(1, page.y[:, None])[:, 0].tolist()
-    titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
-    photos = ("photo", page.X)
-    saliency = ("saliency map", [heat(m) for m in SaliencyMap().compute_saliency_maps(*arguments).cpu().numpy()])
-    guided = ("guided backprop", [signed(m) for m in techniques.guided_backprop(*arguments)])
-    cams = [heat(m, "jet", spread=False) for m in techniques.grad_cam(*arguments, layer=layer)]
-    cam = ("Grad-CAM", [overlay(photo, colours) for photo, colours in zip(page.X, cams, strict=True)])
-    product = ("Guided Grad-CAM", [signed(m) for m in techniques.guided_grad_cam(*arguments, layer=layer)])
-    for name, rows, heading in (
-        ("guided_backprop.png", [photos, guided], "Guided backprop"),
-        ("gradcam.png", [photos, cam], "Grad-CAM"),
-        ("guided_gradcam.png", [photos, product], "Guided Grad-CAM"),
-        ("figure1.png", [photos, saliency, guided, cam, product], "What the network sees, class and its probability"),
-    ):
-        session.save_figure(draw_rows(rows, titles, heading), page.file(name))
+    saliency = SaliencyMap().compute_saliency_maps(*arguments).cpu().numpy()
+    guided = techniques.guided_backprop(*arguments)
+    cam = techniques.grad_cam(*arguments, layer=layer)
+    product = techniques.guided_grad_cam(*arguments, layer=layer)
+
+    figures, photos = session.figures, ("photo", list(page.X))
+    saliency_row = ("saliency map", [figures.heat(m) for m in saliency])
+    guided_row = ("guided backprop", [figures.signed(m) for m in guided])
+    colours = [figures.heat(m, "jet", normalize=False) for m in cam]
+    cam_row = ("Grad-CAM", [figures.overlay(photo, c) for photo, c in zip(page.X, colours, strict=True)])
+    product_row = ("Guided Grad-CAM", [figures.signed(m) for m in product])
+    everything = [photos, saliency_row, guided_row, cam_row, product_row]
+    words = titles(session, page)
+    save(page.file_name("guided_backprop.png"), [photos, guided_row], words, "Guided backprop")
+    save(page.file_name("gradcam.png"), [photos, cam_row], words, "Grad-CAM")
+    save(page.file_name("guided_gradcam.png"), [photos, product_row], words, "Guided Grad-CAM")
+    save(page.file_name("figure1.png"), everything, words, "What the network sees, class and its probability")
 
 
-def signed(gradient):
-    """A gradient (H, W, 3) as a picture: zero is mid-grey, and the largest half per cent of the values saturates."""
-    import numpy as np
-
-    top = np.quantile(np.abs(gradient), 0.995) or 1
-    return np.rint(255 * (gradient / (2 * top) + 0.5).clip(0, 1)).astype(np.uint8)
+def titles(session: Session, page: Page) -> list[str]:
+    """Return each photo's class with the probability that the network gives it."""
+    probabilities = session.probabilities(page.images).gather(1, page.y[:, None])[:, 0].tolist()
+    return [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
 
 
-def draw_captum(session: Session, page: Page, layer, captum_layer) -> None:
-    """Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum.attr import GuidedBackprop, GuidedGradCam, LayerActivation, LayerConductance, LayerGradCam
+def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str) -> None:
+    """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
+    from captum_utils import attr, attribution_row, compute_attributions
 
-    from captum_utils import compute_attributions, visualize_attr_maps
+    model, steps, target = session.model, session.options.steps, page.y
+    module, captum_module = model.get_submodule(layer), model.get_submodule(captum_layer)
 
-    model, steps, name = session.model, session.options.steps, session.options.captum_layer
-
-    def draw(file, heading, row, algorithm, target=True, merge=False, **how):
-        if target:
-            how["target"] = page.y
-        maps = compute_attributions(algorithm, page.images, **how)
+    def draw(name, heading, label, algorithm, merge=False, **kwargs):
+        maps = compute_attributions(algorithm, page.images, **kwargs)
         if merge:
             maps = maps.mean(dim=1, keepdim=True)  # over the layer's channels
-        visualize_attr_maps(
-            session.out / page.file(file),
-            page.X,
-            page.y.cpu().numpy(),
-            session.class_names,
-            [maps],
-            [row],
-            heading=heading,
-            model=model,
-            seed=session.options.seed,
-            options=session.options,
-        )
+        rows = [("photo", list(page.X)), attribution_row(label, maps, page.X)]
+        save(page.file_name(f"{name}_captum.png"), rows, page.titles, heading)
 
-    draw("guided_backprop_captum.png", "Guided backprop by Captum", "guided backprop", GuidedBackprop(model))
+    draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop(model), target=target)
+    product = attr.GuidedGradCam(model, module)
+    heading = "Guided Grad-CAM by Captum"
+    draw("guided_gradcam", heading, "Guided Grad-CAM", product, target=target, interpolate_mode="bicubic")
+    activation = attr.LayerActivation(model, captum_module)
+    draw("layer_activation", f"Activation of {captum_layer} by Captum", "mean activation", activation, merge=True)
+    cam = attr.LayerGradCam(model, captum_module)
     draw(
-        "guided_gradcam_captum.png",
-        "Guided Grad-CAM by Captum",
-        "Guided Grad-CAM",
-        GuidedGradCam(model, layer),
-        interpolate_mode="bicubic",
+        "layer_gradcam", f"Grad-CAM at {captum_layer} by Captum", "Grad-CAM", cam, target=target, relu_attributions=True
     )
-    draw(
-        "layer_activation_captum.png",
-        f"Activation of {name} by Captum",
-        "mean activation",
-        LayerActivation(model, captum_layer),
-        target=False,
-        merge=True,
-    )
-    draw(
-        "layer_gradcam_captum.png",
-        f"Grad-CAM at {name} by Captum",
-        "Grad-CAM",
-        LayerGradCam(model, captum_layer),
-        relu_attributions=True,
-    )
-    draw(
-        "layer_conductance_captum.png",
-        f"Conductance of {name} by Captum, {steps} steps",
-        "mean conductance",
-        LayerConductance(model, captum_layer),
-        merge=True,
-        n_steps=steps,
-    )
+    conductance = attr.LayerConductance(model, captum_module)
+    heading = f"Conductance of {captum_layer} by Captum, {steps} steps"
+    draw("layer_conductance", heading, "mean conductance", conductance, merge=True, target=target, n_steps=steps)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script. Returns the exit status."""
+    """Run the script and return its exit status."""
     return run(__doc__, add_options, make_figures, argv)
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main(), __file__)

@@ -1,20 +1,18 @@
 """Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling, blurring."""
 
-import contextlib
+import functools
 import logging
-import os
 import tempfile
-import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as TF
 
-from file_utils import InputError, download, reason, shown
+from errors import InputError, cause, quoted
 
 __all__ = [
     "SQUEEZENET_MEAN",
@@ -32,12 +30,13 @@ __all__ = [
     "to_batch",
 ]
 
+Values = TypeVar("Values", torch.Tensor, np.ndarray)
+
 # Per-channel mean and standard deviation of ImageNet's RGB values in [0, 1].
 SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 SQUEEZENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, our error says
-_stderr_lock = threading.Lock()
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -53,53 +52,34 @@ def open_image(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         if not path.exists():
-            raise InputError(f"{shown(path)}: no such file")
+            raise InputError(f"{quoted(path)}: no such file")
         if not path.is_file():
-            raise InputError(f"{shown(path)} is not a file; an image file is expected")
+            raise InputError(f"{quoted(path)} is not a file; an image file is expected")
         return _decode(path)
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         if not isinstance(error, Image.UnidentifiedImageError) and getattr(error, "errno", None):
-            raise InputError(f"cannot read {shown(path)}: {reason(error)}") from error
-        raise InputError(f"{shown(path)} cannot be read as an image: {_plain(error)}") from error
+            raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
+        raise InputError(f"{quoted(path)} cannot be read as an image: {_plain(error)}") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise InputError(f"{shown(path)} cannot be read as an image: {_plain(error)}") from error
+        raise InputError(f"{quoted(path)} cannot be read as an image: {_plain(error)}") from error
 
 
 def _plain(error: Exception) -> str:
     """Pillow's words without the file name in them."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is in no image format that Pillow knows"
-    return reason(error)
+    return cause(error)
 
 
 def _decode(file) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as image, _silenced() if image.format == "TIFF" else contextlib.nullcontext():
+        with Image.open(file) as image:
             image = ImageOps.exif_transpose(image)  # decodes: what is truncated fails here
             return _to_rgb(image)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep libtiff, which knows no exceptions, from writing on standard error. That is the whole process's, so one
-    thread at a time.
-    """
-    with _stderr_lock, Path(os.devnull).open("wb") as nowhere:
-        try:
-            before = os.dup(2)
-        except OSError:  # closed
-            yield
-            return
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -129,6 +109,8 @@ def image_from_url(url: str) -> np.ndarray:
     Raises:
         InputError: it cannot be fetched within seconds, or is not an image.
     """
+    from file_utils import download  # the one need of another module, so that this one can be copied alone
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"
         download(url, path, sha256="")
@@ -145,10 +127,15 @@ def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
     return np.asarray(_resized(open_image(filename), size))
 
 
-def _resized(image: Image.Image, size: int | None) -> Image.Image:
-    """Bring a picture's short side to `size` pixels; None leaves it as it is."""
+def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
+    """Bring a picture's short side to `size` pixels, or the picture to (height, width); None leaves it as it is."""
     if size is None:
         return image
+    if not isinstance(size, int):
+        height, width = size
+        if min(height, width) < 1 or height * width > 1e8:
+            raise ValueError(f"size must be at least (1, 1) and not too large, got {size}")
+        return TF.resize(image, [height, width])
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     if size**2 * max(image.size) / min(image.size) > 1e8:
@@ -194,11 +181,15 @@ def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
     return np.rint(255 * values).clip(0, 255).astype(np.uint8)
 
 
-def preprocess(img: Image.Image, size: int | None = 224) -> torch.Tensor:
-    """PIL picture → float32 tensor (1, 3, H, W), normalised; the short side is brought to `size` (None: as it is).
+def preprocess(img: Image.Image, size: int | tuple[int, int] | None = 224) -> torch.Tensor:
+    """Turn a PIL picture into a normalised float32 tensor (1, 3, H, W).
+
+    Args:
+        img: a picture of any mode.
+        size: pixels of the short side, or (height, width); None leaves the size as it is.
 
     Raises:
-        ValueError: `img` is not a PIL picture, or a `size` below 1.
+        ValueError: `img` is not a PIL picture, or a size below 1.
         InputError: a picture that would be too large at that size.
     """
     if not isinstance(img, Image.Image):
@@ -208,9 +199,10 @@ def preprocess(img: Image.Image, size: int | None = 224) -> torch.Tensor:
 
 
 def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
-    """Normalised tensor (1, 3, H, W) or (3, H, W) → PIL RGB picture.
+    """Turn a normalised tensor into a PIL RGB picture.
 
     Args:
+        img: (3, H, W), or (N, 3, H, W), of which the first picture is taken.
         should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
 
     Raises:
@@ -218,22 +210,59 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
     """
     if not isinstance(img, torch.Tensor):
         raise ValueError(f"img must be a tensor, got {type(img).__name__}")
-    if img.dim() == 4 and img.shape[0] == 1:
+    if img.dim() == 4 and len(img):
         img = img[0]
     if img.dim() != 3 or img.shape[0] != 3:
-        raise ValueError(f"img must have shape (1, 3, H, W) or (3, H, W), got {tuple(img.shape)}")
+        raise ValueError(f"img must have shape (N, 3, H, W) or (3, H, W), got {tuple(img.shape)}")
     values = img.detach().permute(1, 2, 0).cpu().float().numpy()
     return Image.fromarray(deprocess_image(values, rescale=should_rescale))
 
 
-def rescale(x: torch.Tensor) -> torch.Tensor:
+def rescale(x: Values) -> Values:
     """Stretch a tensor's (or array's) values to [0, 1]; a constant one gives zeros."""
     return _stretched(x)
 
 
-def _stretched(x):
+def _stretched(x: Values) -> Values:
     low, high = x.min(), x.max()
     return (x - low) / (high - low) if high > low else x * 0
+
+
+def clip_pixels(X: torch.Tensor) -> torch.Tensor:
+    """Return normalised images (N, 3, H, W) with their pixels clipped to 0…255."""
+    mean, std = _normalisation(X)
+    return X.clamp(-mean / std, (1 - mean) / std)
+
+
+def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
+    """Return normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file through `preprocess`."""
+    mean, std = _normalisation(X)
+    return ((255 * (X * std + mean)).round().clamp(0, 255) / 255 - mean) / std
+
+
+def _normalisation(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1, 1)."""
+    mean, std = (torch.from_numpy(a).to(X).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
+    return mean, std
+
+
+def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> torch.Tensor:
+    """Return a tensor in another floating-point type or on another device.
+
+    Args:
+        X: any tensor.
+        dtype: a `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
+
+    Raises:
+        ValueError: no such type or device here, or no floating-point type.
+    """
+    try:
+        result = X.to(dtype) if isinstance(dtype, torch.device) else X.type(dtype)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"dtype {dtype!r} cannot be used here: {error}") from error
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        raise ValueError(f"dtype must be a floating-point type or a device, got {dtype!r}")
+    return result
 
 
 def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
@@ -270,4 +299,5 @@ def _blur_axis(X: torch.Tensor, weights: list[float], axis: int) -> torch.Tensor
     radius, side = len(weights) // 2, X.shape[axis]
     period = torch.arange(-radius, side + radius, device=X.device) % (2 * side)
     padded = X.index_select(axis, torch.minimum(period, 2 * side - 1 - period))
-    return sum(weight * padded.narrow(axis, i, side) for i, weight in enumerate(weights))
+    shifts = (weight * padded.narrow(axis, i, side) for i, weight in enumerate(weights))
+    return functools.reduce(torch.add, shifts)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from PIL.Image import Image
 
-from file_utils import written_whole
+from file_utils import atomic_write
 
 # All lengths are points (1/72 inch), all positions from the top left corner.
 WIDTH, HEIGHT = 612, 792  # letter paper
@@ -101,7 +101,7 @@ class Report:
         metadata = {"Title": title}
         if "SOURCE_DATE_EPOCH" not in os.environ:  # matplotlib takes the date from there
             metadata["CreationDate"] = None
-        with matplotlib.rc_context({"pdf.fonttype": 42}), written_whole(path) as temporary, warnings.catch_warnings():
+        with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_write(path) as temporary, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # what the font lacks shows as a box
             with PdfPages(temporary, metadata=metadata) as pdf:
                 for page in self.pages:

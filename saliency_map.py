@@ -1,16 +1,24 @@
 """Question 1.1: saliency maps, by hand and with Captum's gradient and perturbation attributions."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from script_utils import Page, Session, draw_rows, heat, leave, positive, run
+from process_utils import exit_now
+from script_utils import add_photo_options, run, whole_number
+
+if TYPE_CHECKING:
+    from session import Page, Session
 
 STRIDE, SQUARE = 40, 64  # pixels between the occluding squares, and their width: 25 of them cover a photo
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only this script knows."""
-    parser.add_argument("--steps", type=positive, default=10, metavar="N", help="of integrated gradients")
+    """Add the script's own options."""
+    add_photo_options(parser, "images", "labels", "num", "chunk")
+    parser.add_argument("--steps", type=whole_number(1), default=10, metavar="N", help="steps of integrated gradients")
 
 
 def make_figures(session: Session) -> None:
@@ -21,60 +29,43 @@ def make_figures(session: Session) -> None:
 
 
 def draw_manual(session: Session, page: Page) -> None:
-    """The maps from scratch, under the photos."""
+    """Draw the maps from scratch under the photos."""
     from visualizers import SaliencyMap
 
     maps = SaliencyMap().compute_saliency_maps(page.images, page.y, session.model).cpu().numpy()
-    rows = [("photo", page.X), ("saliency map", [heat(m) for m in maps])]
-    session.save_figure(draw_rows(rows, page.titles, "Saliency maps"), page.file("saliency_map.png"))
+    rows = [("photo", list(page.X)), ("saliency map", [session.figures.heat(m) for m in maps])]
+    session.save_rows(page.file_name("saliency_map.png"), rows, page.titles, "Saliency maps")
 
 
 def draw_captum(session: Session, page: Page) -> None:
-    """Captum's Saliency, alone and beside Integrated Gradients and Occlusion."""
-    from captum.attr import IntegratedGradients, Occlusion, Saliency
+    """Draw Captum's Saliency, alone and beside Integrated Gradients and Occlusion."""
+    from captum_utils import attr, attribution_row, compute_attributions
 
-    from captum_utils import compute_attributions, visualize_attr_maps
+    def attribute(algorithm, **kwargs):
+        return compute_attributions(algorithm(session.model), page.images, target=page.y, **kwargs)
 
-    def attribute(algorithm, **how):
-        # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the other two.
-        return compute_attributions(algorithm(session.model), page.images, target=page.y, **how)
+    # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the other two.
+    saliency = attribute(attr.Saliency).amax(dim=1, keepdim=True)
+    integrated = attribute(attr.IntegratedGradients, n_steps=session.options.steps).sum(dim=1, keepdim=True)
+    squares = {"sliding_window_shapes": (3, SQUARE, SQUARE), "strides": (3, STRIDE, STRIDE)}
+    at_once = max(1, 8 // len(page.images))
+    occlusion = attribute(attr.Occlusion, perturbations_per_eval=at_once, **squares).sum(dim=1, keepdim=True)
 
-    saliency = attribute(Saliency).amax(dim=1, keepdim=True)
-    integrated = attribute(IntegratedGradients, n_steps=session.options.steps).sum(dim=1, keepdim=True)
-    occlusion = attribute(
-        Occlusion,
-        sliding_window_shapes=(3, SQUARE, SQUARE),
-        strides=(3, STRIDE, STRIDE),
-        perturbations_per_eval=max(1, 8 // len(page.images)),
-    ).sum(dim=1, keepdim=True)
-
-    def draw(name, heading, attributions, titles):
-        visualize_attr_maps(
-            session.out / page.file(name),
-            page.X,
-            page.y.cpu().numpy(),
-            session.class_names,
-            attributions,
-            titles,
-            model=session.model,
-            seed=session.options.seed,
-            options=session.options,
-            heading=heading,
-        )
-
-    draw("saliency_captum.png", "Saliency maps by Captum", [saliency], ["Saliency"])
-    draw(
-        "attributions_captum.png",
-        "Gradient and perturbation attributions by Captum",
-        [saliency, integrated, occlusion],
-        ["Saliency", f"Integrated Gradients, {session.options.steps} steps", f"Occlusion, {SQUARE} px squares"],
-    )
+    rows = [
+        ("photo", list(page.X)),
+        attribution_row("Saliency", saliency, page.X),
+        attribution_row(f"Integrated Gradients, {session.options.steps} steps", integrated, page.X),
+        attribution_row(f"Occlusion, {SQUARE} px squares", occlusion, page.X),
+    ]
+    session.save_rows(page.file_name("saliency_captum.png"), rows[:2], page.titles, "Saliency maps by Captum")
+    heading = "Gradient and perturbation attributions by Captum"
+    session.save_rows(page.file_name("attributions_captum.png"), rows, page.titles, heading)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script. Returns the exit status."""
+    """Run the script and return its exit status."""
     return run(__doc__, add_options, make_figures, argv)
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main(), __file__)

@@ -1,5 +1,7 @@
 """Every question in one process, then report.pdf: the figures, how they were made, and room for your answers."""
 
+from __future__ import annotations
+
 import argparse
 import copy
 import datetime
@@ -13,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from file_utils import ROOT, InputError, reason, shown
-from script_utils import Session, leave, make_parser, remedy, run
+from errors import InputError, cause, quoted
+from file_utils import ROOT
+from process_utils import advice, exit_now
+from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from report_utils import Report
+    from session import Session
 
 TITLE = "Network visualization and style transfer"
 REPORT = "report.pdf"
@@ -144,7 +149,7 @@ class Picture:
     """A figure from the disk, and what its PNG text says about how it was made."""
 
     name: str
-    image: "Image"
+    image: Image
     made_with: Mapping[str, str]
 
     def caption(self, question: Question) -> str:
@@ -166,7 +171,8 @@ def _words(value: object) -> object:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only this script knows."""
+    """Add the script's own options."""
+    add_photo_options(parser, "images", "labels", "num", "chunk")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=f"these questions alone: {', '.join(names)}")
@@ -205,7 +211,7 @@ def make_figures(session: Session) -> None:
     missing = [name for question in chosen for name in question.figures if name not in there]
     if failed or missing:
         problems = [f"{name}.py failed" for name in failed] + [f"{name} is missing" for name in missing]
-        raise InputError(f"{shown(path)} is written, but incomplete: {', '.join(problems)}")
+        raise InputError(f"{quoted(path)} is written, but incomplete: {', '.join(problems)}")
     if not options.quiet:
         print(f"{path}: {pages} pages", file=sys.stderr)
 
@@ -215,7 +221,6 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
     on standard error and does not keep the others from running. Returns the names of those that failed.
     """
     names = list(dict.fromkeys(name for question in questions for name in question.scripts))
-    shared = vars(make_parser("").parse_args([]))
     _ = session.model, session.photos  # loaded here, they go on to every script
     failed = []
     for name in session.progress(names, "report"):
@@ -224,12 +229,13 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
         script.add_options(parser)
         own = copy.copy(session)
         own.options = parser.parse_args([])
+        shared = SHARED_OPTIONS & vars(own.options).keys()
         vars(own.options).update({key: getattr(session.options, key) for key in shared})
         own.seed()
         try:
             script.make_figures(own)
         except Exception as error:
-            if (words := remedy(error)) is None:
+            if (words := advice(error)) is None:
                 raise
             failed.append(name)
             print(f"{name}.py: error: {words}", file=sys.stderr)
@@ -261,7 +267,7 @@ def read_picture(path: Path) -> Picture | None:
         with Image.open(path, formats=["PNG"]) as image:
             return Picture(path.name, image.convert("RGB"), dict(image.text))
     except (OSError, ValueError, SyntaxError) as error:
-        print(f"{shown(path)} is not a readable PNG: {reason(error)}", file=sys.stderr)
+        print(f"{quoted(path)} is not a readable PNG: {cause(error)}", file=sys.stderr)
         return None
 
 
@@ -274,14 +280,14 @@ def read_answers(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise InputError(f"--answers: cannot read {shown(path)}: {reason(error)}") from error
+        raise InputError(f"--answers: cannot read {quoted(path)}: {cause(error)}") from error
     before, *parts = re.split(r"(?m)^##? +(.+?)[ #]*$", text)
     answers = {"": before.strip()}
     known = {_plain(words): question.name for question in QUESTIONS for words in (question.name, question.title)}
     for heading, answer in zip(parts[::2], parts[1::2], strict=True):
         if _plain(heading) not in known:
             names = ", ".join(question.name for question in QUESTIONS)
-            raise InputError(f"--answers: the heading {shown(heading)} is no question; there are {names}")
+            raise InputError(f"--answers: the heading {quoted(heading)} is no question; there are {names}")
         name = known[_plain(heading)]
         answers[name] = f"{answers.get(name, '')}\n\n{answer.strip()}".strip()
     return answers
@@ -327,7 +333,7 @@ def compose(
 
 def title_page(
     pictures: Sequence[Picture], chapters: Sequence[tuple[str, int]], preface: str, front_pages: int
-) -> "Report":
+) -> Report:
     """Title, date, the student's own words or a line for the name, what the figures were made with, contents."""
     from report_utils import Report
 
@@ -361,10 +367,10 @@ def today() -> datetime.date:
     try:
         return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):
-        raise InputError(f"SOURCE_DATE_EPOCH: {shown(epoch)} is not a number of seconds since 1970") from None
+        raise InputError(f"SOURCE_DATE_EPOCH: {quoted(epoch)} is not a number of seconds since 1970") from None
 
 
-def set_question(report: "Report", title: str, question: Question, pictures: Sequence[Picture], answer: str) -> None:
+def set_question(report: Report, title: str, question: Question, pictures: Sequence[Picture], answer: str) -> None:
     """Heading, technique, pictures with captions, and the answer."""
     report.text(title, 15, weight="bold")
     report.skip(4)
@@ -382,7 +388,7 @@ def set_question(report: "Report", title: str, question: Question, pictures: Seq
         report.ruled()
 
 
-def set_markdown(report: "Report", text: str) -> None:
+def set_markdown(report: Report, text: str) -> None:
     """Paragraphs, headings of lower levels and lists; other marks stay as they are."""
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|#{3,}) )", text):
         heading = re.match(r"#{3,} +", paragraph)
@@ -397,9 +403,9 @@ def set_markdown(report: "Report", text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script. Returns the exit status."""
+    """Run the script and return its exit status."""
     return run(__doc__, add_options, make_figures, argv)
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main(), __file__)

@@ -6,11 +6,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from saliency_map import draw_manual
-from script_utils import Session, make_parser
+from process_utils import import_torch
+from saliency_map import add_options, draw_manual
+from script_utils import make_parser
+
+import_torch()
+
+from session import Session  # noqa: E402
 
 with tempfile.TemporaryDirectory() as folder:
-    options = make_parser("").parse_args(["--out", folder, "--quiet", "--images", *sys.argv[1:]])
-    session = Session(options)
+    parser = make_parser("")
+    add_options(parser)
+    session = Session(parser.parse_args(["--out", folder, "--quiet", "--images", *sys.argv[1:]]))
     for page in session.pages(""):
         draw_manual(session, page)

@@ -3,9 +3,10 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/run.py
 
-The floor is the least that a technique can do: one forward and one backward pass to the input through the frozen
-network in channels-last layout; for Grad-CAM the forward pass and the backward pass down to the layer; for style
-transfer forward and backward through the layers that are needed, and the Adam step. The versions take turns, in each
+The floor is one forward and one backward pass to the input through the whole frozen network in channels-last layout;
+for Grad-CAM the forward pass and the backward pass down to the layer; for style transfer forward and backward through
+the layers that are needed, and the Adam step. The labelled class's floor evaluates one of the classifier's 1000 classes
+per photo, all that a map needs. The versions take turns, in each
 round in another order; what counts is the median over the rounds of the ratio to the floor of the same round. Python's
 garbage collector is off meanwhile, as in `timeit`. Except for conductance, the C library is told to keep the memory
 that is freed: otherwise chance decides which version has to get it anew, page by page, from the system.
@@ -23,249 +24,32 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import textbook  # noqa: E402
+import techniques as t  # noqa: E402
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
 
-from captum_utils import compute_attributions  # noqa: E402
-from data_utils import COURSE_FILES, PACKAGE_PHOTOS, course_file, load_images, package_file  # noqa: E402
-from image_utils import to_batch  # noqa: E402
-from model_utils import load_model  # noqa: E402
-from style_modules import ContentLoss, StyleLoss, TotalVariationLoss  # noqa: E402
-from style_utils import preprocess, style_transfer  # noqa: E402
-from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap  # noqa: E402
-
-STEPS = 10  # of the iterative techniques in a run; the first runs and what comes before the steps count in
-STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)  # content layer and weight, style layers and weights, TV
-FLOOR, OURS, TEXTBOOK = "floor", "this project", "textbook"
-
-Version = Callable[[], object]
-
-
-class Bench:
-    """The networks and photos that all versions share."""
-
-    def __init__(self, size: int):
-        self.model = load_model(weights="bundled", device="cpu")
-        # As torchvision gives it: parameters that require gradients, in the default memory layout.
-        self.plain = (
-            load_model(weights="bundled", device="cpu").requires_grad_(True).to(memory_format=torch.contiguous_format)
-        )
-        photos = load_images([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
-        chosen = np.arange(size) % len(photos)
-        self.X = to_batch(photos[chosen])
-        self.plain_X = self.X.contiguous()
-        self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen])
-
-    def pass_through(self) -> torch.Tensor:
-        """One forward and one backward pass to the input."""
-        X = self.X.detach().requires_grad_()
-        return torch.autograd.grad(self.model(X).gather(1, self.y[:, None]).sum(), X)[0]
-
-    def pass_to_layer(self) -> torch.Tensor:
-        """Forward, and backward down to Grad-CAM's layer."""
-        with torch.no_grad():
-            features = self.model.features(self.X)
-        features.requires_grad_()
-        scores = self.model.classifier(features).flatten(1)
-        return torch.autograd.grad(scores.gather(1, self.y[:, None]).sum(), features)[0]
-
-
-def saliency(b: Bench) -> dict[str, Version]:
-    """Question 1.1."""
-    from captum.attr import Saliency
-
-    return {
-        FLOOR: b.pass_through,
-        OURS: lambda: SaliencyMap().compute_saliency_maps(b.X, b.y, b.model),
-        "Captum": lambda: Saliency(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(dim=1),
-        TEXTBOOK: lambda: textbook.saliency(b.plain, b.plain_X, b.y),
-    }
-
-
-def guided_backprop(b: Bench) -> dict[str, Version]:
-    """Question 1.2."""
-    from captum.attr import GuidedBackprop
-
-    return {
-        FLOOR: b.pass_through,
-        OURS: lambda: GradCam().guided_backprop(b.X, b.y, b.model),
-        "Captum": lambda: GuidedBackprop(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y),
-        TEXTBOOK: lambda: textbook.guided_backprop(b.plain, b.plain_X, b.y),
-    }
-
-
-def grad_cam(b: Bench) -> dict[str, Version]:
-    """Question 1.2."""
-    from captum.attr import LayerAttribution, LayerGradCam
-
-    def captum():
-        maps = LayerGradCam(b.plain, b.plain.features[12]).attribute(b.plain_X, target=b.y, relu_attributions=True)
-        return LayerAttribution.interpolate(maps, (224, 224), "bicubic")
-
-    versions = {
-        FLOOR: b.pass_to_layer,
-        OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model),
-        "Captum": captum,
-        TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y),
-    }
-    try:
-        from pytorch_grad_cam import GradCAM
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-        peer = GradCAM(b.plain, [b.plain.features[12]])
-        targets = [ClassifierOutputTarget(label) for label in b.y.tolist()]
-        versions["pytorch-grad-cam"] = lambda: peer(input_tensor=b.plain_X, targets=targets)
-    except ImportError:
-        print("pytorch-grad-cam is not installed: left out", file=sys.stderr)
-    try:
-        from torchcam.methods import GradCAM as TorchCam
-
-        def torchcam():
-            with TorchCam(b.plain, target_layer="features.12") as extractor:
-                scores = b.plain(b.plain_X.clone().requires_grad_())
-                maps = extractor(b.y.tolist(), scores)[0]
-            return nn.functional.interpolate(maps[:, None], (224, 224), mode="bicubic")
-
-        versions["torchcam"] = torchcam
-    except ImportError:
-        print("torchcam is not installed: left out", file=sys.stderr)
-    return versions
-
-
-def guided_grad_cam(b: Bench) -> dict[str, Version]:
-    """Question 1.2."""
-    from captum.attr import GuidedGradCam
-
-    return {
-        FLOOR: b.pass_through,
-        OURS: lambda: GradCam().guided_grad_cam(b.X, b.y, b.model),
-        "Captum": lambda: GuidedGradCam(b.plain, b.plain.features[12]).attribute(
-            b.plain_X.clone().requires_grad_(), target=b.y, interpolate_mode="bicubic"
-        ),
-        TEXTBOOK: lambda: textbook.guided_grad_cam(b.plain, b.plain_X, b.y),
-    }
-
-
-def _repeat(step: Version) -> Version:
-    def steps():
-        for _ in range(STEPS):
-            step()
-
-    return steps
-
-
-def fooling(b: Bench) -> dict[str, Version]:
-    """Question 1.3; a step so small that the loop never stops early."""
-    target = 6
-    return {
-        FLOOR: _repeat(b.pass_through),
-        OURS: lambda: FoolingImage().make_fooling_image(b.X, target, b.model, learning_rate=1e-9, max_iter=STEPS),
-        TEXTBOOK: lambda: textbook.fooling(b.plain, b.plain_X, target, STEPS),
-    }
-
-
-def class_visualization(b: Bench) -> dict[str, Version]:
-    """Question 1.4, one class."""
-    return {
-        FLOOR: _repeat(b.pass_through),
-        OURS: lambda: ClassVisualization().create_class_visualization(
-            187, {187: ""}, b.model, torch.float32, num_iterations=STEPS, generate_plots=False, seed=0
-        ),
-        TEXTBOOK: lambda: textbook.class_visualization(b.plain, 187, STEPS),
-    }
-
-
-def style(b: Bench) -> dict[str, Version]:
-    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0 steps taken off."""
-    from PIL import Image
-
-    content_layer, content_weight, layers, weights, tv_weight = STYLE
-    content_path, style_path = package_file("skimage", "data/chelsea.png"), package_file("skimage", "data/coffee.png")
-    content, painting = (preprocess(Image.open(path).convert("RGB"), 192) for path in (content_path, style_path))
-    cut = b.model.features[: max(content_layer, *layers) + 1]
-    image = content.clone().requires_grad_()
-    adam = torch.optim.Adam([image], lr=3.0)
-
-    def floor():
-        x = image
-        for layer in cut:
-            x = layer(x)
-        (image.grad,) = torch.autograd.grad(x.sum(), image)
-        adam.step()
-
-    def ours(steps: int = STEPS):
-        style_transfer(
-            "benchmark",
-            content_path,
-            style_path,
-            192,
-            192,
-            content_layer,
-            content_weight,
-            layers,
-            weights,
-            tv_weight,
-            ContentLoss(),
-            StyleLoss(),
-            TotalVariationLoss(),
-            b.model,
-            torch.float32,
-            testing=True,
-            num_iterations=steps,
-        )
-
-    def plain(steps: int = STEPS):
-        textbook.style_steps(b.plain, content, painting, *STYLE, steps)
-
-    def only_steps(version):
-        def run():
-            start = time.perf_counter(), time.process_time()
-            version(0)
-            middle = time.perf_counter(), time.process_time()
-            version()
-            end = time.perf_counter(), time.process_time()
-            return tuple(z - y - (y - x) for x, y, z in zip(start, middle, end, strict=True))
-
-        return run
-
-    return {FLOOR: _repeat(floor), OURS: only_steps(ours), TEXTBOOK: only_steps(plain)}
-
-
-def conductance(b: Bench) -> dict[str, Version]:
-    """Captum's LayerConductance at features[3], 50 steps: all at once, and through `compute_attributions`."""
-    from captum.attr import LayerConductance
-
-    algorithm = LayerConductance(b.model, b.model.features[3])
-    return {
-        FLOOR: lambda: algorithm.attribute(b.X, target=b.y, n_steps=50),
-        OURS: lambda: compute_attributions(algorithm, b.X, target=b.y, n_steps=50),
-    }
-
+from course_files import COURSE_FILES, course_file, package_file  # noqa: E402
 
 # name → versions, number of photos → rounds as a share of those asked for: the shorter a run, the more chance is in it
 PHOTOS = {1: 8, 5: 2, 25: 1}
 TECHNIQUES = {
-    "conductance (floor: all at once)": (conductance, {5: 0.2}),  # the first, before `keep_memory`
-    "saliency": (saliency, PHOTOS),
-    "guided backprop": (guided_backprop, PHOTOS),
-    "Grad-CAM": (grad_cam, PHOTOS),
-    "Guided Grad-CAM": (guided_grad_cam, PHOTOS),
-    "fooling, a step": (fooling, {1: 1}),
-    "class visualization, a step": (class_visualization, {1: 1}),
-    "style transfer, an iteration": (style, {1: 1}),
+    "conductance (floor: all at once)": (t.conductance, {5: 0.2}),  # the first, before `keep_memory`
+    "saliency": (t.saliency, PHOTOS),
+    "guided backprop": (t.guided_backprop, PHOTOS),
+    "Grad-CAM": (t.grad_cam, PHOTOS),
+    "Guided Grad-CAM": (t.guided_grad_cam, PHOTOS),
+    "fooling, a step": (t.fooling, {1: 1}),
+    "class visualization, a step": (t.class_visualization, {1: 1}),
+    "style transfer, an iteration": (t.style, {1: 1}),
 }
 
 
-def measure(versions: dict[str, Version], rounds: int) -> dict[str, tuple[float, float, float, float]]:
+def measure(versions: dict[str, t.Version], rounds: int) -> dict[str, tuple[float, float, float, float]]:
     """Let the versions take turns. Name → median ratio of wall time, of CPU time, median ms, peak extra MB."""
     peaks = {name: peak_memory(run) for name, run in versions.items()}  # warms up, too
     times = {name: [] for name in versions}
@@ -279,7 +63,7 @@ def measure(versions: dict[str, Version], rounds: int) -> dict[str, tuple[float,
     gc.enable()
 
     def ratio(name: str, kind: int) -> float:
-        pairs = zip(times[name], times[FLOOR], strict=True)
+        pairs = zip(times[name], times[t.FLOOR], strict=True)
         return statistics.median(mine[kind] / floor[kind] for mine, floor in pairs)
 
     return {
@@ -296,7 +80,7 @@ def keep_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def peak_memory(run: Version) -> float:
+def peak_memory(run: t.Version) -> float:
     """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only Linux does)."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
@@ -315,12 +99,12 @@ def _kilobytes(status: Path, field: str) -> int:
 
 
 def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
-    """The measured tables, as lines of Markdown."""
+    """Measure, and return the tables as lines of Markdown."""
     lines = []
     for name, (make, shares) in TECHNIQUES.items():
         if only and not any(word in name for word in only):
             continue
-        if make is not conductance:  # whose point is what gigabytes cost with the C library as it is
+        if make is not t.conductance:  # whose point is what gigabytes cost with the C library as it is
             keep_memory()
         lines += [
             f"### {name}",
@@ -332,7 +116,7 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
             torch.set_num_threads(count)
             for size, share in shares.items():
                 torch.manual_seed(0)
-                found = measure(make(Bench(size)), max(2, round(rounds * share)))
+                found = measure(make(t.Bench(size)), max(2, round(rounds * share)))
                 for version_name, (wall, cpu, milliseconds, peak) in found.items():
                     lines.append(
                         f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | {milliseconds:.0f} "
@@ -400,7 +184,7 @@ def script_table(folder: Path, rounds: int) -> list[str]:
 
 
 def machine() -> list[str]:
-    """What was measured on, and with which versions."""
+    """Say what was measured on, and with which versions."""
     model = "unknown processor"
     if Path("/proc/cpuinfo").exists():
         info = Path("/proc/cpuinfo").read_text().splitlines()

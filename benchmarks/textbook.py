@@ -36,7 +36,7 @@ class _GuidedModule(nn.Module):
 
 
 def guided_backprop(model, X, y):
-    """A copy of the network with every ReLU swapped."""
+    """Copy the network and swap every ReLU."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -71,7 +71,7 @@ def guided_grad_cam(model, X, y):
 
 
 def fooling(model, X, target, steps):
-    """Steps of length 10 up the target's score."""
+    """Take steps of length 10 up the target's score."""
     X = X.clone().requires_grad_()
     for _ in range(steps):
         scores = model(X)
@@ -84,7 +84,7 @@ def fooling(model, X, target, steps):
 
 
 def class_visualization(model, target, steps):
-    """The hand-out's loop with NumPy's jitter and SciPy's blur, without plots."""
+    """Run the hand-out's loop with NumPy's jitter and SciPy's blur, without plots."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     image = torch.randn(1, 3, 224, 224).requires_grad_()
     for t in range(steps):
@@ -113,7 +113,7 @@ def _jitter(X, ox, oy):
 
 
 def style_steps(model, content, style, content_layer, content_weight, style_layers, style_weights, tv_weight, steps):
-    """Iterations of style transfer through all feature layers, Gram matrices from contiguous copies."""
+    """Run iterations of style transfer through all feature layers, Gram matrices from contiguous copies."""
 
     def features(x):
         kept = []

@@ -16,9 +16,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_utils import package_file
-from file_utils import written_whole
-from model_utils import bundled_state
+from bundled_weights import bundled_state
+from course_files import package_file
+from file_utils import atomic_write
 
 FOLDER = Path(__file__).resolve().parent
 SIZE = 192  # pixels of the short side
@@ -30,7 +30,7 @@ TV_WEIGHT = 2e-2
 
 
 def picture(path: Path) -> np.ndarray:
-    """A picture as (3, H, W), its short side brought to SIZE (bilinear), normalised."""
+    """Read a picture as (3, H, W), its short side brought to SIZE (bilinear), normalised."""
     image = Image.open(path).convert("RGB")
     short = min(image.size)
     image = image.resize([int(SIZE * side / short) for side in image.size], Image.Resampling.BILINEAR)
@@ -51,7 +51,7 @@ def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int
 
 
 def pooling(x: np.ndarray) -> np.ndarray:
-    """The largest of 3×3, every second place; at the far borders of what is there."""
+    """Take the largest of 3×3, every second place; at the far borders of what is there."""
     rows, columns = (-(-(side - 3) // 2) + 1 for side in x.shape[1:])
     x = np.pad(x, ((0, 0), (0, 2), (0, 2)), constant_values=-np.inf)
     shifts = [x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i in range(3) for j in range(3)]
@@ -59,7 +59,7 @@ def pooling(x: np.ndarray) -> np.ndarray:
 
 
 def features(x: np.ndarray, weights: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What SqueezeNet 1.1's layers features[0] to features[7] make of a picture."""
+    """Return the outputs of SqueezeNet 1.1's layers features[0] to features[7]."""
 
     def conv(x: np.ndarray, name: str, **how) -> np.ndarray:
         return convolution(x, weights[f"features.{name}.weight"], weights[f"features.{name}.bias"], **how)
@@ -101,7 +101,7 @@ def main() -> None:
         ),
         "tv_out": TV_WEIGHT * (np.sum(np.diff(content, axis=1) ** 2) + np.sum(np.diff(content, axis=2) ** 2)),
     }
-    with written_whole(FOLDER / "reference_values.npz") as temporary, temporary.open("wb") as file:
+    with atomic_write(FOLDER / "reference_values.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **{name: np.atleast_1d(value) for name, value in values.items()})
 
 

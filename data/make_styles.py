@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from file_utils import written_whole
+from file_utils import atomic_write
 
 FOLDER = Path(__file__).resolve().parent / "styles"
 SIZE = 512  # pixels a side
@@ -58,19 +58,19 @@ class Canvas:
             self.draw.line([tuple(p) for p in points], fill=shade, width=thick, joint="curve")
 
     def polygon(self, points: np.ndarray, fill, outline=None, width: float = 0.0) -> None:
-        """A filled polygon; points (n, 2) in [0, 1]²."""
+        """Draw a filled polygon; points (n, 2) in [0, 1]²."""
         scaled = [tuple(p) for p in np.asarray(points) * SIZE * FINE]
         self.draw.polygon(scaled, fill=fill)
         if outline is not None:
             self.draw.line([*scaled, scaled[0]], fill=outline, width=round(width * SIZE * FINE), joint="curve")
 
     def circle(self, x: float, y: float, radius: float, fill=None, outline=None, width: float = 0.0) -> None:
-        """A circle; lengths in shares of the side."""
+        """Draw a circle; lengths in shares of the side."""
         box = [v * SIZE * FINE for v in (x - radius, y - radius, x + radius, y + radius)]
         self.draw.ellipse(box, fill=fill, outline=outline, width=round(width * SIZE * FINE))
 
     def line(self, points: np.ndarray, fill, width: float) -> None:
-        """A line through points (n, 2) in [0, 1]²."""
+        """Draw a line through points (n, 2) in [0, 1]²."""
         self.draw.line(
             [tuple(p) for p in np.asarray(points) * SIZE * FINE],
             fill=fill,
@@ -79,36 +79,27 @@ class Canvas:
         )
 
     def finished(self) -> Image.Image:
-        """The picture, reduced to its size."""
+        """Return the picture, reduced to its size."""
         return self.image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-def blend(stops: list[tuple[float, tuple[int, int, int]]], t: float) -> np.ndarray:
-    """The colour at t on a scale of colour stops."""
+def colours(text: str) -> list[tuple[int, ...]]:
+    """Parse colours, hexadecimal, separated by spaces."""
+    return [tuple(bytes.fromhex(word)) for word in text.split()]
+
+
+def blend(stops: list[tuple[float, tuple[int, ...]]], t: float) -> np.ndarray:
+    """Return the colour at t on a scale of colour stops."""
     places, colours = zip(*stops, strict=True)
     return np.array([np.interp(t, places, channel) for channel in zip(*colours, strict=True)])
 
 
 def swirling_night() -> Image.Image:
-    """A night sky that turns around its stars, in short thick strokes, over dark hills."""
+    """Paint a night sky that turns around its stars, in short thick strokes, over dark hills."""
     canvas = Canvas(1, (18, 32, 84))
-    whirls = [
-        (0.42, 0.36, 0.17, 1),
-        (0.70, 0.46, 0.12, -1),
-        (0.16, 0.16, 0.08, 1),
-        (0.85, 0.15, 0.11, 1),
-        (0.60, 0.12, 0.06, -1),
-        (0.13, 0.50, 0.07, -1),
-        (0.93, 0.62, 0.05, 1),
-        (0.31, 0.66, 0.05, 1),
-    ]
-    blues = [
-        (0, (12, 24, 78)),
-        (0.25, (28, 62, 140)),
-        (0.5, (62, 116, 186)),
-        (0.75, (132, 178, 206)),
-        (1, (222, 226, 190)),
-    ]
+    whirls = [(0.42, 0.36, 0.17, 1), (0.70, 0.46, 0.12, -1), (0.16, 0.16, 0.08, 1), (0.85, 0.15, 0.11, 1)]
+    whirls += [(0.60, 0.12, 0.06, -1), (0.13, 0.50, 0.07, -1), (0.93, 0.62, 0.05, 1), (0.31, 0.66, 0.05, 1)]
+    blues = list(zip((0, 0.25, 0.5, 0.75, 1), colours("0c184e 1c3e8c 3e74ba 84b2ce dee2be"), strict=True))
 
     def hills(x: float) -> float:
         return 0.78 + 0.06 * np.sin(7 * x + 1) + 0.03 * np.sin(17 * x)
@@ -140,37 +131,19 @@ def swirling_night() -> Image.Image:
         canvas.stroke(x, canvas.random.uniform(hills(x), 1), 0.045, 0.011, slope, land, 9)
     for _ in range(46):  # lit windows
         x = canvas.random.random()
-        canvas.stroke(
-            x,
-            canvas.random.uniform(hills(x) + 0.03, 0.97),
-            0.014,
-            0.010,
-            slope,
-            lambda *_: np.array([238, 190, 70]),
-            14,
-        )
+        y, lit = canvas.random.uniform(hills(x) + 0.03, 0.97), np.array([238, 190, 70])
+        canvas.stroke(x, y, 0.014, 0.010, slope, lambda *_, lit=lit: lit, 14)
     return canvas.finished()
 
 
 def hard_edges() -> Image.Image:
-    """A composition of overlapping discs, triangles, grids and lines with hard edges."""
+    """Paint a composition of overlapping discs, triangles, grids and lines with hard edges."""
     canvas = Canvas(2, (238, 226, 200))
     random = canvas.random
-    palette = [
-        (206, 52, 42),
-        (28, 62, 138),
-        (240, 182, 40),
-        (26, 28, 34),
-        (58, 132, 108),
-        (226, 116, 52),
-        (118, 64, 130),
-        (246, 238, 218),
-        (92, 156, 196),
-        (196, 96, 120),
-    ]
+    palette = colours("ce342a 1c3e8a f0b628 1a1c22 3a846c e27434 764082 f6eeda 5c9cc4 c46078")
     ink = (24, 24, 30)
 
-    def pick() -> tuple[int, int, int]:
+    def pick() -> tuple[int, ...]:
         return palette[random.integers(len(palette))]
 
     for _ in range(70):  # a ground of large facets
@@ -193,13 +166,9 @@ def hard_edges() -> Image.Image:
             for i in range(6):
                 for j in range(2):
                     corner = centre + size * 0.45 * (i * along + j * across)
-                    square = [
-                        corner,
-                        corner + 0.45 * size * along,
-                        corner + 0.45 * size * (along + across),
-                        corner + 0.45 * size * across,
-                    ]
-                    canvas.polygon(np.array(square), ink if (i + j) % 2 else pick())
+                    steps = (0 * along, along, along + across, across)
+                    square = np.array([corner + 0.45 * size * step for step in steps])
+                    canvas.polygon(square, ink if (i + j) % 2 else pick())
         elif kind == 3:  # sheaf of lines
             colour = pick()
             for i in range(7):
@@ -218,17 +187,13 @@ def hard_edges() -> Image.Image:
 
 
 def wavy_dusk() -> Image.Image:
-    """A burning dusk in long wavy bands over dark water, and a pier."""
+    """Paint a burning dusk in long wavy bands over dark water, and a pier."""
     canvas = Canvas(3, (150, 70, 40))
-    fire = [
-        (0, (168, 44, 26)),
-        (0.2, (226, 92, 36)),
-        (0.38, (242, 168, 58)),
-        (0.5, (232, 122, 44)),
-        (0.66, (248, 206, 104)),
-        (0.82, (214, 88, 50)),
-        (1, (240, 190, 96)),
-    ]
+    fire = list(
+        zip(
+            (0, 0.2, 0.38, 0.5, 0.66, 0.82, 1), colours("a82c1a e25c24 f2a83a e87a2c f8ce68 d65832 f0be60"), strict=True
+        )
+    )
     water = [(0, (52, 78, 106)), (0.3, (26, 42, 72)), (0.55, (92, 116, 120)), (0.75, (34, 52, 60)), (1, (20, 26, 44))]
 
     def sway(x: float, y: float) -> float:
@@ -263,7 +228,7 @@ PAINTINGS = {"swirling_night": swirling_night, "hard_edges": hard_edges, "wavy_d
 def main() -> None:
     """Paint them all."""
     for name, paint in PAINTINGS.items():
-        with written_whole(FOLDER / f"{name}.jpg") as temporary:
+        with atomic_write(FOLDER / f"{name}.jpg") as temporary:
             paint().save(temporary, format="JPEG", quality=92)
 
 

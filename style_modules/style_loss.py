@@ -58,7 +58,7 @@ class StyleLoss(nn.Module):
 
         Args:
             feats: features of the picture under optimisation, one tensor (N, C, H, W) per layer of the network.
-            style_layers: the layers l, as indices into `feats`.
+            style_layers: the layers l, as indices into `feats`; negative ones count from the end.
             style_targets: one Gram matrix A_l (N, C, C) of the style picture per layer in `style_layers`.
             style_weights: one factor w_l per layer in `style_layers`.
 
@@ -80,7 +80,7 @@ class StyleLoss(nn.Module):
 
     def _distance(self, feats: Sequence[torch.Tensor], layer: int, target: torch.Tensor) -> torch.Tensor:
         """Σ (G_l − A_l)² of one layer."""
-        if not 0 <= layer < len(feats):
+        if not -len(feats) <= layer < len(feats):
             raise ValueError(f"style_layers holds {layer}, but feats has the layers 0 to {len(feats) - 1}")
         gram = self.gram_matrix(feats[layer])
         if gram.shape != target.shape:

@@ -1,17 +1,13 @@
 """Shared fixtures: tiny seeded networks, the real network with each source of weights, real photos, scripts."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from helpers import HALF_WEIGHTS, course_folder
 from torch import nn
-
-ROOT = Path(__file__).resolve().parent.parent
-HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
 
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
@@ -21,10 +17,10 @@ hypothesis.settings.load_profile("steady")
 os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
 
 
-def course_folder() -> Path | None:
-    """The folder of the course's data, if the environment names one."""
-    folder = os.environ.get("CS7643_DATA")
-    return Path(folder).resolve() if folder else None
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +55,10 @@ def photos():
     """Five real photos that installed packages ship: X uint8 (5, 224, 224, 3), y int64 (5,)."""
     import numpy as np
 
-    from data_utils import PACKAGE_PHOTOS, load_images, package_file
+    from course_files import package_file
+    from data_utils import PACKAGE_PHOTOS, open_photos
 
-    X = load_images([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
+    X = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
     return X, np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64)
 
 
@@ -71,6 +68,17 @@ def batch(photos):
     from image_utils import to_batch
 
     return to_batch(photos[0]), torch.from_numpy(photos[1])
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project folder in which the course's files are looked for; they are nowhere else."""
+    monkeypatch.setattr("course_files.ROOT", tmp_path / "project")
+    monkeypatch.delenv("CS7643_DATA", raising=False)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "project"
 
 
 @pytest.fixture
@@ -92,48 +100,3 @@ def tiny_model() -> nn.Module:
         .double()
         .eval()
     )
-
-
-def network_state(model: nn.Module) -> tuple:
-    """All that a visualizer must give back as it was: modules, tensors, modes, gradients, hooks."""
-    hooks = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
-    return (
-        [(name, id(module), module.training, type(module).forward) for name, module in model.named_modules()],
-        [tuple(len(getattr(module, name)) for name in hooks) for module in model.modules()],
-        ["forward" in vars(module) for module in model.modules()],
-        [(name, id(p), p.requires_grad, p.grad is None, p.detach().clone()) for name, p in model.named_parameters()],
-        [(name, b.clone()) for name, b in model.named_buffers()],
-    )
-
-
-def same_state(before: tuple, after: tuple) -> bool:
-    """Whether two results of `network_state` are equal, tensors bit by bit."""
-    return before[:3] == after[:3] and all(
-        all(
-            x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-            for x, y in zip(a, b, strict=True)
-        )
-        for i in (3, 4)
-        for a, b in zip(before[i], after[i], strict=True)
-    )
-
-
-def run_script(name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment):
-    """Run a root script as a user does; returns the completed process with text output."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **environment},
-    )
-
-
-def assert_one_line_error(result: subprocess.CompletedProcess, *words: str, status: int = 2) -> None:
-    """The script ended with one clear line on standard error that has these words in it, and no output."""
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == status, result.stderr
-    assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
-    assert all(word in lines[0] for word in words), result.stderr
-    assert result.stdout == ""

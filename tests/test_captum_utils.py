@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, LayerActivation, LayerConductance, Occlusion, Saliency
-from conftest import network_state, run_script, same_state
+from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
 from captum_utils import compute_attributions, visualize_attr_maps
-from file_utils import InputError
-from script_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND
+from errors import InputError
+from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, provenance
 
 
 @pytest.fixture
@@ -132,8 +132,7 @@ def test_the_figure_holds_photos_and_maps_pixel_by_pixel(tmp_path, photos, bundl
         ["three channels", "one"],
         cmap="gray",
         alpha=0.6,
-        model=bundled_model,
-        seed=7,
+        text=provenance(bundled_model, 7),
         heading="A heading",
     )
     with Image.open(path) as figure:
@@ -203,11 +202,3 @@ def test_a_figure_that_cannot_be_written(tmp_path):
         visualize_attr_maps(
             tmp_path / "file" / "f.png", np.zeros((1, 8, 8, 3), np.uint8), [1], {}, [torch.zeros(1, 1, 8, 8)], ["a"]
         )
-
-
-def test_nothing_heavy_is_imported_before_the_options_are_read(tmp_path):
-    for arguments, status in ((["--help"], 0), (["--num", "x"], 2)):
-        result = run_script("saliency_map.py", *arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
-        imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if "import time" in line}
-        assert result.returncode == status and "script_utils" in imported
-        assert not imported & {"torch", "numpy", "matplotlib", "PIL", "captum", "tqdm"}

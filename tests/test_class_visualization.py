@@ -6,14 +6,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import network_state, run_script, same_state
+from helpers import network_state, run_script, same_state
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
 import class_visualization
+from figure_utils import GAP, LABEL_BAND
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess
 from visualizers import ClassVisualization
+from visualizers.class_visualization import is_shown
 
 LOW, HIGH = ((bound - SQUEEZENET_MEAN) / SQUEEZENET_STD for bound in (0, 1))  # of each channel
 COURSE_CLASSES = (187, 366, 76, 604, 683)  # Yorkshire terrier, gorilla, tarantula, hourglass, oboe
@@ -29,35 +31,41 @@ def visualize(*arguments, **options) -> tuple[torch.Tensor, list]:
     return ClassVisualization().visualize_classes(*arguments, callback=reports.append, **options), reports
 
 
-class TestJitter:
-    @pytest.mark.parametrize(("ox", "oy"), [(0, 0), (1, 0), (0, 2), (16, 5), (-3, 7), (9, 8)])
-    def test_is_undone(self, ox, oy):
-        X = torch.randn(2, 3, 8, 9)
-        shifted = ClassVisualization().jitter(X, ox, oy)
-        assert torch.equal(ClassVisualization().jitter(shifted, -ox, -oy), X)
-        assert shifted[1, 2, (3 + oy) % 8, (4 + ox) % 9] == X[1, 2, 3, 4]
+# --- Jitter ---
 
 
-class TestBlur:
-    @pytest.mark.parametrize("sigma", [0.5, 1, 2.3])
-    @pytest.mark.parametrize("shape", [(1, 3, 224, 224), (2, 3, 17, 30), (1, 1, 3, 2)])
-    def test_equals_scipy(self, sigma, shape):
-        X = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        expected = blurred(X.double().numpy(), sigma)
-        result = ClassVisualization().blur_image(X, sigma)
-        assert result is X
-        assert np.abs(X.numpy() - expected).max() < 1e-6
+@pytest.mark.parametrize(("ox", "oy"), [(0, 0), (1, 0), (0, 2), (16, 5), (-3, 7), (9, 8)])
+def test_jitter_is_undone(ox, oy):
+    X = torch.randn(2, 3, 8, 9)
+    shifted = ClassVisualization().jitter(X, ox, oy)
+    assert torch.equal(ClassVisualization().jitter(shifted, -ox, -oy), X)
+    assert shifted[1, 2, (3 + oy) % 8, (4 + ox) % 9] == X[1, 2, 3, 4]
 
-    def test_default_sigma(self):
-        X = torch.randn(1, 3, 9, 9, dtype=torch.float64)
-        expected = blurred(X.numpy(), 1)
-        assert np.abs(ClassVisualization().blur_image(X).numpy() - expected).max() < 1e-12
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    def test_on_the_device(self):
-        X = torch.randn(1, 3, 50, 40)
-        on_gpu = ClassVisualization().blur_image(X.cuda(), 0.5)
-        assert on_gpu.is_cuda and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
+# --- Blur ---
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1, 2.3])
+@pytest.mark.parametrize("shape", [(1, 3, 224, 224), (2, 3, 17, 30), (1, 1, 3, 2)])
+def test_blur_equals_scipy(sigma, shape):
+    X = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = blurred(X.double().numpy(), sigma)
+    result = ClassVisualization().blur_image(X, sigma)
+    assert result is X
+    assert np.abs(X.numpy() - expected).max() < 1e-6
+
+
+def test_blur_default_sigma():
+    X = torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    expected = blurred(X.numpy(), 1)
+    assert np.abs(ClassVisualization().blur_image(X).numpy() - expected).max() < 1e-12
+
+
+@pytest.mark.gpu
+def test_blur_on_the_device():
+    X = torch.randn(1, 3, 50, 40)
+    on_gpu = ClassVisualization().blur_image(X.cuda(), 0.5)
+    assert on_gpu.is_cuda and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -67,217 +75,236 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2)).double()
 
 
-class TestAgainstNumpy:
-    def by_hand(self, weight, seed, *, iterations=1, l2_reg=1e-3, rate=25.0, blur_every=10, max_jitter=16):
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(1, 3, 224, 224, generator=generator).double().numpy()
-        for t in range(iterations):
-            ox, oy = torch.randint(max_jitter + 1, (2,), generator=generator).tolist()
-            image = np.roll(image, (oy, ox), (2, 3))
-            gradient = weight - 2 * l2_reg * image
-            image = image + rate * gradient / np.sqrt((gradient**2).sum())
-            image = np.roll(image, (-oy, -ox), (2, 3))
-            image = image.clip(LOW[:, None, None].astype(float), HIGH[:, None, None].astype(float))
-            if t % blur_every == 0:
-                image = blurred(image, 0.5)
-        return image
+# --- Against NumPy ---
 
-    @pytest.mark.parametrize(
-        ("ours", "theirs"),
-        [
-            ({"num_iterations": 1}, {"iterations": 1}),
-            ({"num_iterations": 1, "l2_reg": 0, "max_jitter": 0}, {"iterations": 1, "l2_reg": 0, "max_jitter": 0}),
-            (
-                {"num_iterations": 1, "l2_reg": 10},
-                {"iterations": 1, "l2_reg": 10},
-            ),  # the L2 term is most of the gradient
-            (
-                {"num_iterations": 5, "blur_every": 3, "learning_rate": 200},
-                {"iterations": 5, "blur_every": 3, "rate": 200},
-            ),
-        ],
+
+def by_hand(weight, seed, *, iterations=1, l2_reg=1e-3, rate=25.0, blur_every=10, max_jitter=16):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(1, 3, 224, 224, generator=generator).double().numpy()
+    for t in range(iterations):
+        ox, oy = torch.randint(max_jitter + 1, (2,), generator=generator).tolist()
+        image = np.roll(image, (oy, ox), (2, 3))
+        gradient = weight - 2 * l2_reg * image
+        image = image + rate * gradient / np.sqrt((gradient**2).sum())
+        image = np.roll(image, (-oy, -ox), (2, 3))
+        image = image.clip(LOW[:, None, None].astype(float), HIGH[:, None, None].astype(float))
+        if t % blur_every == 0:
+            image = blurred(image, 0.5)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"num_iterations": 1}, {"iterations": 1}),
+        ({"num_iterations": 1, "l2_reg": 0, "max_jitter": 0}, {"iterations": 1, "l2_reg": 0, "max_jitter": 0}),
+        ({"num_iterations": 1, "l2_reg": 10}, {"iterations": 1, "l2_reg": 10}),  # the L2 term is most of the gradient
+        ({"num_iterations": 5, "blur_every": 3, "learning_rate": 200}, {"iterations": 5, "blur_every": 3, "rate": 200}),
+    ],
+)
+def test_numpy_loop_equal(linear, ours, theirs):
+    weight = linear[1].weight[1].detach().numpy().reshape(1, 3, 224, 224)
+    image, _ = visualize([1], linear, torch.float64, seed=3, **ours)
+    assert np.abs(image.numpy() - by_hand(weight, 3, **theirs)).max() < 1e-6  # bounds are rounded to float32
+
+
+# --- Each iteration ---
+
+
+def test_each_iteration_pixels_stay_in_range(bundled_model):
+    _, reports = visualize([187, 366], bundled_model, seed=0, num_iterations=12, learning_rate=300)
+    low, high = (torch.from_numpy(bound).view(3, 1, 1) for bound in (LOW, HIGH))
+    for report in reports:
+        assert (report.image >= low).all() and (report.image <= high).all()
+    assert all(((report.image == low) | (report.image == high)).any() for report in reports[1:10])  # not blurred
+
+
+def test_each_iteration_reports(tiny_model):
+    image, reports = visualize([1, 4], tiny_model, torch.float64, seed=0, num_iterations=11, max_jitter=0)
+    assert [report.iteration for report in reports] == list(range(1, 12))
+    assert torch.equal(reports[-1].image, image) and not image.requires_grad
+    for before, after in itertools.pairwise(reports):
+        expected = tiny_model(before.image)[[0, 1], [1, 4]]
+        torch.testing.assert_close(after.score, expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("show_every", "num_iterations", "expected"),
+    [(4, 10, [1, 4, 8, 10]), (4, 4, [1, 4]), (25, 100, [1, 25, 50, 75, 100]), (9, 1, [1])],
+)
+def test_each_iteration_that_the_course_plots(show_every, num_iterations, expected):
+    shown = [t for t in range(1, num_iterations + 1) if is_shown(t, show_every, num_iterations)]
+    assert shown == expected
+
+
+# --- Random numbers ---
+
+
+def test_reproducible_sources_of_random_numbers(tiny_model):
+    first, _ = visualize([1], tiny_model, seed=5, num_iterations=3)
+    again, _ = visualize([1], tiny_model, seed=5, num_iterations=3)
+    generator = torch.Generator().manual_seed(5)
+    by_generator, _ = visualize([1], tiny_model, generator=generator, num_iterations=3)
+    goes_on, _ = visualize([1], tiny_model, generator=generator, num_iterations=3)
+    torch.manual_seed(5)
+    by_global, _ = visualize([1], tiny_model, num_iterations=3)
+    other, _ = visualize([1], tiny_model, seed=6, num_iterations=3)
+    assert torch.equal(first, again) and torch.equal(first, by_generator) and torch.equal(first, by_global)
+    assert not torch.equal(first, goes_on) and not torch.equal(first, other)
+
+
+def test_reproducible_a_seed_leaves_the_global_source_alone(tiny_model):
+    before = torch.get_rng_state()
+    visualize([1], tiny_model, seed=5, num_iterations=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_reproducible_several_are_what_each_is_alone(bundled_model):
+    """To the bit: whatever differs in the last one is another picture 100 iterations later."""
+    together, _ = visualize([187, 366, 76], bundled_model, seed=2, num_iterations=12)
+    for image, target in zip(together, [187, 366, 76], strict=True):
+        alone, _ = visualize([target], bundled_model, seed=2, num_iterations=12)
+        assert torch.equal(alone[0], image)
+    assert not torch.equal(together[0], together[1])
+
+
+# --- The real network ---
+
+
+@pytest.mark.parametrize("target", COURSE_CLASSES)
+def test_real_network_reaches_99_per_cent(real_model, target):
+    """Within 100 iterations. The class's score grows always, but whether it outgrows that of a class that looks
+    alike is up to the noise and to how a processor rounds: for the original release's oboe, which has a cornet
+    beside it, with about half of the seeds; for the others with nearly every one.
+    """
+
+    class Reached(Exception):
+        pass
+
+    def look(report):
+        if report.iteration % 2 == 0 and real_model(report.image).softmax(dim=1)[0, target] >= 0.99:
+            raise Reached
+
+    for seed in range(8 if target == 683 else 2):
+        try:
+            ClassVisualization().visualize_classes([target], real_model, seed=seed, callback=look)
+        except Reached:
+            return
+    pytest.fail("no seed led there")
+
+
+# --- The course's interface ---
+
+
+def test_course_interface_picture(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
+    options = {"seed": 1, "num_iterations": 3}
+    arguments = (3, {3: "cat"}, tiny_model, torch.DoubleTensor)
+    picture = ClassVisualization().create_class_visualization(*arguments, generate_plots=False, **options)
+    image, _ = visualize([3], tiny_model, torch.float64, **options)
+    assert (picture.mode, picture.size) == ("RGB", (224, 224))
+    assert np.array_equal(np.asarray(picture), np.asarray(deprocess(image, should_rescale=False)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
+    """The first, each `show_every`-th and the last iteration; the last is the picture that is returned."""
+    monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
+    reports = []
+    picture = ClassVisualization().create_class_visualization(
+        3, None, tiny_model, torch.float64, show_every=2, seed=1, num_iterations=5, callback=reports.append
     )
-    def test_equal(self, linear, ours, theirs):
-        weight = linear[1].weight[1].detach().numpy().reshape(1, 3, 224, 224)
-        image, _ = visualize([1], linear, torch.float64, seed=3, **ours)
-        assert np.abs(image.numpy() - self.by_hand(weight, 3, **theirs)).max() < 1e-6  # bounds are rounded to float32
+    shown = {path.name for path in (tmp_path / "visualization").iterdir()}
+    assert shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
+    assert np.array_equal(tile(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1), np.asarray(picture))
 
 
-class TestEachIteration:
-    def test_pixels_stay_in_range(self, bundled_model):
-        _, reports = visualize([187, 366], bundled_model, seed=0, num_iterations=12, learning_rate=300)
-        low, high = (torch.from_numpy(bound).view(3, 1, 1) for bound in (LOW, HIGH))
-        for report in reports:
-            assert (report.image >= low).all() and (report.image <= high).all()
-        assert all(((report.image == low) | (report.image == high)).any() for report in reports[1:10])  # not blurred
-
-    def test_reports(self, tiny_model):
-        image, reports = visualize([1, 4], tiny_model, torch.float64, seed=0, num_iterations=11, max_jitter=0)
-        assert [report.iteration for report in reports] == list(range(1, 12))
-        assert torch.equal(reports[-1].image, image) and not image.requires_grad
-        for before, after in itertools.pairwise(reports):
-            expected = tiny_model(before.image)[[0, 1], [1, 4]]
-            torch.testing.assert_close(after.score, expected.detach())
-
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
-            ({"num_iterations": 10, "show_every": 4}, [1, 4, 8, 10]),
-            ({"num_iterations": 4, "show_every": 4}, [1, 4]),
-            ({"num_iterations": 10, "show_every": 4, "generate_plots": False}, []),
-        ],
-    )
-    def test_snapshots(self, tiny_model, options, expected):
-        _, reports = visualize([1], tiny_model, **options)
-        assert [report.iteration for report in reports if report.snapshot] == expected
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float64, torch.FloatTensor, torch.DoubleTensor, "torch.DoubleTensor", torch.device("cpu")],
+)
+def test_course_interface_dtypes(tiny_model, dtype):
+    before = network_state(tiny_model)
+    image, _ = visualize([3], tiny_model.train(), dtype, seed=1, num_iterations=2)
+    assert image.dtype == (torch.float32 if "oat32" in str(dtype) or "FloatT" in str(dtype) else torch.float64)
+    assert same_state(before, network_state(tiny_model.eval()))
+    assert all(parameter.dtype == torch.float64 for parameter in tiny_model.parameters())
+    expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
+    torch.testing.assert_close(image.double(), expected, rtol=0, atol=1e-4)
 
 
-class TestReproducible:
-    def test_sources_of_random_numbers(self, tiny_model):
-        first, _ = visualize([1], tiny_model, seed=5, num_iterations=3)
-        again, _ = visualize([1], tiny_model, seed=5, num_iterations=3)
-        generator = torch.Generator().manual_seed(5)
-        by_generator, _ = visualize([1], tiny_model, generator=generator, num_iterations=3)
-        goes_on, _ = visualize([1], tiny_model, generator=generator, num_iterations=3)
-        torch.manual_seed(5)
-        by_global, _ = visualize([1], tiny_model, num_iterations=3)
-        other, _ = visualize([1], tiny_model, seed=6, num_iterations=3)
-        assert torch.equal(first, again) and torch.equal(first, by_generator) and torch.equal(first, by_global)
-        assert not torch.equal(first, goes_on) and not torch.equal(first, other)
-
-    def test_a_seed_leaves_the_global_source_alone(self, tiny_model):
-        before = torch.get_rng_state()
-        visualize([1], tiny_model, seed=5, num_iterations=3)
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_several_are_what_each_is_alone(self, bundled_model):
-        """To the bit: whatever differs in the last one is another picture 100 iterations later."""
-        together, _ = visualize([187, 366, 76], bundled_model, seed=2, num_iterations=12)
-        for image, target in zip(together, [187, 366, 76], strict=True):
-            alone, _ = visualize([target], bundled_model, seed=2, num_iterations=12)
-            assert torch.equal(alone[0], image)
-        assert not torch.equal(together[0], together[1])
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.cuda.DoubleTensor, torch.device("cuda")])
+def test_course_interface_cuda(tiny_model, dtype):
+    image, _ = visualize([3], tiny_model, dtype, seed=1, num_iterations=2)
+    expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
+    assert image.is_cuda and not next(tiny_model.parameters()).is_cuda
+    torch.testing.assert_close(image.cpu(), expected)
 
 
-class TestRealNetwork:
-    @pytest.mark.parametrize("target", COURSE_CLASSES)
-    def test_reaches_99_per_cent(self, real_model, target):
-        """Within 100 iterations. The class's score grows always, but whether it outgrows that of a class that looks
-        alike is up to the noise and to how a processor rounds: for the original release's oboe, which has a cornet
-        beside it, with about half of the seeds; for the others with nearly every one.
-        """
-
-        class Reached(Exception):
-            pass
-
-        def look(report):
-            if report.iteration % 2 == 0 and real_model(report.image).softmax(dim=1)[0, target] >= 0.99:
-                raise Reached
-
-        for seed in range(8 if target == 683 else 2):
-            try:
-                ClassVisualization().visualize_classes([target], real_model, seed=seed, callback=look)
-            except Reached:
-                return
-        pytest.fail("no seed led there")
+# --- The network is left as it was ---
 
 
-class TestCourseInterface:
-    def test_picture(self, tiny_model, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        options = {"seed": 1, "num_iterations": 2}
-        picture = ClassVisualization().create_class_visualization(
-            3, {3: "cat"}, tiny_model, torch.DoubleTensor, generate_plots=True, show_every=1, **options
-        )
-        image, _ = visualize([3], tiny_model, torch.float64, **options)
-        assert (picture.mode, picture.size) == ("RGB", (224, 224))
-        assert np.array_equal(np.asarray(picture), np.asarray(deprocess(image, should_rescale=False)))
-        assert not list(tmp_path.iterdir())  # drawing is the business of whoever calls
-
-    @pytest.mark.parametrize(
-        "dtype",
-        [
-            torch.float32,
-            torch.float64,
-            torch.FloatTensor,
-            torch.DoubleTensor,
-            "torch.DoubleTensor",
-            torch.device("cpu"),
-        ],
-    )
-    def test_dtypes(self, tiny_model, dtype):
-        before = network_state(tiny_model)
-        image, _ = visualize([3], tiny_model.train(), dtype, seed=1, num_iterations=2)
-        assert image.dtype == (torch.float32 if "oat32" in str(dtype) or "FloatT" in str(dtype) else torch.float64)
-        assert same_state(before, network_state(tiny_model.eval()))
-        assert all(parameter.dtype == torch.float64 for parameter in tiny_model.parameters())
-        expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
-        torch.testing.assert_close(image.double(), expected, rtol=0, atol=1e-4)
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    @pytest.mark.parametrize("dtype", [torch.cuda.DoubleTensor, torch.device("cuda")])
-    def test_cuda(self, tiny_model, dtype):
-        image, _ = visualize([3], tiny_model, dtype, seed=1, num_iterations=2)
-        expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
-        assert image.is_cuda and not next(tiny_model.parameters()).is_cuda
-        torch.testing.assert_close(image.cpu(), expected)
+@pytest.mark.parametrize("training", [False, True])
+def test_network_is_left_as_it_was_and_dropout_is_off(tiny_model, training):
+    expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
+    tiny_model.train(training)
+    before = network_state(tiny_model)
+    with torch.no_grad():
+        image, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
+    assert torch.equal(image, expected) and same_state(before, network_state(tiny_model))
 
 
-class TestTheNetworkIsLeftAsItWas:
-    @pytest.mark.parametrize("training", [False, True])
-    def test_and_dropout_is_off(self, tiny_model, training):
-        expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
-        tiny_model.train(training)
-        before = network_state(tiny_model)
-        with torch.no_grad():
-            image, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
-        assert torch.equal(image, expected) and same_state(before, network_state(tiny_model))
-
-    def test_after_an_exception(self, tiny_model):
-        before = network_state(tiny_model.train())
-        with pytest.raises(ZeroDivisionError):
-            ClassVisualization().visualize_classes([3], tiny_model, torch.float64, callback=lambda _: 1 / 0)
-        assert same_state(before, network_state(tiny_model))
+def test_network_is_left_as_it_was_after_an_exception(tiny_model):
+    before = network_state(tiny_model.train())
+    with pytest.raises(ZeroDivisionError):
+        ClassVisualization().visualize_classes([3], tiny_model, torch.float64, callback=lambda _: 1 / 0)
+    assert same_state(before, network_state(tiny_model))
 
 
-class TestBadArguments:
-    def test_unknown_keyword(self, tiny_model):
-        with pytest.raises(TypeError, match="num_iteration'"):
-            ClassVisualization().create_class_visualization(3, {}, tiny_model, torch.float32, num_iteration=3)
+# --- Bad arguments ---
 
-    @pytest.mark.parametrize(
-        ("changed", "words"),
-        [
-            ({"target_y": 5}, "target_y must lie in 0…4, got 5"),
-            ({"target_y": -1}, "target_y must be at least 0, got -1"),
-            ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
-            ({"model": "net"}, "model must be a torch.nn.Module, got str"),
-            ({"dtype": torch.int64}, "dtype must be a floating-point type or a device, got torch.int64"),
-            ({"dtype": 7}, "dtype 7 cannot be used here"),
-            ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
-            ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
-            ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
-            ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
-            ({"blur_every": 0}, "blur_every must be at least 1, got 0"),
-            ({"show_every": 0}, "show_every must be at least 1, got 0"),
-            ({"max_jitter": 1.5}, "max_jitter must be an integer, got 1.5"),
-            ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
-        ],
-    )
-    def test_are_named(self, tiny_model, changed, words):
-        arguments = {"target_y": 3, "class_names": {}, "model": tiny_model, "dtype": torch.float32} | changed
-        with pytest.raises(ValueError, match=words):
-            ClassVisualization().create_class_visualization(**arguments)
 
-    def test_no_targets(self, tiny_model):
-        with pytest.raises(ValueError, match="targets must name at least one class"):
-            ClassVisualization().visualize_classes([], tiny_model)
+def test_bad_arguments_unknown_keyword(tiny_model):
+    with pytest.raises(TypeError, match="num_iteration'"):
+        ClassVisualization().create_class_visualization(3, {}, tiny_model, torch.float32, num_iteration=3)
 
-    def test_damaged_weights(self, tiny_model):
-        with torch.no_grad():
-            tiny_model[0].weight[0, 0] = math.nan
-        with pytest.raises(ValueError, match="not finite"):
-            ClassVisualization().visualize_classes([3], tiny_model)
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"target_y": 5}, "target_y must lie in 0…4, got 5"),
+        ({"target_y": -1}, "target_y must be at least 0, got -1"),
+        ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
+        ({"model": "net"}, "model must be a torch.nn.Module, got str"),
+        ({"dtype": torch.int64}, "dtype must be a floating-point type or a device, got torch.int64"),
+        ({"dtype": 7}, "dtype 7 cannot be used here"),
+        ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
+        ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
+        ({"blur_every": 0}, "blur_every must be at least 1, got 0"),
+        ({"show_every": 0}, "show_every must be at least 1, got 0"),
+        ({"max_jitter": 1.5}, "max_jitter must be an integer, got 1.5"),
+        ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
+    ],
+)
+def test_bad_arguments_are_named(tiny_model, changed, words):
+    arguments = {"target_y": 3, "class_names": {}, "model": tiny_model, "dtype": torch.float32} | changed
+    with pytest.raises(ValueError, match=words):
+        ClassVisualization().create_class_visualization(**arguments)
+
+
+def test_bad_arguments_no_targets(tiny_model):
+    with pytest.raises(ValueError, match="targets must name at least one class"):
+        ClassVisualization().visualize_classes([], tiny_model)
+
+
+def test_bad_arguments_damaged_weights(tiny_model):
+    with torch.no_grad():
+        tiny_model[0].weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        ClassVisualization().visualize_classes([3], tiny_model)
 
 
 def tile(path, column: int, columns: int) -> np.ndarray:
@@ -287,54 +314,60 @@ def tile(path, column: int, columns: int) -> np.ndarray:
         return np.asarray(image.convert("RGB"))[-236:-12, left : left + 224]
 
 
-class TestScript:
-    def test_course_figures(self, tmp_path):
-        result = run_script("class_visualization.py", "--weights", "bundled", "--out", tmp_path)
+# --- The script ---
+
+
+def test_script_course_figures(tmp_path):
+    result = run_script("class_visualization.py", "--weights", "bundled", "--out", tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    names = {"class_visualization.png"} | {f"class_visualization_iter_{t}.png" for t in (1, 25, 50, 75, 100)}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    strip = [tile(tmp_path / "class_visualization.png", i, 5) for i in range(5)]
+    for shown, iteration in zip(strip, (1, 25, 50, 75, 100), strict=True):
+        assert np.array_equal(shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1))
+
+
+def test_script_several_classes_twice(bundled_model, tmp_path):
+    options = ("--weights", "bundled", "--iterations", "5", "--show-every", "3", "--seed", "7", "--chunk", "2")
+    for folder in ("one", "two"):
+        targets = ("187", "tarantula", "oboe", "76")  # the last is the tarantula again
+        result = run_script("class_visualization.py", *options, "--target", *targets, "--out", folder, cwd=tmp_path)
         assert (result.returncode, result.stdout) == (0, ""), result.stderr
-        names = {"class_visualization.png"} | {f"class_visualization_iter_{t}.png" for t in (1, 25, 50, 75, 100)}
-        assert {path.name for path in tmp_path.iterdir()} == names
-        strip = [tile(tmp_path / "class_visualization.png", i, 5) for i in range(5)]
-        for shown, iteration in zip(strip, (1, 25, 50, 75, 100), strict=True):
-            assert np.array_equal(shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1))
-
-    def test_several_classes_twice(self, bundled_model, tmp_path):
-        options = ("--weights", "bundled", "--iterations", "5", "--show-every", "3", "--seed", "7", "--chunk", "2")
-        for folder in ("one", "two"):
-            targets = ("187", "tarantula", "oboe", "76")  # the last is the tarantula again
-            result = run_script("class_visualization.py", *options, "--target", *targets, "--out", folder, cwd=tmp_path)
-            assert (result.returncode, result.stdout) == (0, ""), result.stderr
-        files = {
-            f"class_visualization{name}{page}.png"
-            for name in ("", "_iter_1", "_iter_3", "_iter_5")
-            for page in ("", "_2")
-        }
-        assert {path.name for path in (tmp_path / "one").iterdir()} == files
-        for name in files:
-            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-        alone = ClassVisualization().create_class_visualization(
-            683, None, bundled_model, torch.float32, seed=7, num_iterations=5
-        )
-        shown = tile(tmp_path / "one" / "class_visualization_iter_5_2.png", 0, 1)
-        assert np.array_equal(shown, np.asarray(alone))
-
-    def test_strip_is_thinned_out(self):
-        columns = [(t, [np.zeros((224, 224, 3), np.uint8)], [""]) for t in (1, *range(5, 101, 5))]
-        figure = class_visualization.strip(columns, {187: "Yorkshire terrier"})
-        words = [text.get_text() for text in figure.texts]
-        titles = [word for word in words if word.startswith("iteration ")]
-        assert len(titles) == 8 and titles[0].startswith("iteration 1:") and titles[-1].startswith("iteration 100:")
-
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            (["--target", "187", "1000"], "class 1000 is out of range"),
-            (["--target", "terrier"], "class 'terrier' is ambiguous"),
-            (["--l2-reg", "9e18", "--learning-rate", "9e18"], "the gradient is not finite"),
-        ],
+    files = {
+        f"class_visualization{name}{page}.png" for name in ("", "_iter_1", "_iter_3", "_iter_5") for page in ("", "_2")
+    }
+    assert {path.name for path in (tmp_path / "one").iterdir()} == files
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    alone = ClassVisualization().create_class_visualization(
+        683, None, bundled_model, torch.float32, seed=7, num_iterations=5
     )
-    def test_bad_options(self, options, words, tmp_path, capsys):
-        options = [*options, "--weights", "bundled", "--quiet", "--show-every", "99", "--out", str(tmp_path)]
-        assert class_visualization.main(options) == 2
-        output = capsys.readouterr()
-        assert output.out == "" and len(output.err.splitlines()) == 1 and words in output.err
-        assert not [path for path in tmp_path.iterdir() if path.suffix != ".png"]
+    shown = tile(tmp_path / "one" / "class_visualization_iter_5_2.png", 0, 1)
+    assert np.array_equal(shown, np.asarray(alone))
+
+
+def test_script_strip_is_thinned_out(tmp_path, capsys):
+    options = ["--weights", "bundled", "--iterations", "21", "--show-every", "1", "--chunk", "1", "--quiet"]
+    assert class_visualization.main([*options, "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.iterdir())) == 22
+    with Image.open(tmp_path / "class_visualization.png") as strip:
+        assert strip.width == LABEL_BAND + 8 * (224 + GAP)
+    for column, iteration in enumerate((1, 4, 7, 10, 12, 15, 18, 21)):
+        one = tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
+        assert np.array_equal(tile(tmp_path / "class_visualization.png", column, 8), one)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "187", "1000"], "class 1000 is out of range"),
+        (["--target", "terrier"], "class 'terrier' is ambiguous"),
+        (["--l2-reg", "9e18", "--learning-rate", "9e18"], "the gradient is not finite"),
+    ],
+)
+def test_script_bad_options(options, words, tmp_path, capsys):
+    options = [*options, "--weights", "bundled", "--quiet", "--show-every", "99", "--out", str(tmp_path)]
+    assert class_visualization.main(options) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and len(output.err.splitlines()) == 1 and words in output.err
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".png"]

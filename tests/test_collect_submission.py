@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_one_line_error
+from helpers import ROOT, assert_one_line_error
 
 import collect_submission as collector
 

@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions, version
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 from packaging.requirements import Requirement
 
 OPTIONAL = {"safetensors"}  # used where it is there

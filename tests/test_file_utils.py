@@ -5,69 +5,19 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import CONTENT, ROOT, breaks, drips, hangs, missing, serving, whole, without_privileges
 
 import file_utils
-from file_utils import InputError, download, reason, sha256_of, shown, written_whole
+from errors import InputError, cause, quoted
+from file_utils import atomic_write, download, sha256_of
 
-CONTENT = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def serving(answer: Answer) -> Iterator[str]:
-    """A real HTTP server on this machine that answers every request by `answer(handler)`; gives its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            try:
-                answer(self)
-            except OSError:  # the client has gone
-                self.close_connection = True
-
-        do_CONNECT = do_GET  # what a proxy is asked for https
-
-        def log_message(self, *_):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads, block_on_close = True, False
-
-        def handle_error(self, *_):
-            pass
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def whole(content: bytes) -> Answer:
-    """Send the content."""
-
-    def answer(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-    return answer
-
-
-def hangs(handler):
-    """Accept and never answer."""
-    time.sleep(60)
 
 
 def hangs_after_headers(handler):
@@ -76,33 +26,12 @@ def hangs_after_headers(handler):
     time.sleep(60)
 
 
-def drips(handler):
-    """Send a few bytes a second, for ever."""
-    handler.send_response(200)
-    handler.end_headers()
-    while True:
-        handler.wfile.write(b".")
-        time.sleep(0.02)
-
-
-def breaks(handler):
-    """Promise the content, send half of it, close."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(CONTENT)))
-    handler.end_headers()
-    handler.wfile.write(CONTENT[: len(CONTENT) // 2])
-
-
 def babbles(handler):
     handler.wfile.write(b"this is not HTTP\r\n\r\n")
 
 
 def closes(handler):
     handler.close_connection = True
-
-
-def missing(handler):
-    handler.send_error(404)
 
 
 def circles(handler):
@@ -116,22 +45,6 @@ def impatient(monkeypatch):
     """Local servers only, and half a second of patience."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
-
-
-@contextmanager
-def without_privileges() -> Iterator[Path]:
-    """Run as somebody whom file permissions bind (root is not bound), in an open temporary folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        if not hasattr(os, "geteuid"):
-            pytest.skip("permissions are tried on POSIX systems only")
-        user = os.geteuid()
-        Path(folder).chmod(0o777)
-        try:
-            if user == 0:
-                os.seteuid(65534)
-            yield Path(folder)
-        finally:
-            os.seteuid(user)
 
 
 # --- Downloads ---
@@ -209,12 +122,12 @@ def test_an_address_that_leads_nowhere_is_one_line(impatient, tmp_path, url):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a" / "b" / "file"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("one")
         assert not path.exists() and temporary.parent == path.parent
     assert path.read_text() == "one"
     for failure in (KeyboardInterrupt, SystemExit, RuntimeError):
-        with pytest.raises(failure), written_whole(path) as temporary:
+        with pytest.raises(failure), atomic_write(path) as temporary:
             temporary.write_text("two")
             raise failure
         assert path.read_text() == "one" and [p.name for p in path.parent.iterdir()] == ["file"]
@@ -224,7 +137,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     (tmp_path / "file").touch()
     for path in (tmp_path / "folder", tmp_path / "file" / "below", Path("/proc/nowhere/file")):
-        with pytest.raises(InputError, match=r"^cannot write '[^\n]*$"), written_whole(path) as temporary:
+        with pytest.raises(InputError, match=r"^cannot write '[^\n]*$"), atomic_write(path) as temporary:
             temporary.write_text("text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -234,7 +147,7 @@ def test_a_folder_without_the_right_to_write_is_named():
         (folder / "locked").mkdir(mode=0o555)
         with (
             pytest.raises(InputError, match=r"^cannot write '.*locked/file': Permission denied$"),
-            written_whole(folder / "locked" / "file") as temporary,
+            atomic_write(folder / "locked" / "file") as temporary,
         ):
             temporary.write_text("text")
         (folder / "secret").touch(mode=0)
@@ -247,10 +160,11 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from file_utils import InputError, written_whole
+from errors import InputError
+from file_utils import atomic_write
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    with written_whole(Path("file")) as temporary:
+    with atomic_write(Path("file")) as temporary:
         temporary.write_bytes(bytes(2000))
 except InputError as error:
     print(error)
@@ -266,7 +180,7 @@ def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path):
 
     def write(content):
         for _ in range(5):
-            with written_whole(tmp_path / "file") as temporary:
+            with atomic_write(tmp_path / "file") as temporary:
                 temporary.write_bytes(content)
 
     threads = [threading.Thread(target=write, args=(content,)) for content in contents]
@@ -289,7 +203,7 @@ def test_checksum(tmp_path):
 
 
 def test_names_and_reasons_fit_on_a_line():
-    assert shown(Path("a\nb'ü")) == '"a\\nb\'ü"'
-    assert reason(OSError(28, "No space left on device")) == "No space left on device"
-    assert reason(ValueError("two\n  lines")) == "two lines" and reason(ValueError()) == "ValueError"
-    assert os.linesep not in reason(RuntimeError("a\r\nb"))
+    assert quoted(Path("a\nb'ü")) == '"a\\nb\'ü"'
+    assert cause(OSError(28, "No space left on device")) == "No space left on device"
+    assert cause(ValueError("two\n  lines")) == "two lines" and cause(ValueError()) == "ValueError"
+    assert os.linesep not in cause(RuntimeError("a\r\nb"))

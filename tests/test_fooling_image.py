@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import network_state, run_script, same_state
+from helpers import network_state, run_script, same_state
 from PIL import Image
 from torch import nn
 
 import fooling_image
-from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess, preprocess, to_batch
+from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess, preprocess, round_to_8_bits, to_batch
 from visualizers import FoolingImage
-from visualizers.fooling_image import round_to_8_bits, unit_length
+from visualizers.fooling_image import unit_length
 
 TARGETS = (6, 120, 487, 950)  # stingray, fiddler crab, mobile phone, orange
 
@@ -44,214 +44,238 @@ def make(*arguments, **options) -> tuple[torch.Tensor, list]:
     return FoolingImage().make_fooling_image(*arguments, callback=reports.append, **options), reports
 
 
-class TestByHand:
-    @pytest.mark.parametrize("steps", [0, 1, 2])
-    def test_steps(self, linear, small, steps):
-        weight = linear[1].weight[1].detach().reshape(1, 3, 2, 2)
-        expected = small + steps * 10 * weight / weight.square().sum().sqrt()
-        image, reports = make(small, 1, linear, max_iter=steps)
-        torch.testing.assert_close(image, expected, rtol=0, atol=1e-12)
-        assert [report.iteration for report in reports] == list(range(steps))
-
-    def test_stops_at_the_first_success(self, linear, small):
-        """Each step raises score 1 by 4·‖w1‖ and score 0 by 4·w0·w1/‖w1‖, so the number of steps can be worked out."""
-        weight, length = linear[1].weight.detach(), linear[1].weight[1].norm().item()
-        gap = (linear(small)[0, 0] - linear(small)[0, 1]).item()
-        gain = 4 * (length - (weight[0] @ weight[1]).item() / length)
-        image, reports = make(small, 1, linear, learning_rate=4)
-        assert reports[-1].iteration == math.floor(gap / gain) + 1 > 1
-        assert torch.equal(image, reports[-1].image)
-        assert linear(image).argmax() == 1 and linear(reports[-2].image).argmax() == 0
-        assert [report.score for report in reports] == [linear(r.image)[0, 1].item() for r in reports]
-
-    def test_nothing_to_do(self, linear, small):
-        image, reports = make(small, 0, linear)
-        assert torch.equal(image, small) and image.data_ptr() != small.data_ptr()
-        assert [report.iteration for report in reports] == [0]
-
-    def test_too_few_steps(self, linear, small):
-        image, reports = make(small, 1, linear, learning_rate=0.01, max_iter=7)
-        assert len(reports) == 7 and abs((image - small).norm().item() - 0.07) < 1e-12
-        assert not FoolingImage().is_fooled(image, 1, linear) and FoolingImage().is_fooled(image, 0, linear)
-
-    def test_zero_gradient(self, linear, small):
-        image, reports = make(small, 2, linear)
-        assert torch.equal(image, small) and len(reports) == 100
-
-    def test_unit_length_is_per_image(self):
-        gradient = torch.arange(1.0, 181).view(3, 3, 4, 5) * torch.tensor([1e-9, 0, 1e9]).view(3, 1, 1, 1)
-        lengths = unit_length(gradient).flatten(1).norm(dim=1)
-        torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0]))
-
-    def test_difference_is_clipped_about_grey(self):
-        assert fooling_image.about_grey(np.array([-9, -0.5, 0, 0.25, 0.5, 9])).tolist() == [0, 0, 128, 192, 255, 255]
+# --- By hand ---
 
 
-class TestAgainstTextbook:
-    """The same on a convolutional network, by a plain loop with backward() into .grad."""
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_by_hand_steps(linear, small, steps):
+    weight = linear[1].weight[1].detach().reshape(1, 3, 2, 2)
+    expected = small + steps * 10 * weight / weight.square().sum().sqrt()
+    image, reports = make(small, 1, linear, max_iter=steps)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-12)
+    assert [report.iteration for report in reports] == list(range(steps))
 
-    def textbook(self, X, target, model, valid):
-        mean, std = (torch.tensor(a, dtype=X.dtype).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
-        state = X.clone()
 
-        def look():
-            return ((((state * std + mean) * 255).round() / 255).clip(0, 1) - mean) / std if valid else state
+def test_by_hand_stops_at_the_first_success(linear, small):
+    """Each step raises score 1 by 4·‖w1‖ and score 0 by 4·w0·w1/‖w1‖, so the number of steps can be worked out."""
+    weight, length = linear[1].weight.detach(), linear[1].weight[1].norm().item()
+    gap = (linear(small)[0, 0] - linear(small)[0, 1]).item()
+    gain = 4 * (length - (weight[0] @ weight[1]).item() / length)
+    image, reports = make(small, 1, linear, learning_rate=4)
+    assert reports[-1].iteration == math.floor(gap / gain) + 1 > 1
+    assert torch.equal(image, reports[-1].image)
+    assert linear(image).argmax() == 1 and linear(reports[-2].image).argmax() == 0
+    assert [report.score for report in reports] == [linear(r.image)[0, 1].item() for r in reports]
 
-        for _ in range(6):
-            image = look().clone().requires_grad_()
-            scores = model(image)
-            if scores.argmax() == target:
-                break
-            scores[0, target].backward()
-            state = state + 0.7 * image.grad / image.grad.norm()
+
+def test_by_hand_nothing_to_do(linear, small):
+    image, reports = make(small, 0, linear)
+    assert torch.equal(image, small) and image.data_ptr() != small.data_ptr()
+    assert [report.iteration for report in reports] == [0]
+
+
+def test_by_hand_too_few_steps(linear, small):
+    image, reports = make(small, 1, linear, learning_rate=0.01, max_iter=7)
+    assert len(reports) == 7 and abs((image - small).norm().item() - 0.07) < 1e-12
+    assert not FoolingImage().is_fooled(image, 1, linear) and FoolingImage().is_fooled(image, 0, linear)
+
+
+def test_by_hand_zero_gradient(linear, small):
+    image, reports = make(small, 2, linear)
+    assert torch.equal(image, small) and len(reports) == 100
+
+
+def test_by_hand_unit_length_is_per_image():
+    gradient = torch.arange(1.0, 181).view(3, 3, 4, 5) * torch.tensor([1e-9, 0, 1e9]).view(3, 1, 1, 1)
+    lengths = unit_length(gradient).flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0]))
+
+
+# --- Against a plain loop ---
+
+
+def textbook(X, target, model, valid):
+    mean, std = (torch.tensor(a, dtype=X.dtype).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
+    state = X.clone()
+
+    def look():
+        return ((((state * std + mean) * 255).round() / 255).clip(0, 1) - mean) / std if valid else state
+
+    for _ in range(6):
+        image = look().clone().requires_grad_()
+        scores = model(image)
+        if scores.argmax() == target:
+            break
+        scores[0, target].backward()
+        state = state + 0.7 * image.grad / image.grad.norm()
+        if valid:
+            state = ((state * std + mean).clip(0, 1) - mean) / std
+    return look()
+
+
+@pytest.mark.parametrize("valid", [False, True])
+@pytest.mark.parametrize("target", range(5))
+def test_textbook_loop_equal(tiny_model, target, valid):
+    X = 2 * torch.randn(1, 3, 9, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ours, _ = make(X, target, tiny_model, learning_rate=0.7, max_iter=6, valid=valid)
+    torch.testing.assert_close(ours, textbook(X, target, tiny_model, valid), rtol=0, atol=1e-10)
+
+
+# --- The real network ---
+
+
+def test_real_network_course_task(real_model, course):
+    with np.load(course / "imagenet_val_25.npz", allow_pickle=True) as data:
+        X = to_batch(data["X"][:1])
+    image, reports = make(X, 6, real_model)
+    assert FoolingImage().is_fooled(image, 6, real_model)
+    assert reports[-1].iteration <= 10
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_real_network_photos(real_model, batch, valid, tmp_path):
+    lengths = []
+    for X in batch[0].split(1):
+        for target in TARGETS:
+            image, reports = make(X, target, real_model, max_iter=30, valid=valid)
+            assert real_model(image).argmax() == target, (reports[-1].iteration, target)
+            lengths.append((image - X).norm().item())
             if valid:
-                state = ((state * std + mean).clip(0, 1) - mean) / std
-        return look()
-
-    @pytest.mark.parametrize("valid", [False, True])
-    @pytest.mark.parametrize("target", range(5))
-    def test_equal(self, tiny_model, target, valid):
-        X = 2 * torch.randn(1, 3, 9, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-        ours, _ = make(X, target, tiny_model, learning_rate=0.7, max_iter=6, valid=valid)
-        torch.testing.assert_close(ours, self.textbook(X, target, tiny_model, valid), rtol=0, atol=1e-10)
+                deprocess(image, should_rescale=False).save(tmp_path / "valid.png")
+                with Image.open(tmp_path / "valid.png") as stored:
+                    loaded = preprocess(stored)
+                assert torch.equal(loaded, image) and FoolingImage().is_fooled(loaded, target, real_model)
+    assert np.median(lengths) < 20
 
 
-class TestRealNetwork:
-    def test_course_task(self, real_model, course):
-        with np.load(course / "imagenet_val_25.npz", allow_pickle=True) as data:
-            X = to_batch(data["X"][:1])
-        image, reports = make(X, 6, real_model)
-        assert FoolingImage().is_fooled(image, 6, real_model)
-        assert reports[-1].iteration <= 10
-
-    @pytest.mark.parametrize("valid", [False, True])
-    def test_photos(self, real_model, batch, valid, tmp_path):
-        lengths = []
-        for X in batch[0].split(1):
-            for target in TARGETS:
-                image, reports = make(X, target, real_model, max_iter=30, valid=valid)
-                assert real_model(image).argmax() == target, (reports[-1].iteration, target)
-                lengths.append((image - X).norm().item())
-                if valid:
-                    deprocess(image, should_rescale=False).save(tmp_path / "valid.png")
-                    with Image.open(tmp_path / "valid.png") as stored:
-                        loaded = preprocess(stored)
-                    assert torch.equal(loaded, image) and FoolingImage().is_fooled(loaded, target, real_model)
-        assert np.median(lengths) < 20
-
-    def test_every_step_of_a_valid_image_can_be_stored(self, bundled_model, batch):
-        bright = torch.full_like(batch[0][:1], 2.2)  # steps from here leave the range at once
-        _, reports = make(bright, 6, bundled_model, max_iter=4, valid=True)
-        for report in reports:
-            values = pixels(report.image)
-            assert np.abs(values - values.round()).max() < 1e-4
-            assert values.min() > -1e-4 and values.max() < 255 + 1e-4
-        assert len(reports) > 1 and pixels(reports[1].image).min() < 255
-
-    def test_small_steps_add_up(self, bundled_model, batch):
-        """Each step is far below half a grey level, which rounding alone would undo for ever."""
-        image, reports = make(batch[0][:1], 6, bundled_model, learning_rate=0.5, valid=True)
-        assert FoolingImage().is_fooled(image, 6, bundled_model) and 1 < reports[-1].iteration < 100
-
-    def test_rounding_keeps_photos(self, batch):
-        assert torch.equal(round_to_8_bits(batch[0]), batch[0])
+def test_real_network_every_step_of_a_valid_image_can_be_stored(bundled_model, batch):
+    bright = torch.full_like(batch[0][:1], 2.2)  # steps from here leave the range at once
+    _, reports = make(bright, 6, bundled_model, max_iter=4, valid=True)
+    for report in reports:
+        values = pixels(report.image)
+        assert np.abs(values - values.round()).max() < 1e-4
+        assert values.min() > -1e-4 and values.max() < 255 + 1e-4
+    assert len(reports) > 1 and pixels(reports[1].image).min() < 255
 
 
-class TestTheNetworkIsLeftAsItWas:
-    @pytest.mark.parametrize("frozen", [False, True])
-    @pytest.mark.parametrize("training", [False, True])
-    def test_and_dropout_is_off(self, tiny_model, frozen, training):
-        X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-        expected, _ = make(X, 3, tiny_model, learning_rate=0.3, max_iter=5)
-        tiny_model.requires_grad_(not frozen).train(training)
-        tiny_model[1].eval()
-        before = network_state(tiny_model)
-        assert torch.equal(make(X, 3, tiny_model, learning_rate=0.3, max_iter=5)[0], expected)
-        assert FoolingImage().is_fooled(expected, 3, tiny_model) in (True, False)
-        assert same_state(before, network_state(tiny_model))
-
-    def test_after_an_exception(self, tiny_model):
-        tiny_model.train()
-        before = network_state(tiny_model)
-        with pytest.raises(ZeroDivisionError):
-            FoolingImage().make_fooling_image(torch.zeros(1, 3, 8, 8), 3, tiny_model, callback=lambda _: 1 / 0)
-        assert same_state(before, network_state(tiny_model))
+def test_real_network_small_steps_add_up(bundled_model, batch):
+    """Each step is far below half a grey level, which rounding alone would undo for ever."""
+    image, reports = make(batch[0][:1], 6, bundled_model, learning_rate=0.5, valid=True)
+    assert FoolingImage().is_fooled(image, 6, bundled_model) and 1 < reports[-1].iteration < 100
 
 
-class TestTensors:
-    def test_input_is_left_alone(self, tiny_model):
-        X = torch.randn(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-        X.grad = torch.ones_like(X)
-        before = X.detach().clone()
-        image, _ = make(X, 3, tiny_model, max_iter=3)
-        assert torch.equal(X, before) and torch.equal(X.grad, torch.ones_like(X))
-        assert not image.requires_grad
-
-    def test_dtype_follows_the_input(self, tiny_model):
-        image, _ = make(torch.zeros(1, 3, 8, 12), 3, tiny_model, max_iter=3)
-        assert image.dtype == torch.float32 and image.shape == (1, 3, 8, 12)
-
-    def test_without_gradients(self, tiny_model):
-        X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-        with torch.no_grad():
-            inside, _ = make(X, 3, tiny_model, max_iter=3)
-        assert torch.equal(inside, make(X, 3, tiny_model, max_iter=3)[0])
-
-    @pytest.mark.parametrize("target", [np.int64(3), torch.tensor(3), torch.tensor([3])])
-    def test_kinds_of_target(self, tiny_model, target):
-        X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-        assert torch.equal(make(X, target, tiny_model, max_iter=3)[0], make(X, 3, tiny_model, max_iter=3)[0])
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-    @pytest.mark.parametrize("valid", [False, True])
-    def test_cuda(self, tiny_model, valid):
-        X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-        expected, _ = make(X, 3, tiny_model, max_iter=3, valid=valid)
-        image, _ = make(X, 3, tiny_model.cuda(), max_iter=3, valid=valid)
-        assert image.device == X.device
-        torch.testing.assert_close(image, expected)
+def test_real_network_rounding_keeps_photos(batch):
+    assert torch.equal(round_to_8_bits(batch[0]), batch[0])
 
 
-class TestBadArguments:
-    @pytest.mark.parametrize(
-        ("changed", "words"),
-        [
-            ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
-            ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
-            ({"X": torch.full((1, 3, 8, 8), math.nan)}, "X has values that are not finite"),
-            ({"X": np.zeros((1, 3, 8, 8))}, "X must be a float tensor.*ndarray"),
-            ({"target_y": 5}, r"target_y must lie in 0…4, got 5"),
-            ({"target_y": -1}, "target_y must be at least 0, got -1"),
-            ({"target_y": 2.5}, "target_y must be an integer, got 2.5"),
-            ({"target_y": "3"}, "target_y must be an integer, got '3'"),
-            ({"model": "net"}, "model must be"),
-            ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
-            ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
-            ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
-            ({"max_iter": -1}, "max_iter must be at least 0, got -1"),
-            ({"max_iter": 1.5}, "max_iter must be an integer, got 1.5"),
-        ],
-    )
-    def test_are_named(self, tiny_model, changed, words):
-        arguments = {"X": torch.zeros(1, 3, 8, 8), "target_y": 3, "model": tiny_model} | changed
-        with pytest.raises(ValueError, match=words):
-            FoolingImage().make_fooling_image(**arguments)
+# --- The network is left as it was ---
 
-    def test_damaged_weights(self, tiny_model):
-        with torch.no_grad():
-            tiny_model[-1].weight[0, 0] = math.nan
-        with pytest.raises(ValueError, match="not finite"):
-            FoolingImage().make_fooling_image(torch.zeros(1, 3, 8, 8), 3, tiny_model)
-        with pytest.raises(ValueError, match="not finite"):
-            FoolingImage().is_fooled(torch.zeros(1, 3, 8, 8), 3, tiny_model)
 
-    def test_gradient_that_is_not_finite(self, small):
-        class Root(nn.Module):
-            def forward(self, x):
-                return torch.stack([x.sum() * 0, x.sum().sub(x.sum()).sqrt() - 1])[None]
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_network_is_left_as_it_was_and_dropout_is_off(tiny_model, frozen, training):
+    X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    expected, _ = make(X, 3, tiny_model, learning_rate=0.3, max_iter=5)
+    tiny_model.requires_grad_(not frozen).train(training)
+    tiny_model[1].eval()
+    before = network_state(tiny_model)
+    assert torch.equal(make(X, 3, tiny_model, learning_rate=0.3, max_iter=5)[0], expected)
+    assert FoolingImage().is_fooled(expected, 3, tiny_model) in (True, False)
+    assert same_state(before, network_state(tiny_model))
 
-        with pytest.raises(ValueError, match="gradient is not finite"):
-            FoolingImage().make_fooling_image(small, 1, Root())
+
+def test_network_is_left_as_it_was_after_an_exception(tiny_model):
+    tiny_model.train()
+    before = network_state(tiny_model)
+    with pytest.raises(ZeroDivisionError):
+        FoolingImage().make_fooling_image(torch.zeros(1, 3, 8, 8), 3, tiny_model, callback=lambda _: 1 / 0)
+    assert same_state(before, network_state(tiny_model))
+
+
+# --- Tensors ---
+
+
+def test_tensors_input_is_left_alone(tiny_model):
+    X = torch.randn(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    X.grad = torch.ones_like(X)
+    before = X.detach().clone()
+    image, _ = make(X, 3, tiny_model, max_iter=3)
+    assert torch.equal(X, before) and torch.equal(X.grad, torch.ones_like(X))
+    assert not image.requires_grad
+
+
+def test_tensors_dtype_follows_the_input(tiny_model):
+    image, _ = make(torch.zeros(1, 3, 8, 12), 3, tiny_model, max_iter=3)
+    assert image.dtype == torch.float32 and image.shape == (1, 3, 8, 12)
+
+
+def test_tensors_without_gradients(tiny_model):
+    X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        inside, _ = make(X, 3, tiny_model, max_iter=3)
+    assert torch.equal(inside, make(X, 3, tiny_model, max_iter=3)[0])
+
+
+@pytest.mark.parametrize("target", [np.int64(3), torch.tensor(3), torch.tensor([3])])
+def test_tensors_kinds_of_target(tiny_model, target):
+    X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(make(X, target, tiny_model, max_iter=3)[0], make(X, 3, tiny_model, max_iter=3)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("valid", [False, True])
+def test_tensors_cuda(tiny_model, valid):
+    X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    expected, _ = make(X, 3, tiny_model, max_iter=3, valid=valid)
+    image, _ = make(X, 3, tiny_model.cuda(), max_iter=3, valid=valid)
+    assert image.device == X.device
+    torch.testing.assert_close(image, expected)
+
+
+# --- Bad arguments ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
+        ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
+        ({"X": torch.full((1, 3, 8, 8), math.nan)}, "X has values that are not finite"),
+        ({"X": np.zeros((1, 3, 8, 8))}, "X must be a float tensor.*ndarray"),
+        ({"target_y": 5}, r"target_y must lie in 0…4, got 5"),
+        ({"target_y": -1}, "target_y must be at least 0, got -1"),
+        ({"target_y": 2.5}, "target_y must be an integer, got 2.5"),
+        ({"target_y": "3"}, "target_y must be an integer, got '3'"),
+        ({"model": "net"}, "model must be"),
+        ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"max_iter": -1}, "max_iter must be at least 0, got -1"),
+        ({"max_iter": 1.5}, "max_iter must be an integer, got 1.5"),
+    ],
+)
+def test_bad_arguments_are_named(tiny_model, changed, words):
+    arguments = {"X": torch.zeros(1, 3, 8, 8), "target_y": 3, "model": tiny_model} | changed
+    with pytest.raises(ValueError, match=words):
+        FoolingImage().make_fooling_image(**arguments)
+
+
+def test_bad_arguments_damaged_weights(tiny_model):
+    with torch.no_grad():
+        tiny_model[-1].weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        FoolingImage().make_fooling_image(torch.zeros(1, 3, 8, 8), 3, tiny_model)
+    with pytest.raises(ValueError, match="not finite"):
+        FoolingImage().is_fooled(torch.zeros(1, 3, 8, 8), 3, tiny_model)
+
+
+def test_bad_arguments_gradient_that_is_not_finite(small):
+    class Root(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.sum() * 0, x.sum().sub(x.sum()).sqrt() - 1])[None]
+
+    with pytest.raises(ValueError, match="gradient is not finite"):
+        FoolingImage().make_fooling_image(small, 1, Root())
 
 
 @pytest.fixture(scope="module")
@@ -268,47 +292,53 @@ def figures(tmp_path_factory):
     return one
 
 
-class TestScript:
-    def test_the_stored_image_fools_the_network(self, figures, bundled_model):
-        with Image.open(figures / "fooling_image_valid.png") as image:
-            assert (image.mode, image.size) == ("RGB", (224, 224))
-            assert "bundled" in image.text["Weights"]
-            assert FoolingImage().is_fooled(preprocess(image), 6, bundled_model)
+# --- The script ---
 
-    def test_the_figure_shows_the_perturbation(self, figures):
-        """Its last tile is the third amplified tenfold about mid-grey, except where it is clipped."""
-        with Image.open(figures / "fooling_image.png") as image:
-            figure = np.asarray(image.convert("RGB")).astype(int)
-        tiles = [figure[-236:-12, 6 + 230 * i : 230 + 230 * i] for i in range(4)]
-        photo, fooling, once, tenfold = tiles
-        inside = (fooling > 0) & (fooling < 255)
-        assert np.abs((fooling - photo) - (once - 128))[inside].max() <= 1
-        assert np.abs((10 * (once - 128)).clip(-128, 127) - (tenfold - 128)).max() <= 6  # once is rounded
-        assert (tenfold == 0).any() and (tenfold == 255).any()
 
-    def test_not_fooled(self, tmp_path, capsys, caplog):
-        options = ["--weights", "bundled", "--max-iter", "1", "--learning-rate", "0.01", "--out", str(tmp_path)]
-        assert fooling_image.main(options) == 0
-        assert capsys.readouterr().out == "The model is not fooled!\n"
-        assert "fooling_image_valid.png does not fool the network" in caplog.text
+def test_script_the_stored_image_fools_the_network(figures, bundled_model):
+    with Image.open(figures / "fooling_image_valid.png") as image:
+        assert (image.mode, image.size) == ("RGB", (224, 224))
+        assert "bundled" in image.text["Weights"]
+        assert FoolingImage().is_fooled(preprocess(image), 6, bundled_model)
 
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            (["--index", "99"], "--index 99: only 0 to 4 are there"),
-            (["--target", "1000"], "class 1000 is out of range"),
-            (["--target", "no such class"], "unknown class 'no such class'"),
-        ],
-    )
-    def test_bad_options(self, options, words, tmp_path, capsys):
-        assert fooling_image.main([*options, "--weights", "bundled", "--quiet", "--out", str(tmp_path)]) == 2
-        output = capsys.readouterr()
-        assert output.out == "" and len(output.err.splitlines()) == 1 and words in output.err
-        assert not list(tmp_path.iterdir())
 
-    def test_numbers_that_overflow(self, bundled_model, tmp_path, capsys):
-        state = bundled_model.state_dict()
-        torch.save(state | {"features.0.weight": 1e36 * state["features.0.weight"]}, tmp_path / "huge.pth")
-        out = tmp_path / "out"
-        assert fooling_image.main(["--weights", str(tmp_path / "huge.pth"), "--quiet", "--out", str(out)]) == 2
-        assert "not finite" in capsys.readouterr().err and not list(out.iterdir())
+def test_script_the_figure_shows_the_perturbation(figures):
+    """Its last tile is the third amplified tenfold about mid-grey, except where it is clipped."""
+    with Image.open(figures / "fooling_image.png") as image:
+        figure = np.asarray(image.convert("RGB")).astype(int)
+    tiles = [figure[-236:-12, 6 + 230 * i : 230 + 230 * i] for i in range(4)]
+    photo, fooling, once, tenfold = tiles
+    inside = (fooling > 0) & (fooling < 255)
+    assert np.abs((fooling - photo) - (once - 128))[inside].max() <= 1
+    assert np.abs((10 * (once - 128)).clip(-128, 127) - (tenfold - 128)).max() <= 6  # once is rounded
+    assert (tenfold == 0).any() and (tenfold == 255).any()
+
+
+def test_script_not_fooled(tmp_path, capsys, caplog):
+    options = ["--weights", "bundled", "--max-iter", "1", "--learning-rate", "0.01", "--out", str(tmp_path)]
+    assert fooling_image.main(options) == 0
+    assert capsys.readouterr().out == "The model is not fooled!\n"
+    assert "fooling_image_valid.png does not fool the network" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--index", "99"], "--index 99: only 0 to 4 are there"),
+        (["--target", "1000"], "class 1000 is out of range"),
+        (["--target", "no such class"], "unknown class 'no such class'"),
+    ],
+)
+def test_script_bad_options(options, words, tmp_path, capsys):
+    assert fooling_image.main([*options, "--weights", "bundled", "--quiet", "--out", str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and len(output.err.splitlines()) == 1 and words in output.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_script_numbers_that_overflow(bundled_model, tmp_path, capsys):
+    state = bundled_model.state_dict()
+    torch.save(state | {"features.0.weight": 1e36 * state["features.0.weight"]}, tmp_path / "huge.pth")
+    out = tmp_path / "out"
+    assert fooling_image.main(["--weights", str(tmp_path / "huge.pth"), "--quiet", "--out", str(out)]) == 2
+    assert "not finite" in capsys.readouterr().err and not list(out.iterdir())

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop, LayerGradCam
-from conftest import assert_one_line_error, network_state, run_script, same_state
+from helpers import assert_one_line_error, network_state, run_script, same_state
 from PIL import Image
 from torch import nn
 
 import gradcam
+from errors import InputError
 from image_utils import to_batch
 from model_utils import load_model
 from visualizers import GradCam, SaliencyMap
@@ -39,102 +40,115 @@ def captum_cam(model, layer, X, y) -> np.ndarray:
     return maps / maps.max()
 
 
-class TestAgainstCaptum:
-    def check(self, model, X, y, layer):
-        ours = GradCam()
-        guided, cam = captum_guided(model, X, y), captum_cam(model, layer, X, y)
-        assert off(ours.guided_backprop(X, y, model), guided) < 1e-5
-        assert off(ours.grad_cam(X, y, model, layer=layer), cam) < 1e-5
-        assert off(ours.guided_grad_cam(X, y, model, layer=layer), guided * cam[..., None]) < 1e-5
-
-    @pytest.mark.parametrize("layer", ["features.12", "features.9", "features.7", "features.3"])
-    def test_real_network(self, real_model, batch, layer):
-        X, y = batch[0][:3], batch[1][:3]
-        self.check(real_model, X, y, dict(real_model.named_modules())[layer])
-
-    @pytest.mark.parametrize("arch", ["resnet18", "vgg11"])
-    def test_other_networks(self, arch, batch):
-        model = load_model(arch, "none", "cpu")
-        X, y = batch[0][:2], batch[1][:2]
-        self.check(model, X, y, default_layer(model, X[:1]))
-
-    def test_default_is_features_12(self, bundled_model, batch):
-        X, y = batch[0][:2], batch[1][:2]
-        cam = captum_cam(bundled_model, bundled_model.features[12], X, y)
-        assert off(GradCam().grad_cam(X, y, bundled_model), cam) < 1e-5
-
-    def test_kept_values(self, bundled_model, batch):
-        X, y = batch[0][:2], batch[1][:2]
-        ours = GradCam()
-        ours.grad_cam(X, y, bundled_model)
-        features = bundled_model.features(X).requires_grad_()
-        scores = bundled_model.classifier(features).flatten(1)
-        (gradient,) = torch.autograd.grad(scores.gather(1, y[:, None]).sum(), features)
-        assert torch.allclose(ours.activation_value, features, rtol=1e-5)
-        assert torch.allclose(ours.gradient_value, gradient, rtol=1e-5)
-        by_cam = ours.gradient_value, ours.activation_value
-        ours.guided_grad_cam(X, y, bundled_model)
-        assert all(torch.equal(a, b) for a, b in zip(by_cam, (ours.gradient_value, ours.activation_value), strict=True))
+# --- Against Captum ---
 
 
-class TestByHand:
-    def test_custom_relu(self):
-        x = torch.tensor([-1.0, 2.0, 3.0, 0.0], requires_grad=True)
-        y = CustomReLU.apply(x)
-        assert y.tolist() == [0, 2, 3, 0]
-        (g,) = torch.autograd.grad(y, x, torch.tensor([5.0, -7.0, 11.0, 13.0]))
-        assert g.tolist() == [0, 0, 11, 0]
+def check(model, X, y, layer):
+    ours = GradCam()
+    guided, cam = captum_guided(model, X, y), captum_cam(model, layer, X, y)
+    assert off(ours.guided_backprop(X, y, model), guided) < 1e-5
+    assert off(ours.grad_cam(X, y, model, layer=layer), cam) < 1e-5
+    assert off(ours.guided_grad_cam(X, y, model, layer=layer), guided * cam[..., None]) < 1e-5
 
-    def test_guided_differs_from_plain(self):
-        # s = 2·relu(3x₁) − relu(x₂) per pixel: plain gradient (6, −1, 0), guided drops the negative path.
-        model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten())
-        with torch.no_grad():
-            model[0].weight.copy_(torch.tensor([[3.0, 0, 0], [0, 1, 0]])[..., None, None])
-            model[2].weight.copy_(torch.tensor([[2.0, -1.0]])[..., None, None])
-        X, y = torch.ones(1, 3, 1, 1), torch.tensor([0])
-        assert GradCam().guided_backprop(X, y, model).ravel().tolist() == [6, 0, 0]
-        X[0, 0] = -1
-        assert GradCam().guided_backprop(X, y, model).ravel().tolist() == [0, 0, 0]
 
-    def test_grad_cam(self):
-        # Feature maps = the image's channels; scores = mean of map 0 minus twice the mean of map 1, over 2×2 pixels.
-        model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1, bias=False))
-        with torch.no_grad():
-            model[3].weight.copy_(torch.tensor([[1.0, -2.0, 0.0]]))
-        X = torch.tensor([[[8.0, 4.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
-        ours = GradCam()
-        cam = ours.grad_cam(X, torch.tensor([0]), model, layer="0")
-        # α = (1/4, −1/2, 0): maps 2, 1 − 0.5, −0.5 → 0, 0.5; divided by the largest, 2.
-        assert cam.tolist() == [[[1.0, 0.25], [0.0, 0.25]]]
-        assert ours.gradient_value[0, :, 0, 0].tolist() == [0.25, -0.5, 0.0]
-        assert torch.equal(ours.activation_value, X)
+@pytest.mark.parametrize("layer", ["features.12", "features.9", "features.7", "features.3"])
+def test_captum_real_network(real_model, batch, layer):
+    X, y = batch[0][:3], batch[1][:3]
+    check(real_model, X, y, dict(real_model.named_modules())[layer])
 
-    def test_scaling(self, bundled_model, batch):
-        X, y = batch
-        together = GradCam().grad_cam(X, y, bundled_model)
-        alone = GradCam().grad_cam(X, y, bundled_model, per_image=True)
-        assert together.dtype == alone.dtype == np.float32
-        assert together.min() == 0 and together.max() == 1
-        assert (alone.min(axis=(1, 2)) == 0).all() and (alone.max(axis=(1, 2)) == 1).all()
-        assert (together.max(axis=(1, 2)) < 1).sum() == len(X) - 1
 
-    @pytest.mark.parametrize("per_image", [False, True])
-    def test_blank_map_gives_zeros(self, per_image):
-        model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
-        nn.init.constant_(model[3].weight, -1.0)
-        X, y = torch.rand(2, 3, 4, 5), torch.tensor([0, 0])
-        assert not GradCam().grad_cam(X, y, model, layer="0", per_image=per_image).any()
-        X[1] = -X[1]  # now the second one speaks for the class, the first is still blank
-        cam = GradCam().grad_cam(X, y, model, layer="0", per_image=per_image)
-        assert (cam[0] == cam[0, 0, 0]).all() and cam[0, 0, 0] < 1e-6 and cam[1].max() == 1
+@pytest.mark.parametrize("arch", ["resnet18", "vgg11"])
+def test_captum_other_networks(arch, batch):
+    model = load_model(arch, "none", "cpu")
+    X, y = batch[0][:2], batch[1][:2]
+    check(model, X, y, default_layer(model, X[:1]))
 
-    @pytest.mark.parametrize("per_image", [False, True])
-    def test_constant_map_gives_zeros(self, per_image):
-        # Enlarged, from 7×5 at the layer, the map is constant but for rounding.
-        model = nn.Sequential(nn.AvgPool2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
-        nn.init.constant_(model[3].weight, 1.0)
-        X, y = torch.full((2, 3, 63, 45), 0.3), torch.tensor([0, 0])
-        assert not GradCam().grad_cam(X, y, model, layer="0", per_image=per_image).any()
+
+def test_captum_default_is_features_12(bundled_model, batch):
+    X, y = batch[0][:2], batch[1][:2]
+    cam = captum_cam(bundled_model, bundled_model.features[12], X, y)
+    assert off(GradCam().grad_cam(X, y, bundled_model), cam) < 1e-5
+
+
+def test_captum_kept_values(bundled_model, batch):
+    X, y = batch[0][:2], batch[1][:2]
+    ours = GradCam()
+    ours.grad_cam(X, y, bundled_model)
+    features = bundled_model.features(X).requires_grad_()
+    scores = bundled_model.classifier(features).flatten(1)
+    (gradient,) = torch.autograd.grad(scores.gather(1, y[:, None]).sum(), features)
+    assert torch.allclose(ours.activation_value, features, rtol=1e-5)
+    assert torch.allclose(ours.gradient_value, gradient, rtol=1e-5)
+    by_cam = ours.gradient_value, ours.activation_value
+    ours.guided_grad_cam(X, y, bundled_model)
+    assert all(torch.equal(a, b) for a, b in zip(by_cam, (ours.gradient_value, ours.activation_value), strict=True))
+
+
+# --- By hand ---
+
+
+def test_by_hand_custom_relu():
+    x = torch.tensor([-1.0, 2.0, 3.0, 0.0], requires_grad=True)
+    y = CustomReLU.apply(x)
+    assert y.tolist() == [0, 2, 3, 0]
+    (g,) = torch.autograd.grad(y, x, torch.tensor([5.0, -7.0, 11.0, 13.0]))
+    assert g.tolist() == [0, 0, 11, 0]
+
+
+def test_by_hand_guided_differs_from_plain():
+    # s = 2·relu(3x₁) − relu(x₂) per pixel: plain gradient (6, −1, 0), guided drops the negative path.
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten())
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 0, 0], [0, 1, 0]])[..., None, None])
+        model[2].weight.copy_(torch.tensor([[2.0, -1.0]])[..., None, None])
+    X, y = torch.ones(1, 3, 1, 1), torch.tensor([0])
+    assert GradCam().guided_backprop(X, y, model).ravel().tolist() == [6, 0, 0]
+    X[0, 0] = -1
+    assert GradCam().guided_backprop(X, y, model).ravel().tolist() == [0, 0, 0]
+
+
+def test_by_hand_grad_cam():
+    # Feature maps = the image's channels; scores = mean of map 0 minus twice the mean of map 1, over 2×2 pixels.
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        model[3].weight.copy_(torch.tensor([[1.0, -2.0, 0.0]]))
+    X = torch.tensor([[[8.0, 4.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
+    ours = GradCam()
+    cam = ours.grad_cam(X, torch.tensor([0]), model, layer="0")
+    # α = (1/4, −1/2, 0): maps 2, 1 − 0.5, −0.5 → 0, 0.5; divided by the largest, 2.
+    assert cam.tolist() == [[[1.0, 0.25], [0.0, 0.25]]]
+    assert ours.gradient_value[0, :, 0, 0].tolist() == [0.25, -0.5, 0.0]
+    assert torch.equal(ours.activation_value, X)
+
+
+def test_by_hand_scaling(bundled_model, batch):
+    X, y = batch
+    together = GradCam().grad_cam(X, y, bundled_model)
+    alone = GradCam().grad_cam(X, y, bundled_model, per_image=True)
+    assert together.dtype == alone.dtype == np.float32
+    assert together.min() == 0 and together.max() == 1
+    assert (alone.min(axis=(1, 2)) == 0).all() and (alone.max(axis=(1, 2)) == 1).all()
+    assert (together.max(axis=(1, 2)) < 1).sum() == len(X) - 1
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_by_hand_blank_map_gives_zeros(per_image):
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    nn.init.constant_(model[3].weight, -1.0)
+    X, y = torch.rand(2, 3, 4, 5), torch.tensor([0, 0])
+    assert not GradCam().grad_cam(X, y, model, layer="0", per_image=per_image).any()
+    X[1] = -X[1]  # now the second one speaks for the class, the first is still blank
+    cam = GradCam().grad_cam(X, y, model, layer="0", per_image=per_image)
+    assert (cam[0] == cam[0, 0, 0]).all() and cam[0, 0, 0] < 1e-6 and cam[1].max() == 1
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_by_hand_constant_map_gives_zeros(per_image):
+    # Enlarged, from 7×5 at the layer, the map is constant but for rounding.
+    model = nn.Sequential(nn.AvgPool2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    nn.init.constant_(model[3].weight, 1.0)
+    X, y = torch.full((2, 3, 63, 45), 0.3), torch.tensor([0, 0])
+    assert not GradCam().grad_cam(X, y, model, layer="0", per_image=per_image).any()
 
 
 class _Functional(nn.Module):
@@ -150,293 +164,319 @@ class _Functional(nn.Module):
         return x
 
 
-class TestAnyReLU:
-    @pytest.fixture
-    def arguments(self, tiny_model):
-        torch.manual_seed(1)
-        return torch.randn(4, 3, 9, 11, dtype=torch.float64), torch.tensor([0, 4, 2, 1]), tiny_model
-
-    def test_functional_and_in_place(self, arguments):
-        X, y, model = arguments
-        want = GradCam().guided_backprop(X, y, model)
-        assert off(captum_guided(model, X, y).astype(np.float32), want) < 1e-6
-        for inplace in (False, True):
-            assert np.array_equal(GradCam().guided_backprop(X, y, _Functional(model, inplace)), want)
-
-    def test_methods_of_tensors(self, arguments):
-        X, y, model = arguments
-        want = GradCam().guided_backprop(X, y, model)
-
-        class Methods(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
-
-            def forward(self, x):
-                x = self.model[0](x).relu()
-                return self.model[5:](torch.relu_(self.model[2:4](x)))
-
-        assert np.array_equal(GradCam().guided_backprop(X, y, Methods()), want)
-
-    def test_module_used_twice(self):
-        torch.manual_seed(0)
-        relu = nn.ReLU()
-        first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
-        end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-        shared = nn.Sequential(first, relu, second, relu, *end)
-        apart = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), *end)
-        X, y = torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
-        guided = GradCam().guided_backprop(X, y, apart)
-        assert np.array_equal(GradCam().guided_backprop(X, y, shared), guided)
-        plain = SaliencyMap().compute_saliency_maps(X, y, apart).numpy()
-        assert off(np.abs(guided).max(axis=3), plain) > 0.05  # so that the comparison means something
-        with pytest.raises(ValueError, match="layer is evaluated 2 times"):
-            GradCam().grad_cam(X, y, shared, layer=relu)
-
-    def test_in_place_relu_after_the_layer(self, bundled_model, batch):
-        X, y = batch[0][:1], batch[1][:1]
-        ours = GradCam()
-        ours.grad_cam(X, y, bundled_model, layer="features.0")
-        assert torch.allclose(ours.activation_value, bundled_model.features[0](X), atol=1e-5)
-        assert (ours.activation_value < 0).any()
-        ours.guided_grad_cam(X, y, bundled_model, layer="features.0")
-        assert (ours.activation_value < 0).any()
-
-    def test_custom_relu_in_the_place_of_every_relu(self, bundled_model, batch):
-        # The course's way: a copy of the network whose ordinary gradient is guided backprop.
-        X, y = batch[0][:2], batch[1][:2]
-
-        def replace(module):
-            for name, child in module.named_children():
-                if isinstance(child, nn.ReLU):
-                    setattr(module, name, Custom())
-                replace(child)
-
-        class Custom(nn.Module):
-            def forward(self, x):
-                return CustomReLU.apply(x)
-
-        model = load_model("squeezenet1_1", "bundled", "cpu")
-        replace(model)
-        leaf = X.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(model(leaf).gather(1, y[:, None]).sum(), leaf)
-        assert off(GradCam().guided_backprop(X, y, bundled_model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
-        assert off(GradCam().guided_backprop(X, y, model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
-
-    @pytest.mark.parametrize("layer", ["layer4.1.conv1", "layer3.0.downsample", "layer1"])
-    def test_what_goes_round_the_layer_counts(self, batch, layer):
-        X, y, model = batch[0][:2], batch[1][:2], load_model("resnet18", "none", "cpu")
-        product = GradCam().guided_backprop(X, y, model) * GradCam().grad_cam(X, y, model, layer=layer)[..., None]
-        assert off(GradCam().guided_grad_cam(X, y, model, layer=layer), product) < 1e-5
-
-    def test_densenet_is_guided_everywhere(self, batch):
-        # Its last ReLU is a function that module hooks miss; as a module it must give the same.
-        model = load_model("densenet121", "none", "cpu")
-        X, y = batch[0][:1, :, ::4, ::4], batch[1][:1]
-
-        class Modules(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.body = nn.Sequential(
-                    model.features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.classifier
-                )
-
-            def forward(self, x):
-                return self.body(x)
-
-        ours = GradCam().guided_backprop(X, y, model)
-        assert off(GradCam().guided_backprop(X, y, Modules().eval()), ours) < 1e-5
-        assert off(captum_guided(Modules().eval(), X, y), ours) < 1e-5
-
-    def test_without_relu(self, batch):
-        model = load_model("vit_b_32", "none", "cpu")
-        for method in (GradCam().guided_backprop, GradCam().guided_grad_cam):
-            with pytest.raises(ValueError, match="no ReLU"):
-                method(batch[0][:1], batch[1][:1], model)
+# --- Any ReLU ---
 
 
-class TestLayers:
-    @pytest.mark.parametrize(
-        ("arch", "name"),
-        [
-            ("squeezenet1_0", "features.12"),
-            ("resnet18", "layer4"),
-            ("vgg11", "features"),
-            ("googlenet", "inception5b"),
-            ("mobilenet_v3_small", "features"),
-            ("densenet121", "features"),
-            ("swin_t", "permute"),
-        ],
-    )
-    def test_default(self, arch, name, batch):
-        model = load_model(arch, "none", "cpu")
-        assert default_layer(model, batch[0][:1]) is dict(model.named_modules())[name]
-        assert GradCam().grad_cam(batch[0][:1], batch[1][:1], model).shape == (1, 224, 224)
-
-    def test_by_name_and_by_module(self, bundled_model, batch):
-        X, y = batch[0][:1], batch[1][:1]
-        name, module = "features.4.expand3x3", bundled_model.features[4].expand3x3
-        by_name, by_module = (GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module))
-        assert np.array_equal(by_name, by_module)
-
-    def test_guided_backprop_does_not_depend_on_it(self, bundled_model, batch):
-        X, y = batch[0][:1], batch[1][:1]
-        product = GradCam().guided_backprop(X, y, bundled_model, layer="features.4")
-        product = product * GradCam().grad_cam(X, y, bundled_model, layer="features.4")[..., None]
-        assert np.array_equal(product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4"))
-
-    @pytest.mark.parametrize("layer", ["features.99", "", 12, nn.ReLU()])
-    def test_unknown(self, bundled_model, batch, layer):
-        for method in (GradCam().grad_cam, GradCam().guided_backprop, GradCam().guided_grad_cam):
-            with pytest.raises(ValueError, match="layer"):
-                method(batch[0][:1], batch[1][:1], bundled_model, layer=layer)
-
-    def test_not_spatial(self, batch):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 8), nn.ReLU(), nn.Linear(8, 1000))
-        X, y = torch.rand(1, 3, 4, 4), batch[1][:1]
-        with pytest.raises(ValueError, match="no layer with spatial feature maps"):
-            GradCam().grad_cam(X, y, model)
-        with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
-            GradCam().grad_cam(X, y, model, layer="1")
-
-    def test_without_influence_or_never_evaluated(self):
-        class Side(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.side, self.never, self.main = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
-
-            def forward(self, x):
-                self.side(x)
-                return self.main(x).relu().mean(dim=(2, 3))
-
-        X, y = torch.rand(1, 3, 4, 4), torch.tensor([3])
-        for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
-            with pytest.raises(ValueError, match="no influence"):
-                method(X, y, Side(), layer="side")
-            with pytest.raises(ValueError, match="never evaluated"):
-                method(X, y, Side(), layer="never")
+@pytest.fixture
+def arguments(tiny_model):
+    torch.manual_seed(1)
+    return torch.randn(4, 3, 9, 11, dtype=torch.float64), torch.tensor([0, 4, 2, 1]), tiny_model
 
 
-class TestNetworkIsLeftAlone:
-    @pytest.mark.parametrize("train", [False, True])
-    @pytest.mark.parametrize("frozen", [False, True])
-    def test_as_it_was(self, batch, train, frozen):
-        model = load_model("squeezenet1_1", "bundled", "cpu").train(train).requires_grad_(not frozen)
-        X, y = batch[0][:2], batch[1][:2]
-        before, X_before, ours = network_state(model), X.clone(), GradCam()
-        first = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
-        second = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
-        assert same_state(before, network_state(model))
-        assert torch.equal(X, X_before) and X.grad is None and not X.requires_grad
-        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+def test_relus_functional_and_in_place(arguments):
+    X, y, model = arguments
+    want = GradCam().guided_backprop(X, y, model)
+    assert off(captum_guided(model, X, y).astype(np.float32), want) < 1e-6
+    for inplace in (False, True):
+        assert np.array_equal(GradCam().guided_backprop(X, y, _Functional(model, inplace)), want)
 
-    def test_after_an_exception(self, batch):
-        model = load_model("squeezenet1_1", "bundled", "cpu").train()
 
-        def fail(module, inputs):
-            raise RuntimeError("in the middle")
+def test_relus_methods_of_tensors(arguments):
+    X, y, model = arguments
+    want = GradCam().guided_backprop(X, y, model)
 
-        handle = model.classifier[1].register_forward_pre_hook(fail)
-        before = network_state(model)
-        for method in (GradCam().guided_backprop, GradCam().grad_cam, GradCam().guided_grad_cam):
-            with pytest.raises(RuntimeError, match="in the middle"):
-                method(batch[0][:1], batch[1][:1], model)
-        assert same_state(before, network_state(model))
-        handle.remove()
-        assert (
-            off(
-                GradCam().guided_backprop(batch[0][:1], batch[1][:1], model),
-                captum_guided(model.eval(), batch[0][:1], batch[1][:1]),
+    class Methods(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            x = self.model[0](x).relu()
+            return self.model[5:](torch.relu_(self.model[2:4](x)))
+
+    assert np.array_equal(GradCam().guided_backprop(X, y, Methods()), want)
+
+
+def test_relus_module_used_twice():
+    torch.manual_seed(0)
+    relu = nn.ReLU()
+    first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    shared = nn.Sequential(first, relu, second, relu, *end)
+    apart = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), *end)
+    X, y = torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
+    guided = GradCam().guided_backprop(X, y, apart)
+    assert np.array_equal(GradCam().guided_backprop(X, y, shared), guided)
+    plain = SaliencyMap().compute_saliency_maps(X, y, apart).numpy()
+    assert off(np.abs(guided).max(axis=3), plain) > 0.05  # so that the comparison means something
+    with pytest.raises(ValueError, match="layer is evaluated 2 times"):
+        GradCam().grad_cam(X, y, shared, layer=relu)
+
+
+def test_relus_in_place_relu_after_the_layer(bundled_model, batch):
+    X, y = batch[0][:1], batch[1][:1]
+    ours = GradCam()
+    ours.grad_cam(X, y, bundled_model, layer="features.0")
+    assert torch.allclose(ours.activation_value, bundled_model.features[0](X), atol=1e-5)
+    assert (ours.activation_value < 0).any()
+    ours.guided_grad_cam(X, y, bundled_model, layer="features.0")
+    assert (ours.activation_value < 0).any()
+
+
+def test_relus_custom_relu_in_the_place_of_every_relu(bundled_model, batch):
+    # The course's way: a copy of the network whose ordinary gradient is guided backprop.
+    X, y = batch[0][:2], batch[1][:2]
+
+    def replace(module):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, Custom())
+            replace(child)
+
+    class Custom(nn.Module):
+        def forward(self, x):
+            return CustomReLU.apply(x)
+
+    model = load_model("squeezenet1_1", "bundled", "cpu")
+    replace(model)
+    leaf = X.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).gather(1, y[:, None]).sum(), leaf)
+    assert off(GradCam().guided_backprop(X, y, bundled_model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
+    assert off(GradCam().guided_backprop(X, y, model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("layer", ["layer4.1.conv1", "layer3.0.downsample", "layer1"])
+def test_relus_what_goes_round_the_layer_counts(batch, layer):
+    X, y, model = batch[0][:2], batch[1][:2], load_model("resnet18", "none", "cpu")
+    product = GradCam().guided_backprop(X, y, model) * GradCam().grad_cam(X, y, model, layer=layer)[..., None]
+    assert off(GradCam().guided_grad_cam(X, y, model, layer=layer), product) < 1e-5
+
+
+def test_relus_densenet_is_guided_everywhere(batch):
+    # Its last ReLU is a function that module hooks miss; as a module it must give the same.
+    model = load_model("densenet121", "none", "cpu")
+    X, y = batch[0][:1, :, ::4, ::4], batch[1][:1]
+
+    class Modules(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(
+                model.features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.classifier
             )
-            < 1e-5
+
+        def forward(self, x):
+            return self.body(x)
+
+    ours = GradCam().guided_backprop(X, y, model)
+    assert off(GradCam().guided_backprop(X, y, Modules().eval()), ours) < 1e-5
+    assert off(captum_guided(Modules().eval(), X, y), ours) < 1e-5
+
+
+def test_relus_without_relu(batch):
+    model = load_model("vit_b_32", "none", "cpu")
+    for method in (GradCam().guided_backprop, GradCam().guided_grad_cam):
+        with pytest.raises(ValueError, match="no ReLU"):
+            method(batch[0][:1], batch[1][:1], model)
+
+
+# --- Layers ---
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("squeezenet1_0", "features.12"),
+        ("resnet18", "layer4"),
+        ("vgg11", "features"),
+        ("googlenet", "inception5b"),
+        ("mobilenet_v3_small", "features"),
+        ("densenet121", "features"),
+        ("swin_t", "permute"),
+    ],
+)
+def test_layer_default(arch, name, batch):
+    model = load_model(arch, "none", "cpu")
+    assert default_layer(model, batch[0][:1]) is dict(model.named_modules())[name]
+    assert GradCam().grad_cam(batch[0][:1], batch[1][:1], model).shape == (1, 224, 224)
+
+
+def test_layer_by_name_and_by_module(bundled_model, batch):
+    X, y = batch[0][:1], batch[1][:1]
+    name, module = "features.4.expand3x3", bundled_model.features[4].expand3x3
+    by_name, by_module = (GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module))
+    assert np.array_equal(by_name, by_module)
+
+
+def test_layer_changes_the_product_by_its_map_alone(bundled_model, batch):
+    X, y = batch[0][:1], batch[1][:1]
+    product = GradCam().guided_backprop(X, y, bundled_model)
+    product = product * GradCam().grad_cam(X, y, bundled_model, layer="features.4")[..., None]
+    assert np.array_equal(product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4"))
+
+
+@pytest.mark.parametrize("layer", ["features.99", "", 12, nn.ReLU()])
+def test_layer_unknown(bundled_model, batch, layer):
+    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
+        with pytest.raises(ValueError, match="layer"):
+            method(batch[0][:1], batch[1][:1], bundled_model, layer=layer)
+
+
+def test_layer_not_spatial(batch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 8), nn.ReLU(), nn.Linear(8, 1000))
+    X, y = torch.rand(1, 3, 4, 4), batch[1][:1]
+    with pytest.raises(ValueError, match="no layer with spatial feature maps"):
+        GradCam().grad_cam(X, y, model)
+    with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
+        GradCam().grad_cam(X, y, model, layer="1")
+
+
+def test_layer_without_influence_or_never_evaluated():
+    class Side(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.side, self.never, self.main = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, x):
+            self.side(x)
+            return self.main(x).relu().mean(dim=(2, 3))
+
+    X, y = torch.rand(1, 3, 4, 4), torch.tensor([3])
+    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
+        with pytest.raises(ValueError, match="no influence"):
+            method(X, y, Side(), layer="side")
+        with pytest.raises(ValueError, match="never evaluated"):
+            method(X, y, Side(), layer="never")
+
+
+# --- The network is left alone ---
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_network_as_it_was(batch, train, frozen):
+    model = load_model("squeezenet1_1", "bundled", "cpu").train(train).requires_grad_(not frozen)
+    X, y = batch[0][:2], batch[1][:2]
+    before, X_before, ours = network_state(model), X.clone(), GradCam()
+    first = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
+    second = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
+    assert same_state(before, network_state(model))
+    assert torch.equal(X, X_before) and X.grad is None and not X.requires_grad
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_network_after_an_exception(batch):
+    model = load_model("squeezenet1_1", "bundled", "cpu").train()
+
+    def fail(module, inputs):
+        raise RuntimeError("in the middle")
+
+    handle = model.classifier[1].register_forward_pre_hook(fail)
+    before = network_state(model)
+    for method in (GradCam().guided_backprop, GradCam().grad_cam, GradCam().guided_grad_cam):
+        with pytest.raises(RuntimeError, match="in the middle"):
+            method(batch[0][:1], batch[1][:1], model)
+    assert same_state(before, network_state(model))
+    handle.remove()
+    assert (
+        off(
+            GradCam().guided_backprop(batch[0][:1], batch[1][:1], model),
+            captum_guided(model.eval(), batch[0][:1], batch[1][:1]),
         )
-
-    def test_threads_share_a_network(self, bundled_model, batch):
-        X, y = batch[0][:2], batch[1][:2]
-        model = load_model("squeezenet1_1", "bundled", "cpu").train()
-        jobs = [
-            lambda: SaliencyMap().compute_saliency_maps(X, y, model).numpy(),
-            lambda: GradCam().grad_cam(X, y, model),
-            lambda: GradCam().guided_backprop(X, y, model),
-            lambda: GradCam().guided_grad_cam(X, y, model, layer="features.7"),
-        ]
-        before, alone, wrong = network_state(model), [job() for job in jobs], []
-
-        def repeat(job, want):
-            for _ in range(4):
-                if off(job(), want) > 1e-5:
-                    wrong.append(job)
-
-        threads = [threading.Thread(target=repeat, args=pair) for pair in zip(jobs, alone, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong and same_state(before, network_state(model))
+        < 1e-5
+    )
 
 
-class TestInputs:
-    @pytest.mark.parametrize("size", [(224, 320), (96, 64)])
-    def test_not_square(self, bundled_model, batch, size):
-        X = F.interpolate(batch[0][:2], size)
-        for maps in (
+def test_network_threads_share_a_network(bundled_model, batch):
+    X, y = batch[0][:2], batch[1][:2]
+    model = load_model("squeezenet1_1", "bundled", "cpu").train()
+    jobs = [
+        lambda: SaliencyMap().compute_saliency_maps(X, y, model).numpy(),
+        lambda: GradCam().grad_cam(X, y, model),
+        lambda: GradCam().guided_backprop(X, y, model),
+        lambda: GradCam().guided_grad_cam(X, y, model, layer="features.7"),
+    ]
+    before, alone, wrong = network_state(model), [job() for job in jobs], []
+
+    def repeat(job, want):
+        for _ in range(4):
+            if off(job(), want) > 1e-5:
+                wrong.append(job)
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in zip(jobs, alone, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and same_state(before, network_state(model))
+
+
+# --- Inputs ---
+
+
+@pytest.mark.parametrize("size", [(224, 320), (96, 64)])
+def test_inputs_not_square(bundled_model, batch, size):
+    X = F.interpolate(batch[0][:2], size)
+    for maps in (
+        GradCam().grad_cam(X, batch[1][:2], bundled_model),
+        GradCam().guided_grad_cam(X, batch[1][:2], bundled_model)[..., 0],
+    ):
+        assert maps.shape == (2, *size) and maps.dtype == np.float32
+    assert (
+        off(
             GradCam().grad_cam(X, batch[1][:2], bundled_model),
-            GradCam().guided_grad_cam(X, batch[1][:2], bundled_model)[..., 0],
-        ):
-            assert maps.shape == (2, *size) and maps.dtype == np.float32
-        assert (
-            off(
-                GradCam().grad_cam(X, batch[1][:2], bundled_model),
-                captum_cam(bundled_model, bundled_model.features[12], X, batch[1][:2]),
-            )
-            < 1e-5
+            captum_cam(bundled_model, bundled_model.features[12], X, batch[1][:2]),
         )
-
-    @pytest.mark.parametrize("count", [0, 1, 33])
-    def test_any_number(self, tiny_model, count):
-        torch.manual_seed(2)
-        X, y = torch.randn(count, 3, 6, 8, dtype=torch.float64), torch.arange(count) % 5
-        ours = GradCam()
-        assert ours.guided_backprop(X, y, tiny_model).shape == (count, 6, 8, 3)
-        assert ours.grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8)
-        assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
-        if count == 33:  # two chunks or more
-            alone = {"layer": "3", "per_image": True}
-            for method, how in (("guided_backprop", {}), ("grad_cam", alone), ("guided_grad_cam", alone)):
-                maps = getattr(ours, method)
-                parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
-                assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
-
-    def test_a_layer_whose_gradient_is_the_images_own(self, tiny_model):
-        """The first of all, which hands the images on: the product must not overwrite what is kept."""
-        torch.manual_seed(2)
-        model = copy.deepcopy(nn.Sequential(nn.Identity(), *tiny_model)).float()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.abs_()  # guided is plain, then
-        X, y = torch.rand(2, 3, 6, 8), torch.tensor([1, 4])
-        plain, both = GradCam(), GradCam()
-        cam = plain.grad_cam(X, y, model, layer="0")
-        product = both.guided_grad_cam(X, y, model, layer="0")
-        assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(both.activation_value, X)
-        assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
-
-    @pytest.mark.parametrize("method", ["guided_backprop", "grad_cam", "guided_grad_cam"])
-    @pytest.mark.parametrize(
-        ("X", "y", "words"),
-        [
-            (torch.rand(3, 8, 8), [0], "X_tensor must have shape"),
-            (torch.rand(1, 1, 8, 8), [0], "X_tensor must have shape"),
-            (torch.full((1, 3, 8, 8), torch.nan), [0], "not finite"),
-            (torch.rand(1, 3, 8, 8), [0, 1], "y_tensor must hold"),
-            (torch.rand(1, 3, 8, 8), [5], r"y_tensor must lie in 0…4, got 5"),
-            (torch.rand(1, 3, 8, 8), [-1], "y_tensor must lie"),
-            (torch.rand(1, 3, 8, 8), [0.5], "y_tensor must be an integer"),
-        ],
+        < 1e-5
     )
-    def test_refused(self, tiny_model, method, X, y, words):
-        with pytest.raises(ValueError, match=words):
-            getattr(GradCam(), method)(X, torch.tensor(y), tiny_model)
+
+
+@pytest.mark.parametrize("count", [0, 1, 33])
+def test_inputs_any_number(tiny_model, count):
+    torch.manual_seed(2)
+    X, y = torch.randn(count, 3, 6, 8, dtype=torch.float64), torch.arange(count) % 5
+    ours = GradCam()
+    assert ours.guided_backprop(X, y, tiny_model).shape == (count, 6, 8, 3)
+    assert ours.grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8)
+    assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
+    if count == 33:  # two chunks or more
+        alone = {"layer": "3", "per_image": True}
+        for method, how in (("guided_backprop", {}), ("grad_cam", alone), ("guided_grad_cam", alone)):
+            maps = getattr(ours, method)
+            parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
+            assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
+
+
+def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
+    """The first of all, which hands the images on: the product must not overwrite what is kept."""
+    torch.manual_seed(2)
+    model = copy.deepcopy(nn.Sequential(nn.Identity(), *tiny_model)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()  # guided is plain, then
+    X, y = torch.rand(2, 3, 6, 8), torch.tensor([1, 4])
+    plain, both = GradCam(), GradCam()
+    cam = plain.grad_cam(X, y, model, layer="0")
+    product = both.guided_grad_cam(X, y, model, layer="0")
+    assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(both.activation_value, X)
+    assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "grad_cam", "guided_grad_cam"])
+@pytest.mark.parametrize(
+    ("X", "y", "words"),
+    [
+        (torch.rand(3, 8, 8), [0], "X_tensor must have shape"),
+        (torch.rand(1, 1, 8, 8), [0], "X_tensor must have shape"),
+        (torch.full((1, 3, 8, 8), torch.nan), [0], "not finite"),
+        (torch.rand(1, 3, 8, 8), [0, 1], "y_tensor must hold"),
+        (torch.rand(1, 3, 8, 8), [5], r"y_tensor must lie in 0…4, got 5"),
+        (torch.rand(1, 3, 8, 8), [-1], "y_tensor must lie"),
+        (torch.rand(1, 3, 8, 8), [0.5], "y_tensor must hold integers"),
+    ],
+)
+def test_inputs_refused(tiny_model, method, X, y, words):
+    with pytest.raises(ValueError, match=words):
+        getattr(GradCam(), method)(X, torch.tensor(y), tiny_model)
 
 
 def test_the_peak_follows_the_label(bundled_model, photos):
@@ -465,38 +505,61 @@ FIGURES = {
 }
 
 
-class TestScript:
-    def test_figures_twice_the_same(self, tmp_path):
-        """A real run from another folder, then one in this process: the same figures, byte by byte."""
-        options = ["--num", "2", "--steps", "2", "--device", "cpu"]
-        result = run_script("gradcam.py", *options, "--out", "one", cwd=tmp_path)
-        assert (result.returncode, result.stdout) == (0, ""), result.stderr
-        assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
-        result = run_script("gradcam.py", *options, "--out", "two", cwd=tmp_path)
-        for name in FIGURES:
-            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-        with Image.open(tmp_path / "one" / "figure1.png") as figure:
-            assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
+# --- The script ---
 
-    def test_layers(self, tmp_path):
-        """Other layers give other figures, except of guided backprop, which has none."""
-        options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
-        for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
-            assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
-        for name in FIGURES:
-            default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
-            assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
-            assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]
-            assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
 
-    @pytest.mark.parametrize(
-        ("options", "words"),
-        [
-            (["--layer", "features.99"], ["--layer", "features.99"]),
-            (["--captum-layer", "no"], ["--captum-layer", "no"]),
-            (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
-            (["--arch", "efficientnet_b0", "--weights", "none", "--quiet"], ["efficientnet_b0", "no ReLU"]),
-        ],
-    )
-    def test_bad_layers(self, options, words):
-        assert_one_line_error(run_script("gradcam.py", "--num", "1", *options), *words)
+def test_script_figures_twice_the_same(tmp_path):
+    """A real run from another folder, then one in this process: the same figures, byte by byte."""
+    options = ["--num", "2", "--steps", "2", "--device", "cpu"]
+    result = run_script("gradcam.py", *options, "--out", "one", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
+    result = run_script("gradcam.py", *options, "--out", "two", cwd=tmp_path)
+    for name in FIGURES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    with Image.open(tmp_path / "one" / "figure1.png") as figure:
+        assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
+
+
+def test_script_layers(tmp_path):
+    """Other layers give other figures, except of guided backprop, which has none."""
+    options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
+    for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
+        assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
+    for name in FIGURES:
+        default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
+        assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
+        assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]
+        assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--layer", "features.99"], ["--layer", "features.99"]),
+        (["--captum-layer", "no"], ["--captum-layer", "no"]),
+        (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
+        (["--arch", "efficientnet_b0", "--weights", "none", "--quiet"], ["the network has no ReLU"]),
+    ],
+)
+def test_script_bad_layers(options, words):
+    assert_one_line_error(run_script("gradcam.py", "--num", "1", *options), *words)
+
+
+def test_script_a_folder_in_the_way_is_not_blamed_on_the_network(tmp_path):
+    (tmp_path / "guided_backprop.png").mkdir()
+    result = run_script("gradcam.py", "--num", "1", "--steps", "1", "--quiet", "--out", tmp_path)
+    assert_one_line_error(result, "cannot write", "guided_backprop.png", "Is a directory")
+    assert "--arch" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["guided_backprop.png"]
+
+
+def test_script_a_defect_in_drawing_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    def signed(gradient):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("figure_utils.signed", signed)
+    with pytest.raises(ValueError, match="a defect") as caught:
+        gradcam.main(["--num", "1", "--quiet", "--out", str(tmp_path)])
+    assert not isinstance(caught.value, InputError) and caught.traceback[-1].name == "signed"
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())

@@ -12,14 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_one_line_error, run_script
+from helpers import (
+    ROOT,
+    SMALL,
+    Bomb,
+    assert_one_line_error,
+    hangs,
+    one_line,
+    quick,
+    run_script,
+    serving,
+    without_privileges,
+)
 from PIL import Image
-from test_file_utils import hangs, serving, without_privileges
-from test_model_utils import SMALL, Bomb
 
+import figure_utils
 import saliency_map
-import script_utils
-from data_utils import package_file
+from course_files import package_file
+from style_transfer import INVERSION
 
 FIGURES = ["attributions_captum.png", "saliency_captum.png", "saliency_map.png"]
 
@@ -27,22 +37,6 @@ FIGURES = ["attributions_captum.png", "saliency_captum.png", "saliency_map.png"]
 @pytest.fixture
 def photo(tmp_path) -> Path:
     return Path(shutil.copy(package_file("skimage", "data/chelsea.png"), tmp_path / "chelsea.png"))
-
-
-def quick(*arguments) -> int:
-    """The script without Captum's attributions, in this process."""
-
-    def make_figures(session):
-        for page in session.pages("saliency maps"):
-            saliency_map.draw_manual(session, page)
-
-    return script_utils.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
-
-
-def one_line(capsys, *words: str) -> None:
-    out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and ": error: " in err, err
-    assert all(word in err for word in words), err
 
 
 def with_earlier_result(folder: Path) -> None:
@@ -187,7 +181,7 @@ def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
     assert quick("--images", folder, photo, "--out", tmp_path / "out", "--chunk", "64") == 0
     assert len(caplog.messages) == 3 and all(any(name in line for line in caplog.messages) for name in bad)
     with Image.open(tmp_path / "out" / "saliency_map.png") as figure:
-        assert figure.width == script_utils.LABEL_BAND + 13 * (224 + script_utils.GAP)
+        assert figure.width == figure_utils.LABEL_BAND + 13 * (224 + figure_utils.GAP)
 
 
 def test_black_photos_and_photos_that_tell_nothing(tmp_path):
@@ -206,7 +200,7 @@ def test_memory_stays_flat_for_many_photos(tmp_path):
     program = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
-import captum_utils, saliency_map, script_utils
+import saliency_map, script_utils
 from visualizers import SaliencyMap
 
 def work(session):
@@ -216,7 +210,8 @@ def work(session):
 
 used = []
 for num in (25, 25, 100):
-    script_utils.run("", lambda parser: None, work, ["--images", {str(folder)!r}, "--num", str(num), "--out", "out"])
+    arguments = ["--images", {str(folder)!r}, "--num", str(num), "--out", "out"]
+    script_utils.run("", saliency_map.add_options, work, arguments)
     used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
 print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """
@@ -280,10 +275,39 @@ def test_hostile_surroundings(tmp_path, photo):
     assert sorted(p.name for p in (folder / "out ü").iterdir()) == FIGURES
 
 
+def test_the_caller_s_matplotlib_and_environment_are_left_alone(tmp_path):
+    """In a process that has pyplot, a backend and a figure open."""
+    program = f"""
+import os, sys
+import matplotlib
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+plt.rcParams["axes.titlesize"] = 33
+figure = plt.figure(num=7)
+figure.add_subplot().plot([1, 2])
+before = dict(os.environ), matplotlib.get_backend(), dict(plt.rcParams), plt.get_fignums(), plt.gcf(), plt.gca()
+sys.path.insert(0, {str(ROOT)!r})
+import saliency_map, style_transfer
+for script in (saliency_map, style_transfer):
+    options = ["--steps", "1", "--num", "1"] if script is saliency_map else ["--iterations", "1", "--only", sys.argv[1]]
+    assert script.main([*options, "--quiet", "--out", "out"]) == 0
+after = dict(os.environ), matplotlib.get_backend(), dict(plt.rcParams), plt.get_fignums(), plt.gcf(), plt.gca()
+assert "MPLBACKEND" not in os.environ
+names = ("environment", "backend", "settings", "figures", "figure", "axes")
+print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca().lines))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    result = subprocess.run(
+        [sys.executable, "-c", program, INVERSION], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0 and result.stdout.splitlines()[-1] == "[] 1", result.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 7
+
+
 def test_two_runs_at_once_into_one_folder(tmp_path, photo):
     program = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import test_hard_to_break as t; "
-        "sys.exit(t.quick('--images', 'chelsea.png', '--out', 'out'))"
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import helpers; "
+        "sys.exit(helpers.quick('--images', 'chelsea.png', '--out', 'out'))"
     )
     runs = [
         subprocess.Popen(

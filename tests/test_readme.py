@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from script_utils import make_parser
 
@@ -101,7 +101,7 @@ def test_benchmarks_start(tmp_path):
 
 
 def test_every_option_exists():
-    known = {"--from", "--fetch", "--code-only"}
+    known = {"--from", "--fetch", "--code-only", "--index-url"}  # the last is pip's
     for script in ("saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "writeup"):
         parser = make_parser("")
         importlib.import_module(script).add_options(parser)

@@ -165,7 +165,7 @@ def test_modules_hold_no_state():
         (lambda x: style_loss([x], [0], [], [1]), ["style_layers", "style_targets", "style_weights", "1, 0 and 1"]),
         (lambda x: style_loss([x], [0], [gram_matrix(x)], [1, 2]), ["style_weights", "1, 1 and 2"]),
         (lambda x: style_loss([x], [1], [gram_matrix(x)], [1]), ["style_layers", "1", "0 to 0"]),
-        (lambda x: style_loss([x], [-1], [gram_matrix(x)], [1]), ["style_layers", "-1", "0 to 0"]),
+        (lambda x: style_loss([x], [-2], [gram_matrix(x)], [1]), ["style_layers", "-2", "0 to 0"]),
         (lambda x: style_loss([x], [0], [torch.zeros(1, 3, 3)], [1]), ["layer 0", "(1, 3, 3)", "(1, 2, 2)"]),
         (lambda x: style_loss([x], [0], [gram_matrix(x)[0]], [1]), ["layer 0", "(2, 2)", "(1, 2, 2)"]),
         (lambda x: tv_loss(x[0], 1), ["img", "(N, C, H, W)", "(2, 3, 3)"]),
@@ -175,3 +175,10 @@ def test_what_does_not_fit_is_named(call, words):
     with pytest.raises(ValueError) as error:
         call(torch.ones(1, 2, 3, 3))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_negative_layers_count_from_the_end():
+    feats = [features(1, 2, 3, 4, seed=seed) for seed in (1, 2)]
+    target = gram_matrix(features(1, 2, 3, 4, seed=3))
+    assert style_loss(feats, [-1], [target], [2]) == style_loss(feats, [1], [target], [2])
+    assert style_loss(feats, [-2], [target], [2]) == style_loss(feats, [0], [target], [2])

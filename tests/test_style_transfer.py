@@ -1,5 +1,6 @@
 """The script: what it prints and writes, own pictures, faults, Ctrl-C; the paintings and the reference values."""
 
+import json
 import re
 import signal
 import subprocess
@@ -10,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HALF_WEIGHTS, ROOT, assert_one_line_error, run_script
+from helpers import HALF_WEIGHTS, ROOT, assert_one_line_error, run_script
 from PIL import Image
 
 import style_transfer
-from data_utils import package_file
+from course_files import package_file
 from style_modules import ContentLoss
 from style_transfer import INVERSION, presets
 
@@ -67,6 +68,21 @@ def test_all_pictures_twice(no_course_data, tmp_path):
             for part in ("_0000", "_0004", "")
         )
         assert np.array_equal(last, end) and np.abs(end - start).mean() > 1
+
+
+def test_every_picture_records_how_it_was_made(tmp_path, capsys):
+    name = presets()[2].name
+    call(capsys, *SHORT, "--only", name, "--seed", 7, "--weights", "bundled", "--save-every", 4, "--out", tmp_path)
+    pictures = (f"{name}.png", f"{name}_before.png", f"{name}_0004.png", "style_transfer.png", "style_losses.png")
+    for file in pictures:
+        with Image.open(tmp_path / file) as picture:
+            assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Options"], file
+            assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "7"
+            assert picture.text["Weights"].startswith("bundled") and "torch " in picture.text["Software"]
+            options = json.loads(picture.text["Options"])
+        assert options["optimizer"] == "adam" and options["save_every"] == 4 and "seed" not in options
+        if file != f"{name}_0004.png":
+            assert options["iterations"] == 4 and options["pictures"].startswith(name.replace("_", " "))
 
 
 def test_the_courses_pictures_and_values(course, tmp_path, capsys):
@@ -128,7 +144,8 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
     [
         (["--iterations", "0"], ["--iterations", "'0'"]),
         (["--optimizer", "sgd"], ["--optimizer", "'sgd'", "lbfgs"]),
-        (["--image-size", "-3"], ["--image-size", "'-3'"]),
+        (["--image-size", "-3"], ["--image-size", "'-3'", "at least 32"]),
+        (["--style-size", "31"], ["--style-size", "'31'", "at least 32"]),
         (["--style", "absent.jpg"], ["absent.jpg", "no such file"]),
     ],
 )
@@ -143,8 +160,7 @@ def test_bad_options_are_one_line(arguments, words, tmp_path):
         (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
         (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
         (["--style", "."], "'.' is not a file"),
-        (["--image-size", "9"], "image_size must be at least 32, got 9"),
-        (["--style", "long.png"], "long.png' is 2×900 pixels; the long side may be at most 8 times"),
+        (["--style", "long.png"], "long_.*: the picture is 2×900 pixels; the long side may be at most 8 times"),
         (["--arch", "shufflenet_v2_x0_5", "--weights", "none"], "style_layers .* the layers 0 to 6, got 7"),
     ],
 )

@@ -8,13 +8,15 @@ import string
 
 import pypdf
 import pytest
-from conftest import assert_one_line_error, run_script
+from helpers import assert_one_line_error, options, run_script
 from PIL import Image
 
 import saliency_map
 import writeup
+from figure_utils import draw_rows, provenance, save_png
 from report_utils import FONT, HEIGHT, MARGIN, TEXT_WIDTH, broken, measured
-from script_utils import Session, draw_rows, make_parser, save_figure
+from script_utils import SHARED_OPTIONS, make_parser
+from session import Session
 from writeup import QUESTIONS, today
 
 # In {pictures}, which style_transfer.py records for its presets as these options have changed them; or of no matter.
@@ -25,8 +27,7 @@ def defaults(script: str) -> dict:
     """The options that only this script has, at their defaults."""
     parser = make_parser("")
     importlib.import_module(script).add_options(parser)
-    shared = vars(make_parser("").parse_args([]))
-    return {key: value for key, value in vars(parser.parse_args([])).items() if key not in shared}
+    return {key: value for key, value in vars(parser.parse_args([])).items() if key not in SHARED_OPTIONS}
 
 
 def pages_of(folder) -> list[str]:
@@ -41,13 +42,16 @@ def all_figures(tmp_path_factory, bundled_model, photos):
     for question in QUESTIONS:
         parser = make_parser("")
         importlib.import_module(question.scripts[-1]).add_options(parser)
-        options = parser.parse_args([])
         # What the scripts find out and record.
-        vars(options).update(layer="features.12", captum_layer="features.3", pictures="night: 192 px")
-        options.iterations = getattr(options, "iterations", None) or 200
+        facts = vars(parser.parse_args([])) | {
+            "layer": "features.12",
+            "captum_layer": "features.3",
+            "pictures": "night: 192 px",
+        }
+        facts["iterations"] = facts.get("iterations") or 200
         for name in question.figures:
             figure = draw_rows([("photo", photos[0][:2])], [name, question.name])
-            save_figure(figure, folder / name, bundled_model, 7, options)
+            save_png(figure, folder / name, provenance(bundled_model, 7, facts))
     return folder
 
 
@@ -65,12 +69,12 @@ def compose(folder, *more: str) -> int:
 
 def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
-    options = ["--num", "1", "--device", "cpu", "--out"]
-    result = run_script("writeup.py", "--only", "fooling_image", "saliency_map", *options, together)
+    one = ["--num", "1", "--device", "cpu", "--out"]
+    result = run_script("writeup.py", "--only", "fooling_image", "saliency_map", *one, together)
     assert (result.returncode, result.stdout) == (0, "Fooled the model!\n"), result.stderr
     assert result.stderr.count("photos:") == (0 if os.environ.get("CS7643_DATA") else 1)  # one notice for two scripts
     assert result.stderr.endswith("report.pdf: 3 pages\n")
-    assert saliency_map.main([*options, str(alone), "--quiet"]) == 0
+    assert saliency_map.main([*one, str(alone), "--quiet"]) == 0
     for path in alone.iterdir():
         assert (together / path.name).read_bytes() == path.read_bytes()
     title, saliency, fooling = pages_of(together)
@@ -106,11 +110,11 @@ def test_every_option_of_every_script_is_told_in_a_caption():
 def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, photos):
     parser = make_parser("")
     importlib.import_module("fooling_image").add_options(parser)
-    options = parser.parse_args(["--index", "3", "--target", "stingray"])
+    facts = vars(parser.parse_args(["--index", "3", "--target", "stingray"]))
     figure = draw_rows([("", photos[0][:1])], ["a"])
     for name in ("fooling_image.png", "fooling_image_2.png"):
         (figures / name).unlink(missing_ok=True)
-        save_figure(figure, figures / name, None, 1, options)
+        save_png(figure, figures / name, provenance(None, 1, facts))
     (figures / "saliency_map.png").unlink()
     Image.fromarray(photos[0][0]).save(figures / "saliency_map.png")  # no record
     (figures / "gradcam.png").unlink()
@@ -190,10 +194,10 @@ def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_pat
         "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    options = make_parser("").parse_args(["--out", str(tmp_path / "out"), "--num", "1"])
+    session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
     questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("greedy",), ("fooling_image",))]
-    assert writeup.run_scripts(Session(options, bundled_model), questions) == ["greedy"]
-    assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; a smaller --chunk")
+    assert writeup.run_scripts(session, questions) == ["greedy"]
+    assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; smaller pictures")
     assert (tmp_path / "out" / "fooling_image.png").exists()
 
 

@@ -1,18 +1,18 @@
-"""Class visualization: the picture that a network likes best for a class, grown out of noise."""
+"""Class visualization: the picture that scores highest for a class, grown out of noise."""
 
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from image_utils import blur_image, deprocess
+from image_utils import as_type, blur_image, clip_pixels, deprocess
 
-from .common import evaluation_mode, integer, labelled_scores, positive, unit_length
-from .fooling_image import project
+from .common import class_scores, evaluation_mode, figures, integer, positive, unit_length
 
 SIZE = 224  # height and width of the pictures in pixels
 BLUR_SIGMA = 0.5  # of the blur every few iterations, in pixels
@@ -25,7 +25,6 @@ class ClassVisualizationProgress:
     iteration: int  # iterations done: 1 … num_iterations
     score: torch.Tensor  # (N,), raw scores of the targets for the shifted images that the step started from
     image: torch.Tensor  # (N, 3, 224, 224), normalised, after the step
-    snapshot: bool  # whether the course plots this iteration: the first, every `show_every`-th and the last
 
 
 class ClassVisualization:
@@ -38,7 +37,7 @@ class ClassVisualization:
         return torch.roll(X, shifts=(oy, ox), dims=(2, 3))
 
     def blur_image(self, X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
-        """Gaussian blur of images (N, C, H, W) along height and width, in place: `image_utils.blur_image`."""
+        """Blur images (N, C, H, W) along height and width, in place: `image_utils.blur_image`."""
         return blur_image(X, sigma)
 
     def create_class_visualization(
@@ -47,17 +46,25 @@ class ClassVisualization:
         class_names: Mapping[int, str] | None,
         model: nn.Module,
         dtype: torch.dtype | torch.device | type | str,
+        *,
+        generate_plots: bool = True,
+        show_every: int = 25,
+        num_iterations: int = 100,
+        callback: Callable[[ClassVisualizationProgress], None] | None = None,
         **kwargs,
     ) -> Image.Image:
-        """The picture of one class.
+        """Grow the picture of one class, and draw it on the way as the course does.
 
         Args:
             target_y: the id of the class.
-            class_names: taken for the course's callers; titles are the business of whoever draws.
+            class_names: class id → name, for the titles; None: titles are `class 3`.
             model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
             dtype: what to compute with, on a copy of the network where it differs from the network's own: a
                 `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
-            **kwargs: as in `visualize_classes`.
+            generate_plots: write `visualization/class_visualization_iter_N.png` for the first, each `show_every`-th and
+                the last iteration N.
+            show_every: ≥ 1.
+            num_iterations, callback, **kwargs: as in `visualize_classes`.
 
         Returns:
             RGB, 224×224. The pixels are those that the network saw, not stretched.
@@ -65,7 +72,19 @@ class ClassVisualization:
         Raises:
             TypeError: an unknown keyword argument.
             ValueError: arguments that do not fit, or scores or gradients that are not finite.
+            InputError: a figure cannot be written.
         """
+        show_every = integer(show_every, "show_every", 1)
+
+        def report(progress: ClassVisualizationProgress) -> None:
+            if generate_plots and is_shown(progress.iteration, show_every, num_iterations):
+                title = figures().class_title(class_names or {}, target_y)
+                picture = draw_iteration(progress, [title], num_iterations)
+                figures().save_and_show(picture, f"class_visualization_iter_{progress.iteration}.png", model)
+            if callback:
+                callback(progress)
+
+        kwargs |= {"num_iterations": num_iterations, "callback": report}
         return deprocess(self.visualize_classes([target_y], model, dtype, **kwargs), should_rescale=False)
 
     def visualize_classes(
@@ -79,8 +98,6 @@ class ClassVisualization:
         num_iterations: int = 100,
         blur_every: int = 10,
         max_jitter: int = 16,
-        show_every: int = 25,
-        generate_plots: bool = True,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         callback: Callable[[ClassVisualizationProgress], None] | None = None,
@@ -96,9 +113,8 @@ class ClassVisualization:
             model, dtype: as in `create_class_visualization`.
             l2_reg: weight λ of the squared L2 norm, ≥ 0.
             learning_rate: L2 length of a step in normalised units, > 0.
-            num_iterations, blur_every, show_every: ≥ 1.
+            num_iterations, blur_every: ≥ 1.
             max_jitter: the largest shift in pixels, ≥ 0.
-            generate_plots: whether progress reports are marked as snapshots (files and plots are the callback's).
             generator: source of the noise and the shifts; its state moves on. By default torch's global one.
             seed: seeds a generator of its own instead.
             callback: called with a `ClassVisualizationProgress` after every iteration.
@@ -116,12 +132,13 @@ class ClassVisualization:
             raise ValueError(f"l2_reg must be at least 0 and finite, got {l2_reg}")
         learning_rate = positive(learning_rate, "learning_rate")
         num_iterations, max_jitter = integer(num_iterations, "num_iterations", 1), integer(max_jitter, "max_jitter")
-        blur_every, show_every = integer(blur_every, "blur_every", 1), integer(show_every, "show_every", 1)
+        blur_every = integer(blur_every, "blur_every", 1)
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
         start = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float32, **source)
-        images, scores = [start.to(reference)] * len(ids), [None] * len(ids)
+        images = [start.to(reference)] * len(ids)
+        scores = [reference] * len(ids)
         with evaluation_mode(model):
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
@@ -130,34 +147,43 @@ class ClassVisualization:
                     shifted = self.jitter(images[i], ox, oy)
                     scores[i], gradient = objective_gradient(shifted, target, model, l2_reg)
                     shifted = shifted + learning_rate * unit_length(gradient)
-                    images[i] = project(self.jitter(shifted, -ox, -oy))
+                    images[i] = clip_pixels(self.jitter(shifted, -ox, -oy))
                     if t % blur_every == 0:
-                        images[i] = project(self.blur_image(images[i], BLUR_SIGMA))  # again, as the blur rounds
+                        images[i] = clip_pixels(self.blur_image(images[i], BLUR_SIGMA))  # again, as the blur rounds
                 if callback:
-                    plotted = t == 0 or (t + 1) % show_every == 0 or t + 1 == num_iterations
-                    snapshot = generate_plots and plotted
-                    callback(ClassVisualizationProgress(t + 1, torch.stack(scores), torch.cat(images), snapshot))
+                    callback(ClassVisualizationProgress(t + 1, torch.stack(scores), torch.cat(images)))
         return torch.cat(images)
+
+
+def is_shown(iteration: int, show_every: int, num_iterations: int) -> bool:
+    """Whether the course plots this iteration: the first, every `show_every`-th and the last."""
+    return iteration == 1 or iteration % show_every == 0 or iteration == num_iterations
+
+
+def draw_iteration(progress: ClassVisualizationProgress, titles: Sequence[str], num_iterations: int) -> Image.Image:
+    """Draw the pictures of an iteration side by side, one title each."""
+    tiles = [np.asarray(deprocess(image, should_rescale=False)) for image in progress.image.split(1)]
+    return figures().draw_rows([("", tiles)], titles, f"Iteration {progress.iteration} / {num_iterations}")
 
 
 def objective_gradient(
     image: torch.Tensor, target: int, model: nn.Module, l2_reg: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The raw score s_y of an image (1, 3, H, W), 0-dim, and the gradient of s_y(I) − l2_reg · ‖I‖² with respect to I.
+    """Return the raw score s_y of an image I (1, 3, H, W), 0-dim, and the gradient of s_y(I) − l2_reg · ‖I‖² by I.
 
     Raises:
         ValueError: a class that the network does not know, or scores that are not finite.
     """
     image = image.detach().requires_grad_()
-    with torch.enable_grad():
-        score = labelled_scores(model(image), torch.tensor([target], device=image.device), "target_y")[0]
+    (score,) = class_scores(model, image, torch.tensor([target], device=image.device), "target_y")
     (gradient,) = torch.autograd.grad(score, image)
     return score.detach(), gradient - 2 * l2_reg * image.detach()
 
 
 def _source(generator: torch.Generator | None, seed: int | None) -> dict:
-    """Where random numbers come from, as arguments of torch.rand…: the generator's device, so that the numbers are the
-    same wherever the network is; by default torch's global generator on the CPU.
+    """Return the source of random numbers as arguments of torch.rand…; by default torch's global one on the CPU.
+
+    Numbers are drawn on the generator's device, so that they are the same wherever the network is.
     """
     if generator is not None and seed is not None:
         raise ValueError("generator and seed were both given, one of them was expected")
@@ -167,18 +193,11 @@ def _source(generator: torch.Generator | None, seed: int | None) -> dict:
 
 
 def _placed(model: nn.Module, dtype: torch.dtype | torch.device | type | str) -> tuple[nn.Module, torch.Tensor]:
-    """The network, or a copy of it where `dtype` asks for other numbers or another device, and an empty tensor of that
-    type on that device.
-    """
+    """Return the network, copied if `dtype` asks for another type or device, and an empty tensor of that type there."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     own = next(model.parameters(), torch.empty(0)).detach().new_empty(0)
-    try:
-        wanted = own.to(dtype) if isinstance(dtype, torch.device) else own.type(dtype)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"dtype {dtype!r} cannot be used here: {error}") from error
-    if not isinstance(wanted, torch.Tensor) or not wanted.is_floating_point():
-        raise ValueError(f"dtype must be a floating-point type or a device, got {dtype!r}")
+    wanted = as_type(own, dtype)
     if (wanted.device, wanted.dtype) == (own.device, own.dtype):
         return model, own
     return copy.deepcopy(model).to(wanted.device, wanted.dtype), wanted

@@ -1,4 +1,4 @@
-"""Fooling images: a photo changed too little to be seen, and yet the network names another class."""
+"""Fooling images: photos changed so little that nobody sees it, and yet the network names another class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
+from image_utils import clip_pixels, round_to_8_bits
 
 from .common import check_images, evaluation_mode, integer, labelled_scores, positive, unit_length
 
@@ -48,7 +48,7 @@ class FoolingImage:
             learning_rate: L2 length of a step in normalised units, > 0.
             max_iter: the largest number of steps, ≥ 0.
             callback: called with a `FoolingProgress` before each step, and when the network is fooled.
-            valid: the image stays one that can be stored: after every step it is projected to pixels 0…255, and the
+            valid: the image stays one that can be stored: after every step it is clipped to pixels 0…255, and the
                 network sees it, the stop test included, as rounded to 8 bits. So rounded it is returned.
 
         Returns:
@@ -61,7 +61,7 @@ class FoolingImage:
         learning_rate = positive(learning_rate, "learning_rate")
         max_iter = integer(max_iter, "max_iter")
         image = _check_image(X, model)
-        with evaluation_mode(model), torch.enable_grad():
+        with evaluation_mode(model):
             for iteration in range(max_iter):
                 # The gradient is taken where the stop test looks: one forward pass serves both.
                 seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
@@ -74,11 +74,11 @@ class FoolingImage:
                 # The unrounded image takes the step, so that steps below half a grey level add up.
                 image = image + learning_rate * unit_length(gradient)
                 if valid:
-                    image = project(image)
+                    image = clip_pixels(image)
         return (round_to_8_bits(image) if valid else image.clone()).to(X)
 
     def is_fooled(self, X: torch.Tensor, target_y: int, model: nn.Module) -> bool:
-        """Whether the network classifies the image as the target class; arguments as in `make_fooling_image`.
+        """Tell whether the network classifies the image as the target class; arguments as in `make_fooling_image`.
 
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.
@@ -88,25 +88,8 @@ class FoolingImage:
             return _look(image, integer(target_y, "target_y"), model)[1]
 
 
-def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
-    """Normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file through `preprocess`."""
-    mean, std = _normalisation(X)
-    return ((255 * (X * std + mean)).round().clamp(0, 255) / 255 - mean) / std
-
-
-def project(X: torch.Tensor) -> torch.Tensor:
-    """Normalised images (N, 3, H, W) with their pixels clipped to 0…255."""
-    mean, std = _normalisation(X)
-    return X.clamp(-mean / std, (1 - mean) / std)
-
-
-def _normalisation(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1, 1)."""
-    return tuple(torch.from_numpy(a).to(X).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
-
-
 def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """The one image (1, 3, H, W), on the network's device and in its dtype."""
+    """Return the one image (1, 3, H, W) on the network's device and in its dtype."""
     image = check_images(X, model)
     if len(image) != 1:
         raise ValueError(f"X must hold one image, (1, 3, H, W), got {tuple(X.shape)}")
@@ -114,7 +97,7 @@ def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
 
 
 def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, bool]:
-    """The target's raw score for an image, 0-dim, and whether it is the highest of all."""
+    """Return the target's raw score for an image, 0-dim, and whether it is the highest of all."""
     scores = model(image)
     score = labelled_scores(scores, torch.tensor([target], device=image.device), "target_y")[0]
     return score, scores.argmax().item() == target

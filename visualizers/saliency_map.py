@@ -6,18 +6,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from .common import check_images, check_labels, chunks, evaluation_mode, labelled_scores
+from image_utils import to_batch
+
+from .common import Labels, check_images, check_labels, class_scores, evaluation_mode, figures, in_chunks
 
 
 class SaliencyMap:
     """Image-specific class saliency (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2014, §3)."""
 
-    def compute_saliency_maps(self, X: torch.Tensor, y: torch.Tensor, model: nn.Module) -> torch.Tensor:
-        """The largest absolute derivative, over the colour channels, of the labelled class's score by each pixel.
+    def compute_saliency_maps(self, X: torch.Tensor, y: Labels, model: nn.Module) -> torch.Tensor:
+        """Return the largest absolute derivative, over the colours, of the labelled class's score by each pixel.
 
         Args:
             X: float (N, 3, H, W), preprocessed images.
-            y: integer (N,), class ids.
+            y: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
             model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
 
         Returns:
@@ -28,15 +30,18 @@ class SaliencyMap:
         """
         images = check_images(X, model)
         labels = check_labels(y, images)
-        maps = []
-        with evaluation_mode(model):
-            for image, label in chunks(images, labels):
-                maps.append(_gradient(image, label, model).abs().amax(dim=1).to(X))
-        return torch.cat(maps or [X[:, 0]])
 
-    def show_saliency_maps(
-        self, X: np.ndarray, y: np.ndarray, class_names: Mapping[int, str], model: nn.Module
-    ) -> None:
+        def saliency(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
+            images.requires_grad_()
+            scores = class_scores(model, images, labels)  # s_y
+            (gradient,) = torch.autograd.grad(scores.sum(), images)  # ∂s_y/∂x: no score depends on another image
+            return (gradient.abs().amax(dim=1),)  # max over the colours
+
+        with evaluation_mode(model):
+            (maps,) = in_chunks(saliency, images, labels)
+        return maps.to(X)
+
+    def show_saliency_maps(self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module) -> None:
         """Draw photos over their saliency maps into `visualization/saliency_map.png`, as the course does.
 
         Args:
@@ -47,24 +52,11 @@ class SaliencyMap:
 
         Raises:
             ValueError: arguments that do not fit.
-            file_utils.InputError: the figure cannot be written.
+            InputError: the figure cannot be written.
         """
-        # The one technique that writes a file: the course's interface asks for it.
-        from file_utils import ROOT
-        from image_utils import to_batch
-        from script_utils import class_title, draw_rows, heat, save_figure
-
         if not len(X):
             raise ValueError("X must hold at least one photo, got none")
-        maps = self.compute_saliency_maps(to_batch(X), torch.as_tensor(y), model).cpu().numpy()
-        titles = [class_title(class_names, label) for label in y]
-        figure = draw_rows([("photo", X), ("saliency map", [heat(m) for m in maps])], titles, "Saliency maps")
-        save_figure(figure, ROOT / "visualization" / "saliency_map.png", model)
-
-
-def _gradient(X: torch.Tensor, y: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """∂s_y/∂X: (N, 3, H, W). The sum's gradient is each image's own, since no score depends on another image."""
-    X = X.requires_grad_()
-    with torch.enable_grad():
-        score = labelled_scores(model(X), y).sum()
-    return torch.autograd.grad(score, X)[0]
+        maps = self.compute_saliency_maps(to_batch(X), y, model).cpu().numpy()
+        rows = [("photo", list(X)), ("saliency map", [figures().heat(m) for m in maps])]
+        titles = [figures().class_title(class_names, label) for label in np.broadcast_to(np.asarray(y), len(X))]
+        figures().save_and_show(figures().draw_rows(rows, titles, "Saliency maps"), "saliency_map.png", model)

@@ -1,0 +1,206 @@
+"""The versions of every technique that are compared: floors, this project, libraries and a textbook."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import textbook
+import torch
+from captum import attr
+from torch import nn
+
+from captum_utils import compute_attributions
+from course_files import package_file
+from data_utils import PACKAGE_PHOTOS, open_photos
+from image_utils import open_image, to_batch
+from model_utils import load_model
+from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
+from style_utils import preprocess, style_transfer
+from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap
+
+try:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from torchcam.methods import GradCAM as TorchCam
+except ImportError as missing:
+    print(f"{missing}: pip install -r benchmarks/requirements.txt", file=sys.stderr)
+    GradCAM = TorchCam = None
+
+STEPS = 10  # of the iterative techniques in a run; the first runs and what comes before the steps count in
+STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)  # content layer and weight, style layers and weights, TV
+FLOOR, LABELLED, OURS, TEXTBOOK = "floor", "labelled class's floor", "this project", "textbook"
+
+Version = Callable[[], object]
+
+
+class Bench:
+    """The networks and photos that all versions share."""
+
+    def __init__(self, size: int):
+        self.model = load_model(weights="bundled", device="cpu")
+        # As torchvision gives it: parameters that require gradients, in the default memory layout.
+        self.plain = load_model(weights="bundled", device="cpu").requires_grad_(True)
+        self.plain.to(memory_format=torch.contiguous_format)
+        photos = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
+        chosen = np.arange(size) % len(photos)
+        self.X = to_batch(photos[chosen])
+        self.plain_X = self.X.contiguous()
+        self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen])
+
+    def all_scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Sum the labelled scores after evaluating all 1000."""
+        return self.model.classifier(features).flatten(1).gather(1, self.y[:, None]).sum()
+
+    def labelled_scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Sum the labelled scores after evaluating these alone."""
+        convolution = self.model.classifier[1]
+        maps = torch.einsum("nchw,nc->nhw", features, convolution.weight[self.y].flatten(1))
+        return (maps + convolution.bias[self.y, None, None]).relu().mean(dim=(1, 2)).sum()
+
+    def to_input(self, scores: Callable[[torch.Tensor], torch.Tensor]) -> Version:
+        """Return one forward and one backward pass to the input."""
+
+        def run():
+            X = self.X.detach().requires_grad_()
+            return torch.autograd.grad(scores(self.model.features(X)), X)[0]
+
+        return run
+
+    def to_layer(self, scores: Callable[[torch.Tensor], torch.Tensor]) -> Version:
+        """Return the forward pass, and the backward pass down to Grad-CAM's layer."""
+
+        def run():
+            with torch.no_grad():
+                features = self.model.features(self.X)
+            return torch.autograd.grad(scores(features.requires_grad_()), features)[0]
+
+        return run
+
+    def floors(self, passes: Callable) -> dict[str, Version]:
+        """Return both floors: with all scores, and with those of the labelled classes."""
+        return {FLOOR: passes(self.all_scores), LABELLED: passes(self.labelled_scores)}
+
+
+def saliency(b: Bench) -> dict[str, Version]:
+    """Question 1.1."""
+    captum = attr.Saliency(b.plain)
+    return {
+        **b.floors(b.to_input),
+        OURS: lambda: SaliencyMap().compute_saliency_maps(b.X, b.y, b.model),
+        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(dim=1),
+        TEXTBOOK: lambda: textbook.saliency(b.plain, b.plain_X, b.y),
+    }
+
+
+def guided_backprop(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    return {
+        **b.floors(b.to_input),
+        OURS: lambda: GradCam().guided_backprop(b.X, b.y, b.model),
+        "Captum": lambda: attr.GuidedBackprop(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y),
+        TEXTBOOK: lambda: textbook.guided_backprop(b.plain, b.plain_X, b.y),
+    }
+
+
+def grad_cam(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    layer = b.plain.features[12]
+
+    def captum():
+        maps = attr.LayerGradCam(b.plain, layer).attribute(b.plain_X, target=b.y, relu_attributions=True)
+        return attr.LayerAttribution.interpolate(maps, (224, 224), "bicubic")
+
+    def torchcam():
+        with TorchCam(b.plain, target_layer="features.12") as extractor:
+            scores = b.plain(b.plain_X.clone().requires_grad_())
+            maps = extractor(b.y.tolist(), scores)[0]
+        return nn.functional.interpolate(maps[:, None], (224, 224), mode="bicubic")
+
+    versions = {
+        **b.floors(b.to_layer),
+        OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model),
+        "Captum": captum,
+        TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y),
+    }
+    if GradCAM:
+        peer, targets = GradCAM(b.plain, [layer]), [ClassifierOutputTarget(label) for label in b.y.tolist()]
+        versions |= {"pytorch-grad-cam": lambda: peer(b.plain_X, targets), "torchcam": torchcam}
+    return versions
+
+
+def guided_grad_cam(b: Bench) -> dict[str, Version]:
+    """Question 1.2."""
+    captum = attr.GuidedGradCam(b.plain, b.plain.features[12])
+    bicubic = {"target": b.y, "interpolate_mode": "bicubic"}
+    return {
+        **b.floors(b.to_input),
+        OURS: lambda: GradCam().guided_grad_cam(b.X, b.y, b.model),
+        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), **bicubic),
+        TEXTBOOK: lambda: textbook.guided_grad_cam(b.plain, b.plain_X, b.y),
+    }
+
+
+def repeated(versions: dict[str, Version]) -> dict[str, Version]:
+    """Return versions that take `STEPS` steps."""
+    return {name: lambda step=step: [step() for _ in range(STEPS)] for name, step in versions.items()}
+
+
+def fooling(b: Bench) -> dict[str, Version]:
+    """Question 1.3; a step so small that the loop never stops early."""
+    target = 6
+    return {
+        **repeated({FLOOR: b.to_input(b.all_scores)}),
+        OURS: lambda: FoolingImage().make_fooling_image(b.X, target, b.model, learning_rate=1e-9, max_iter=STEPS),
+        TEXTBOOK: lambda: textbook.fooling(b.plain, b.plain_X, target, STEPS),
+    }
+
+
+def class_visualization(b: Bench) -> dict[str, Version]:
+    """Question 1.4, one class."""
+    return {
+        **repeated(b.floors(b.to_input)),
+        OURS: lambda: ClassVisualization().visualize_classes([187], b.model, num_iterations=STEPS, seed=0),
+        TEXTBOOK: lambda: textbook.class_visualization(b.plain, 187, STEPS),
+    }
+
+
+def style(b: Bench) -> dict[str, Version]:
+    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0 steps taken off."""
+    paths = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
+    content, painting = (preprocess(open_image(path), 192) for path in paths)
+    layers = b.model.features[: max(STYLE[0], *STYLE[2]) + 1]
+    image = content.clone().requires_grad_()
+    adam = torch.optim.Adam([image], lr=3.0)
+    losses = (ContentLoss(), StyleLoss(), TotalVariationLoss())
+
+    def floor():
+        (image.grad,) = torch.autograd.grad(layers(image).sum(), image)
+        adam.step()
+
+    def ours(steps: int = STEPS):
+        sizes, rest = (192, 192), (b.model, torch.float32)
+        style_transfer("", *paths, *sizes, *STYLE, *losses, *rest, testing=True, num_iterations=steps)
+
+    def plain(steps: int = STEPS):
+        textbook.style_steps(b.plain, content, painting, *STYLE, steps)
+
+    return {**repeated({FLOOR: floor}), OURS: lambda: _steps_alone(ours), TEXTBOOK: lambda: _steps_alone(plain)}
+
+
+def _steps_alone(version: Callable) -> tuple[float, ...]:
+    """Return wall and CPU time of the steps, without what comes before them."""
+    clocks = [(time.perf_counter(), time.process_time())]
+    for arguments in ((0,), ()):
+        version(*arguments)
+        clocks.append((time.perf_counter(), time.process_time()))
+    return tuple(z - y - (y - x) for x, y, z in zip(*clocks, strict=True))
+
+
+def conductance(b: Bench) -> dict[str, Version]:
+    """Captum's LayerConductance at features[3], 50 steps: all at once, and through `compute_attributions`."""
+    algorithm = attr.LayerConductance(b.model, b.model.features[3])
+    return {
+        FLOOR: lambda: algorithm.attribute(b.X, target=b.y, n_steps=50),
+        OURS: lambda: compute_attributions(algorithm, b.X, target=b.y, n_steps=50),
+    }

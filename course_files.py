@@ -1,0 +1,146 @@
+"""The course's files and those that packages ship: where they are, their checksums, and how to bring them here.
+
+As a command: `python course_files.py --from STARTER.zip` (or a folder), or `--fetch` for the 25 photos alone. Standard
+library only, so that the command answers at once and needs no environment.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import signal
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from errors import InputError, cause, quoted
+from file_utils import ROOT, atomic_write, download, is_file, sha256_of
+
+PHOTOS_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
+
+# The course's files: where they lie in the project → sha256.
+COURSE_FILES = {
+    "data/imagenet_val_25.npz": "35141609d22457c791e8fbe10c2d3b09ed0d6a04b669173e9fbebb0b4915cd3c",
+    "data/style-transfer-checks.npz": "659a64eb251c9c4ff0c12d5abcc2a93713ac7167d823edd47dbf3805aaa3f3d2",
+    "styles_images/composition_vii.jpg": "8f992ed4aecd6dd56972d7bc8166761de7c94e670ee6effa8fd05f3daeb33409",
+    "styles_images/muse.jpg": "b8a36cd8752497510389782159ccf141d41c3446002a079b458fb7b774d3928a",
+    "styles_images/starry_night.jpg": "c31741a09141c2e2d07fc7aa6bdf135c369b804f9433e43fa3ceac19386d1ee6",
+    "styles_images/the_scream.jpg": "f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee",
+    "styles_images/tubingen.jpg": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
+}
+
+
+def course_file(name: str) -> Path | None:
+    """Find a file of the course's in the folder $CS7643_DATA, the working directory or the project; None if in none.
+
+    Args:
+        name: one of `COURSE_FILES`.
+
+    Raises:
+        InputError: the file there is another one than the course's.
+    """
+    places = [Path.cwd() / name, ROOT / name]
+    if elsewhere := os.environ.get("CS7643_DATA"):
+        # A flat folder of the course's data keeps only styles_images/ apart.
+        places[:0] = [Path(elsewhere) / name, Path(elsewhere) / name.removeprefix("data/")]
+    for path in places:
+        if is_file(path):
+            if sha256_of(path) != COURSE_FILES[name]:
+                raise InputError(
+                    f"{quoted(path)} is not the course's file (its checksum differs); remove it or fetch it again"
+                )
+            return path
+    return None
+
+
+def package_file(package: str, name: str) -> Path:
+    """Find a file that an installed package ships, without importing the package.
+
+    Raises:
+        InputError: the package or the file is not there.
+    """
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.submodule_search_locations[0]) / name if spec else None
+    if path is None or not path.is_file():
+        raise InputError(f"{name} of package {package} is missing; pip install -r requirements.txt brings it")
+    return path
+
+
+def take_course_files(source: Path) -> list[str]:
+    """Copy the course's files that a starter zip or folder holds, wherever in it, to their places in the project.
+
+    Args:
+        source: a zip file or a folder.
+
+    Returns:
+        A line for each file of the course's by name: taken, or why not.
+
+    Raises:
+        InputError: neither a readable zip nor a folder, or nothing in it that is the course's.
+    """
+    destinations = {Path(name).name: name for name in COURSE_FILES}
+    lines, taken = [], set()
+    for where, content in _members(source, destinations):
+        name = destinations[Path(where).name]
+        if hashlib.sha256(content).hexdigest() != COURSE_FILES[name]:
+            lines.append(f"{quoted(where)}: not taken, its checksum is not that of the course's file")
+        elif name not in taken:
+            with atomic_write(ROOT / name) as temporary:
+                temporary.write_bytes(content)
+            taken.add(name)
+            lines.append(f"{name}: taken")
+    if not taken:
+        raise InputError("; ".join([f"{quoted(source)} holds none of the course's files", *lines]))
+    return lines
+
+
+def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of every file of one of these names in a zip or folder."""
+    try:
+        if source.is_dir():
+            for path in sorted(p for p in source.rglob("*") if p.name in names and p.is_file()):
+                yield str(path.relative_to(source)), path.read_bytes()
+        elif source.is_file():
+            with zipfile.ZipFile(source) as archive:
+                for info in archive.infolist():
+                    if Path(info.filename).name in names and info.file_size < 1 << 26:
+                        yield info.filename, archive.read(info)
+        else:
+            raise InputError(f"{quoted(source)}: no such zip file or folder")
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
+        raise InputError(f"cannot read {quoted(source)}: {cause(error)}") from error
+
+
+def fetch_photos() -> list[str]:
+    """Download the course's 25 photos, verified, unless they are there already. Returns a line on what was done."""
+    name = "data/imagenet_val_25.npz"
+    path = ROOT / name
+    if path.is_file() and sha256_of(path) == COURSE_FILES[name]:
+        return [f"{name}: is there already"]
+    download(PHOTOS_URL, path, COURSE_FILES[name])
+    return [f"{name}: fetched from {PHOTOS_URL}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Bring the course's data into the project. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Bring the course's data into the project, verified by checksum.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from", dest="source", metavar="PATH", type=Path, help="a starter zip or folder")
+    source.add_argument("--fetch", action="store_true", help=f"download the 25 photos from {PHOTOS_URL}")
+    options = parser.parse_args(argv)
+    try:
+        print(*(fetch_photos() if options.fetch else take_course_files(options.source)), sep="\n")
+    except InputError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that temporary files go
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

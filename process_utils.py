@@ -1,0 +1,129 @@
+"""The process: signals that unwind the stack, a quick start and end, and the lines that the course asks for."""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import itertools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from errors import InputError, cause
+
+
+def open_closed_streams() -> None:
+    """Replace closed standard streams (`2>&-`) by the null device; the next file opened would take their place."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
+
+
+def print_line(line: str) -> None:
+    """Print a line that the course asks for; a reader who has gone (`| head`) does not stop the work.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # usually a full disk
+        raise InputError(f"cannot write to standard output: {cause(error)}") from error
+
+
+def advice(error: Exception) -> str | None:
+    """Return what to tell the user about an error that is theirs to put right; None for a defect."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    said = ("out of memory", "allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(words in str(error) for words in said):
+        return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
+    return None
+
+
+@contextlib.contextmanager
+def unwinding_signals() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into exceptions so that temporary files are removed. Yields the signals received.
+
+    An exception raised during an import can abort the interpreter, so the signal is then raised again a little later;
+    and also where other code has swallowed the exception.
+    """
+    before, received, timers = {}, [], []
+    owner = sys._getframe(2)  # below contextlib's own
+
+    def stop(number, frame):
+        received.append(number)
+        inner = itertools.takewhile(lambda f: f is not owner, (f for f, _ in traceback.walk_stack(frame)))
+        importing = any(f.f_code.co_filename.startswith("<frozen importlib") for f in inner)
+        timers.append(threading.Timer(0.1 if importing else 2, signal.raise_signal, (number,)))
+        timers[-1].daemon = True
+        timers[-1].start()
+        if not importing:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
+                before[number] = signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def import_torch() -> None:
+    """Import torch and torchvision with the garbage collector off.
+
+    They make 400,000 objects that all stay; looking through them again and again costs half a second of the import, and
+    as much afterwards.
+    """
+    if "torchvision" in sys.modules or not gc.isenabled():
+        return
+    gc.disable()
+    try:
+        importlib.import_module("torchvision")
+    finally:
+        gc.enable()
+    gc.freeze()
+    # At the end Python looks through everything once, or libraries that count what is left would complain.
+    atexit.register(gc.unfreeze)
+    atexit.register(gc.disable)
+
+
+def exit_now(status: int, script: str) -> None:
+    """End the process with a script's exit status.
+
+    Python would first take torch's objects apart, which keeps the shell waiting for up to a second. So after the exit
+    handlers the process ends at once, if it is the script's own: in a notebook, a debugger or a profiler Python ends
+    it.
+
+    Args:
+        status: the exit status.
+        script: the script's `__file__`.
+    """
+    if not _is_own_process(script):
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader has gone
+            stream.flush()
+    os._exit(status)
+
+
+def _is_own_process(script: str) -> bool:
+    """Whether the interpreter was started on this very script, and nobody watches it or goes on after it."""
+    started = [name for name in sys.orig_argv[1:] if not name.startswith("-")][:1]  # options of Python's come before
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
+    tools = [monitoring.get_tool(number) for number in range(6)] if monitoring else []
+    watched = sys.getprofile() or sys.gettrace() or any(tools)
+    interactive = sys.flags.inspect or hasattr(sys, "ps1")
+    return bool(started) and Path(started[0]).resolve() == Path(script).resolve() and not (watched or interactive)

@@ -1,0 +1,208 @@
+"""What several test files share."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import saliency_map
+import script_utils
+
+ROOT = Path(__file__).resolve().parent.parent
+HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
+CONTENT = bytes(range(256)) * 400
+Answer = Callable[[BaseHTTPRequestHandler], None]
+SMALL = "shufflenet_v2_x0_5"  # 1.4 million parameters
+
+
+def course_folder() -> Path | None:
+    """The folder of the course's data, if the environment names one."""
+    folder = os.environ.get("CS7643_DATA")
+    return Path(folder).resolve() if folder else None
+
+
+def network_state(model: nn.Module) -> tuple:
+    """All that a visualizer must give back as it was: modules, tensors, modes, gradients, hooks."""
+    hooks = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
+    return (
+        [(name, id(module), module.training, type(module).forward) for name, module in model.named_modules()],
+        [tuple(len(getattr(module, name)) for name in hooks) for module in model.modules()],
+        ["forward" in vars(module) for module in model.modules()],
+        [(name, id(p), p.requires_grad, p.grad is None, p.detach().clone()) for name, p in model.named_parameters()],
+        [(name, b.clone()) for name, b in model.named_buffers()],
+    )
+
+
+def same_state(before: tuple, after: tuple) -> bool:
+    """Whether two results of `network_state` are equal, tensors bit by bit."""
+    return before[:3] == after[:3] and all(
+        all(
+            x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+            for x, y in zip(a, b, strict=True)
+        )
+        for i in (3, 4)
+        for a, b in zip(before[i], after[i], strict=True)
+    )
+
+
+def run_script(name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment):
+    """Run a root script as a user does; returns the completed process with text output."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+    )
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *words: str, status: int = 2) -> None:
+    """The script ended with one clear line on standard error that has these words in it, and no output."""
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == status, result.stderr
+    assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
+    assert all(word in lines[0] for word in words), result.stderr
+    assert result.stdout == ""
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """A real HTTP server on this machine that answers every request by `answer(handler)`; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            try:
+                answer(self)
+            except OSError:  # the client has gone
+                self.close_connection = True
+
+        do_CONNECT = do_GET  # what a proxy is asked for https
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads, block_on_close = True, False
+
+        def handle_error(self, *_):
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def whole(content: bytes) -> Answer:
+    """Send the content."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def hangs(handler):
+    """Accept and never answer."""
+    time.sleep(60)
+
+
+def drips(handler):
+    """Send a few bytes a second, for ever."""
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b".")
+        time.sleep(0.02)
+
+
+def breaks(handler):
+    """Promise the content, send half of it, close."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(CONTENT)))
+    handler.end_headers()
+    handler.wfile.write(CONTENT[: len(CONTENT) // 2])
+
+
+def missing(handler):
+    handler.send_error(404)
+
+
+@contextmanager
+def without_privileges() -> Iterator[Path]:
+    """Run as somebody whom file permissions bind (root is not bound), in an open temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        if not hasattr(os, "geteuid"):
+            pytest.skip("permissions are tried on POSIX systems only")
+        user = os.geteuid()
+        Path(folder).chmod(0o777)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
+class Bomb:
+    """Unpickling it runs code: it makes a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as figure:
+        return np.asarray(figure.convert("RGB"))
+
+
+def tiles(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def quick(*arguments) -> int:
+    """The script without Captum's attributions, in this process."""
+
+    def make_figures(session):
+        for page in session.pages("saliency maps"):
+            saliency_map.draw_manual(session, page)
+
+    return script_utils.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
+
+
+def one_line(capsys, *words: str) -> None:
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and ": error: " in err, err
+    assert all(word in err for word in words), err
+
+
+def options(*arguments) -> argparse.Namespace:
+    """The options of a script that takes photos."""
+    parser = script_utils.make_parser("a test")
+    script_utils.add_photo_options(parser, "images", "labels", "num", "chunk")
+    return parser.parse_args([*map(str, arguments)])
+
+
+def script(work, *arguments, add_options=lambda parser: None) -> int:
+    """Run `work(session)` as a script does."""
+    return script_utils.run("a test", add_options, work, [*map(str, arguments)])

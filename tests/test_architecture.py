@@ -1,0 +1,141 @@
+"""The house: who imports whom, how large files and functions are, and what can be taken out of it."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+LAYERS = (
+    {"errors", "style_modules"},
+    {"file_utils", "process_utils", "course_files"},
+    {"image_utils"},
+    {"figure_utils", "data_utils", "bundled_weights", "report_utils"},
+    {"visualizers", "model_utils"},
+    {"style_utils", "captum_utils", "script_utils", "session"},
+    {"saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "writeup"},
+)
+LAYER = {name: number for number, names in enumerate(LAYERS, start=1) for name in names}
+SAME_LAYER = {("session", "script_utils"), ("course_files", "file_utils")}  # what is light is lower
+APART = {"collect_submission"}  # of the standard library, to run where the project's own files are broken
+TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
+INSIDE_FUNCTIONS = 15  # imports, in the whole house
+LARGEST_FILE, LARGEST_FUNCTION = 400, 60  # lines; of functions without their docstrings
+
+HOUSE = sorted([*ROOT.glob("*.py"), *ROOT.glob("visualizers/*.py"), *ROOT.glob("style_modules/*.py")])
+CODE = sorted([*HOUSE, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("data/*.py")])
+TECHNIQUES = [path for path in HOUSE if path.parent != ROOT]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parts_of(path: Path) -> str:
+    """The name by which a file stands in the table: a package's for its modules."""
+    return path.stem if path.parent == ROOT else path.parent.name
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+
+
+def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """What is imported, as dotted names, and whether inside a function; imports for types alone are left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield "." * child.level + (child.module or ""), inside
+        elif not is_for_types(child):
+            yield from imports(child, inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def own_imports(path: Path) -> list[tuple[str, bool]]:
+    """Names in the table that a file imports, its own package left out."""
+    found = [(name.partition(".")[0], inside) for name, inside in imports(ast.parse(path.read_text()))]
+    return [(name, inside) for name, inside in found if name in LAYER]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text())
+    yield from (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_every_module_has_its_layer():
+    assert {parts_of(path) for path in HOUSE} - APART == LAYER.keys()
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=name_of)
+def test_a_module_imports_lower_layers_only(path):
+    mine = parts_of(path)
+    for name, inside in own_imports(path):
+        assert mine not in APART, name
+        if (mine, name) in SAME_LAYER or (mine == "script_utils" and name == "session" and inside):
+            continue
+        if mine == "visualizers" and name == "figure_utils" and inside:
+            continue
+        assert LAYER[name] < LAYER[mine], f"{mine} imports {name}"
+
+
+@pytest.mark.parametrize("path", TECHNIQUES, ids=name_of)
+def test_the_techniques_import_nothing_of_ours_but_pictures_and_errors(path):
+    assert {name for name, inside in own_imports(path) if not inside} <= TAKEN_ALONG
+
+
+def test_pictures_import_nothing_of_ours_but_errors():
+    assert {name for name, inside in own_imports(ROOT / "image_utils.py") if not inside} == {"errors"}
+
+
+def test_imports_inside_functions_are_rationed():
+    inside = {
+        f"{name_of(path)}:{node.lineno}"
+        for path in HOUSE
+        for function in functions(path)
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    assert len(inside) <= INSIDE_FUNCTIONS, sorted(inside)
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_files_and_functions_are_of_a_size_to_be_read(path):
+    assert len(path.read_text().splitlines()) <= LARGEST_FILE
+    for function in functions(path):
+        first = function.body[0]
+        documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+        docstring = first.end_lineno - first.lineno + 1 if documented else 0
+        lines = function.end_lineno - function.lineno + 1 - docstring
+        assert lines <= LARGEST_FUNCTION, f"{function.name} has {lines} lines"
+
+
+@pytest.mark.slow
+def test_the_techniques_work_alone_in_an_empty_folder(tmp_path):
+    for folder in ("visualizers", "style_modules"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in TAKEN_ALONG:
+        shutil.copy(ROOT / f"{name}.py", tmp_path)
+    program = """
+import sys, torch, torchvision
+import style_modules, style_modules.rules, visualizers
+from pathlib import Path
+X, y = torch.randn(2, 3, 64, 64), torch.tensor([1, 2])
+model = torchvision.models.squeezenet1_1().eval()
+maps = visualizers.SaliencyMap().compute_saliency_maps(X, y, model)
+assert maps.shape == (2, 64, 64) and maps.max() > 0
+assert visualizers.GradCam().guided_grad_cam(X, y, model).shape == (2, 64, 64, 3)
+ours = {Path(m.__file__).name for m in sys.modules.values() if getattr(m, "__file__", None)
+        and Path(m.__file__).parent == Path.cwd()}
+print(sorted(ours))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "['errors.py', 'image_utils.py']\n"

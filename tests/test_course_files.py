@@ -1,0 +1,178 @@
+"""The course's files: found where they are, verified, and brought into a copy of the project by the real commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CONTENT, ROOT, hangs, serving, whole
+
+from course_files import COURSE_FILES, course_file, fetch_photos, package_file, take_course_files
+from data_utils import load_imagenet_val
+from errors import InputError
+from file_utils import sha256_of
+
+PHOTOS = "data/imagenet_val_25.npz"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of what getting the data needs, for the real commands: they write into their own project."""
+    folder = tmp_path_factory.mktemp("copy of project")
+    (folder / "data").mkdir()
+    for name in ("course_files.py", "errors.py", "file_utils.py", "data/get_imagenet_val.sh"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def starter(course, tmp_path) -> Path:
+    """A folder like the course's starter: the files somewhere below, among others."""
+    folder = tmp_path / "starter" / "assignment"
+    for name in COURSE_FILES:
+        source = course / name if name.startswith("styles") else course / Path(name).name
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+    (folder / "README.md").write_text("read me")
+    return tmp_path / "starter"
+
+
+def zipped(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_project(project, course, monkeypatch):
+    assert course_file(PHOTOS) is None
+    for folder in (project, Path.cwd()):
+        (folder / "data").mkdir()
+        shutil.copy(course / "imagenet_val_25.npz", folder / PHOTOS)
+        assert course_file(PHOTOS) == folder / PHOTOS
+    monkeypatch.setenv("CS7643_DATA", "/no/such/folder")
+    assert course_file(PHOTOS) == Path.cwd() / PHOTOS and course_file("data/style-transfer-checks.npz") is None
+    monkeypatch.setenv("CS7643_DATA", str(course))
+    assert course_file(PHOTOS) == course / "imagenet_val_25.npz"
+    assert course_file("styles_images/tubingen.jpg") == course / "styles_images" / "tubingen.jpg"
+
+
+def test_a_missing_package_photo_is_named():
+    for package, name in (("no_such_package", "photo.png"), ("skimage", "data/no_such_photo.png")):
+        with pytest.raises(InputError, match=f"{name} of package {package} is missing; pip install"):
+            package_file(package, name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_starter_s_files_are_taken(project, starter, packed):
+    lines = take_course_files(zipped(starter) if packed else starter)
+    assert sorted(lines) == sorted(f"{name}: taken" for name in COURSE_FILES)
+    assert everything_in(project) == sorted(COURSE_FILES)
+    assert all(sha256_of(project / name) == checksum for name, checksum in COURSE_FILES.items())
+    assert len(load_imagenet_val()[0]) == 25
+
+
+def test_a_changed_file_is_not_taken(project, starter):
+    changed = starter / "assignment" / "styles_images" / "muse.jpg"
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    lines = take_course_files(starter)
+    assert "'assignment/styles_images/muse.jpg': not taken, its checksum is not that of the course's file" in lines
+    assert everything_in(project) == sorted(set(COURSE_FILES) - {"styles_images/muse.jpg"})
+
+
+def damaged(archive: Path) -> Path:
+    """The same zip with a byte of its first member's content changed."""
+    content = bytearray(archive.read_bytes())
+    content[200] ^= 255
+    archive.write_bytes(content)
+    return archive
+
+
+def test_sources_that_are_no_use_are_one_line(project, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04" + CONTENT)
+    for name, compression in (("stored.zip", zipfile.ZIP_STORED), ("deflated.zip", zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
+            archive.writestr("styles_images/muse.jpg", np.random.default_rng(0).bytes(2000))
+        damaged(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("../../imagenet_val_25.npz", "not the photos")
+    encrypted = bytearray((tmp_path / "other.zip").read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.index(mark) + offset] |= 1
+    (tmp_path / "encrypted.zip").write_bytes(encrypted)
+    for name, words in (
+        ("empty", "holds none of the course's files"),
+        ("text.zip", "cannot read .* not a zip file"),
+        ("cut.zip", "cannot read"),
+        ("stored.zip", "cannot read .*CRC"),
+        ("deflated.zip", "cannot read"),
+        ("other.zip", "holds none of the course's files; .*not taken"),
+        ("encrypted.zip", "cannot read .*encrypted"),
+        ("absent.zip", "no such zip file or folder"),
+    ):
+        with pytest.raises(InputError, match=rf"^[^\n]*{name}[^\n]*$") as caught:
+            take_course_files(tmp_path / name)
+        caught.match(words)
+    assert everything_in(project) == []
+
+
+def test_a_project_that_cannot_be_written_is_one_line(project, starter):
+    (project / "data").write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="cannot write"):
+        take_course_files(starter / "assignment" / "data")
+    with pytest.raises(InputError, match="cannot write"):
+        fetch_photos()
+
+
+def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, "no_proxy": "", **environment}
+    )
+
+
+def script(copy: Path) -> list:
+    """The shell script as it is, with this Python for its python3."""
+    (copy / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
+    python = copy / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return ["bash", copy / "data" / "get_imagenet_val.sh"]
+
+
+def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path):
+    with serving(whole((course / "imagenet_val_25.npz").read_bytes())) as url:
+        for said in ("fetched from http://cs231n.stanford.edu/imagenet_val_25.npz", "is there already"):
+            result = run(script(copy), tmp_path, http_proxy=url)
+            assert (result.returncode, result.stderr) == (0, "") and result.stdout == f"{PHOTOS}: {said}\n"
+    assert sha256_of(copy / PHOTOS) == COURSE_FILES[PHOTOS]
+    (copy / PHOTOS).unlink()
+    assert not list((copy / "data").glob(".*"))
+
+
+@pytest.mark.parametrize("answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))])
+def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
+    with serving(answer) as url:
+        result = run(script(copy), tmp_path, http_proxy=url)
+    lines = result.stderr.splitlines()
+    assert result.returncode == 2 and len(lines) == 1 and any(w in lines[0] for w in words) and not result.stdout
+    assert everything_in(copy / "data") == ["get_imagenet_val.sh"]
+
+
+def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
+    command = [sys.executable, copy / "course_files.py", "--from"]
+    result = run([*command, zipped(starter)], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(": taken\n") == len(COURSE_FILES)
+    assert sha256_of(copy / "styles_images" / "muse.jpg") == COURSE_FILES["styles_images/muse.jpg"]
+    shutil.rmtree(copy / "styles_images")
+    for name in ("imagenet_val_25.npz", "style-transfer-checks.npz"):
+        (copy / "data" / name).unlink()
+    result = run([*command, "absent.zip"], tmp_path)
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr == "course_files.py: error: 'absent.zip': no such zip file or folder\n"

@@ -1,0 +1,261 @@
+"""The process: signals, closed and full streams, and how it ends, by itself and inside other programs."""
+
+import os
+import pstats
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, SMALL, script
+
+from errors import InputError
+from process_utils import advice
+
+IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+
+
+def python(*arguments, cwd: Path, **how) -> subprocess.CompletedProcess:
+    """Run this Python with arguments of its own."""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, text=True, timeout=300, **how)
+
+
+# --- Signals and streams ---
+
+
+def test_sigterm_unwinds_and_the_handler_is_put_back(tmp_path):
+    before, closed = signal.getsignal(signal.SIGTERM), []
+
+    def work(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(SystemExit) as caught:
+        script(work, "--out", tmp_path)
+    assert caught.value.code == 143 and closed and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
+    """The reader of standard output may have gone (`| head`)."""
+    program = f"""{IMPORTS}
+from process_utils import print_line
+sys.stdin.readline()
+print_line("one")
+print_line("two")
+print("still here", file=sys.stderr)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.close()
+        assert process.stderr.read() == "still here\n" and process.wait() == 0
+
+
+def test_closed_streams(tmp_path):
+    """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
+    program = f"""{IMPORTS}
+import script_utils
+def work(session):
+    for _ in session.progress(range(3), "progress"):
+        print("said")
+    (session.out / "file").write_text("written")
+assert script_utils.run("", lambda parser: None, work, ["--out", "out"]) == 0
+raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/file"]))
+"""
+    for closed in ("2>&-", "<&- >&- 2>&-"):
+        result = subprocess.run(
+            ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 2 and (tmp_path / "out" / "file").read_text() == "written"
+        assert "error" not in result.stdout
+        (tmp_path / "out" / "file").unlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
+def test_output_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "line.py").write_text(f"""{IMPORTS}
+from process_utils import exit_now, print_line
+from script_utils import run
+exit_now(run("", lambda parser: None, lambda session: print_line("one"), ["--out", "out"]), __file__)
+""")
+    with Path("/dev/full").open("w") as full:
+        result = python("line.py", cwd=tmp_path, stdout=full)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "cannot write to standard output" in result.stderr
+
+
+def test_what_users_can_put_right_is_told_apart_from_a_defect():
+    assert advice(InputError("two\n lines")) == "two lines"
+    assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
+    for defect in (ValueError("wrong"), RuntimeError("wrong"), KeyError("memory"), AssertionError()):
+        assert advice(defect) is None
+
+
+# --- The end ---
+
+ENDING = f"""{IMPORTS}
+import atexit
+from process_utils import exit_now
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+if __name__ == "__main__":
+    kept = Kept()
+    atexit.register(print, "handler", end="")
+    print("unflushed", end=", ")
+    exit_now(3, __file__)
+"""
+
+
+@pytest.fixture
+def ending(tmp_path) -> Path:
+    """A folder with a script that ends with status 3, and that tells if Python has taken its objects apart."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    return tmp_path
+
+
+@pytest.mark.parametrize("options", [[], ["-u"], ["-I"], ["-X", "dev"]], ids=str)
+def test_a_script_ends_with_its_status_after_the_exit_handlers(ending, options):
+    result = python(*options, "ending.py", cwd=ending)
+    assert result.returncode == 3 and result.stdout.startswith("unflushed, handler") and not result.stderr
+    if options != ["-X", "dev"]:  # "dev" is taken for the script's name, and Python ends the process itself
+        assert result.stdout == "unflushed, handler"
+
+
+def test_a_script_ends_from_any_folder_and_through_a_link(ending, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "link.py").symlink_to(ending / "ending.py")
+    for path in (ending / "ending.py", elsewhere / "link.py"):
+        result = python(path, cwd=elsewhere)
+        assert (result.returncode, result.stdout, result.stderr) == (3, "unflushed, handler", "")
+
+
+OTHERS = {
+    "runpy": """import runpy
+try:
+    runpy.run_path("ending.py", run_name="__main__")
+except SystemExit as end:
+    print(end.code, "goes on")
+""",
+    "import": """import ending, runpy
+try:
+    runpy.run_module("ending", run_name="__main__")
+except SystemExit as end:
+    print(end.code, "goes on")
+""",
+    "exec": """import pathlib
+try:
+    code = compile(pathlib.Path("ending.py").read_text(), "ending.py", "exec")
+    exec(code, {"__name__": "__main__", "__file__": "ending.py"})
+except SystemExit as end:
+    print(end.code, "goes on")
+""",
+    "thread": """import runpy, threading
+def work():
+    try:
+        runpy.run_path("ending.py", run_name="__main__")
+    except SystemExit as end:
+        print(end.code, "goes on")
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+""",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("started", ["-c", "file", "stdin"])
+def test_a_program_that_runs_the_script_goes_on(ending, name, started):
+    program = f"import sys; sys.path.insert(0, '.')\n{OTHERS[name]}"
+    (ending / "other.py").write_text(program)
+    arguments = {"-c": ["-c", program], "file": ["other.py"], "stdin": ["-"]}[started]
+    result = python(*arguments, cwd=ending, input=program if started == "stdin" else None)
+    assert result.returncode == 0 and "3 goes on\n" in result.stdout and not result.stderr
+
+
+@pytest.mark.slow
+def test_tools_that_watch_the_script_go_on(ending):
+    """A profiler, a tracer, a debugger and an inspector, each with its own work to do after the script."""
+    result = python("-m", "cProfile", "-o", "profile", "ending.py", cwd=ending)
+    assert "handler" in result.stdout and pstats.Stats(str(ending / "profile")).total_calls > 0
+    result = python("-m", "trace", "--count", "--missing", "-C", "counts", "ending.py", cwd=ending)
+    assert any("ending" in path.name for path in (ending / "counts").iterdir()), result.stderr
+    result = python("-m", "pdb", "-c", "continue", "ending.py", cwd=ending, input="print('still', 'here')\nquit\n")
+    assert "still here" in result.stdout and "exited" in result.stdout
+    result = python("-i", "ending.py", cwd=ending, input="print('still', 'here')\n")
+    assert "still here" in result.stdout
+
+
+@pytest.mark.slow
+def test_ipython_goes_on(ending):
+    code = "get_ipython().run_line_magic('run', 'ending.py'); print('still', 'here')"
+    result = python("-m", "IPython", "--no-banner", "--colors=nocolor", "-c", code, cwd=ending)
+    assert "still here" in result.stdout, result.stderr
+
+
+REAL = [
+    "--arch",
+    SMALL,
+    "--weights",
+    "none",
+    "--num",
+    "1",
+    "--steps",
+    "1",
+    "--quiet",
+    "--device",
+    "cpu",
+    "--out",
+    "out",
+]
+
+
+@pytest.mark.slow
+def test_a_real_script_inside_ipython(tmp_path):
+    line = f"{ROOT / 'saliency_map.py'} {' '.join(REAL)}"
+    code = f"get_ipython().run_line_magic('run', {line!r}); print('still', 'here')"
+    result = python("-m", "IPython", "--no-banner", "--colors=nocolor", "-c", code, cwd=tmp_path)
+    assert "still here" in result.stdout, result.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_a_real_script_by_runpy_and_under_a_profiler(tmp_path):
+    program = f"""import runpy, sys
+sys.argv = {["saliency_map.py", *REAL]!r}
+try:
+    runpy.run_path({str(ROOT / "saliency_map.py")!r}, run_name="__main__")
+except SystemExit as end:
+    print(end.code, "goes on")
+"""
+    result = python("-c", f"{IMPORTS}{program}", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "0 goes on\n"), result.stderr
+    result = python("-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *REAL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert any("compute_saliency_maps" in function for *_, function in pstats.Stats(str(tmp_path / "profile")).stats)
+
+
+@pytest.mark.slow
+def test_a_real_script_under_a_tracer(tmp_path):
+    """Counting the lines of this project's files alone."""
+    ignored = f"--ignore-dir={sys.prefix}:{sys.base_prefix}"
+    arguments = ["-m", "trace", "--count", ignored, "-C", "counts", ROOT / "saliency_map.py", *REAL]
+    result = python(*arguments, cwd=tmp_path)
+    assert result.returncode == 0 and any("saliency_map" in p.name for p in (tmp_path / "counts").iterdir())
+    assert len(list((tmp_path / "out").iterdir())) == 3
