@@ -31,7 +31,8 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     Args:
         algo: a captum attribution algorithm that treats each image on its own.
         inputs: (N, …) tensor.
-        kwargs: for `attribute`; tensors and lists of length N among them are cut along with the inputs.
+        kwargs: for `attribute`; tensors and lists of length N among them, also within tuples such as
+            `additional_forward_args`, are cut along with the inputs.
 
     Returns:
         The attributions, detached, in captum's shape: (N, …), or a tuple of such tensors.
@@ -51,7 +52,7 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     parts = []
     for start in range(0, count, size):
         chunk = slice(start, start + size)
-        cut = {name: value[chunk] if _goes_with_images(value, count) else value for name, value in kwargs.items()}
+        cut = {name: _cut(value, chunk, count) for name, value in kwargs.items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks", UserWarning)
             # By the input: else captum has the caller's tensor require gradients, with a warning.
@@ -74,9 +75,12 @@ def _target(target, count: int):
     return target  # None, or an index into scores of more dimensions
 
 
-def _goes_with_images(value, count: int) -> bool:
-    is_tensor = isinstance(value, torch.Tensor) and value.dim() > 0
-    return count > 1 and (is_tensor or isinstance(value, list)) and len(value) == count
+def _cut(value, chunk: slice, count: int):
+    """Cut an argument along with the images if it holds one entry for each; of a tuple, its parts that do."""
+    if isinstance(value, tuple):
+        return tuple(_cut(part, chunk, count) for part in value)
+    one_each = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.dim() > 0)
+    return value[chunk] if count > 1 and one_each and len(value) == count else value
 
 
 def visualize_attr_maps(

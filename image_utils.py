@@ -286,8 +286,7 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
         raise ValueError(f"sigma must be a finite number from 0, got {sigma}")
     radius = int(4 * sigma + 0.5)
     if radius and X.numel():
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
         weights = (kernel / kernel.sum()).tolist()
         with torch.no_grad():
             X.copy_(_blur_axis(_blur_axis(X, weights, 2), weights, 3))

@@ -113,7 +113,10 @@ def extract_features(x: torch.Tensor, cnn: nn.Module, last_layer: int | None = N
         layers = layers[: _layer(last_layer, "last_layer", len(layers)) + 1]
     features = []
     for layer in layers:
-        x = layer(x.clone() if getattr(layer, "inplace", False) else x)
+        first = next(module for module in layer.modules() if not list(module.children()))
+        x = layer(
+            x.clone() if getattr(first, "inplace", False) else x
+        )  # an in-place ReLU would overwrite the last output
         features.append(x)
     return features
 

@@ -19,7 +19,7 @@ class ContentLoss(nn.Module):
             content_original: features P of the content picture, of the same shape.
 
         Returns:
-            0-dim tensor.
+            0-dim tensor; float32 for features in half precision.
 
         Raises:
             ValueError: the shapes differ.
@@ -29,4 +29,5 @@ class ContentLoss(nn.Module):
                 f"content_current has shape {tuple(content_current.shape)}, "
                 f"but content_original has {tuple(content_original.shape)}; they must be equal"
             )
-        return content_weight * (content_current - content_original).square().sum()
+        difference = content_current - content_original
+        return content_weight * difference.to(torch.promote_types(difference.dtype, torch.float32)).square().sum()

@@ -45,6 +45,7 @@ class FourierRule:
         height, width = self.size
         frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
         scale = frequency.clamp(min=1 / max(height, width)).pow(-self.exponent)
+        self.dtype, start = start.dtype, start.to(torch.promote_types(start.dtype, torch.float32))  # no FFT in half
         self.scale = (scale / scale.square().mean().sqrt()).to(start)
         spectrum = torch.fft.rfft2(start, norm="ortho") / self.scale
         self.coefficients = torch.view_as_real(spectrum).requires_grad_()
@@ -52,7 +53,7 @@ class FourierRule:
     def picture(self, t: int) -> torch.Tensor:
         """Return the picture before step t."""
         spectrum = torch.view_as_complex(self.coefficients) * self.scale
-        return torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
+        return torch.fft.irfft2(spectrum, s=self.size, norm="ortho").to(self.dtype)
 
     def step(self, t: int, content: torch.Tensor, style: torch.Tensor, tv: torch.Tensor) -> None:
         """Change the picture, given the terms of its loss."""

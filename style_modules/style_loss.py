@@ -36,13 +36,15 @@ class StyleLoss(nn.Module):
             normalize: divide by C · H · W.
 
         Returns:
-            (N, C, C), symmetric and positive semi-definite.
+            (N, C, C), symmetric and positive semi-definite; float32 for features in half precision, in which the sums
+            would overflow.
 
         Raises:
             ValueError: `features` does not have four dimensions, or C, H or W is 0.
         """
         if features.dim() != 4 or 0 in features.shape[1:]:
             raise ValueError(f"features must have shape (N, C, H, W) without empty sides, got {tuple(features.shape)}")
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         # One row a position: a view, not a copy, of channels-last and of contiguous features alike.
         gram = _SelfProduct.apply(features.permute(0, 2, 3, 1).flatten(1, 2))
         return gram / features.shape[1:].numel() if normalize else gram

@@ -16,13 +16,14 @@ class TotalVariationLoss(nn.Module):
             tv_weight: the factor w.
 
         Returns:
-            0-dim tensor; zero for pictures of a single pixel.
+            0-dim tensor; zero for pictures of a single pixel; float32 for pictures in half precision.
 
         Raises:
             ValueError: `img` does not have four dimensions.
         """
         if img.dim() != 4:
             raise ValueError(f"img must have shape (N, C, H, W), got {tuple(img.shape)}")
+        img = img.to(torch.promote_types(img.dtype, torch.float32))
         vertical = img[:, :, 1:, :] - img[:, :, :-1, :]
         horizontal = img[:, :, :, 1:] - img[:, :, :, :-1]
         return tv_weight * (vertical.square().sum() + horizontal.square().sum())

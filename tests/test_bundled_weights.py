@@ -81,17 +81,20 @@ def test_the_release_is_complete_and_fits_exactly():
     assert state.keys() == models.squeezenet1_1().state_dict().keys()
 
 
+@pytest.mark.slow
 def test_the_features_have_torchvision_s_scale(bundled_model, course_batch):
     ratios = np.array(rms_of_features(bundled_model, course_batch[0])) / RMS
     for layer, ratio in enumerate(ratios):
         assert ratio == pytest.approx(BUNDLED_RMS.get(layer, 1), abs=0.01), layer
 
 
+@pytest.mark.slow
 def test_the_table_is_torchvision_s(course, course_batch):
     model = load_model(weights=str(course / HALF_WEIGHTS), device="cpu")
     assert np.allclose(rms_of_features(model, course_batch[0]), RMS, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_top_1_on_the_course_s_photos(real_model, course_batch):
     assert (real_model(course_batch[0]).argmax(1) == course_batch[1]).sum() == 13
 

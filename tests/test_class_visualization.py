@@ -111,6 +111,7 @@ def test_numpy_loop_equal(linear, ours, theirs):
 # --- Each iteration ---
 
 
+@pytest.mark.slow
 def test_each_iteration_pixels_stay_in_range(bundled_model):
     _, reports = visualize([187, 366], bundled_model, seed=0, num_iterations=12, learning_rate=300)
     low, high = (torch.from_numpy(bound).view(3, 1, 1) for bound in (LOW, HIGH))
@@ -159,6 +160,7 @@ def test_reproducible_a_seed_leaves_the_global_source_alone(tiny_model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_reproducible_several_are_what_each_is_alone(bundled_model):
     """To the bit: whatever differs in the last one is another picture 100 iterations later."""
     together, _ = visualize([187, 366, 76], bundled_model, seed=2, num_iterations=12)
@@ -171,6 +173,7 @@ def test_reproducible_several_are_what_each_is_alone(bundled_model):
 # --- The real network ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", COURSE_CLASSES)
 def test_real_network_reaches_99_per_cent(real_model, target):
     """Within 100 iterations. The class's score grows always, but whether it outgrows that of a class that looks
@@ -317,6 +320,7 @@ def tile(path, column: int, columns: int) -> np.ndarray:
 # --- The script ---
 
 
+@pytest.mark.slow
 def test_script_course_figures(tmp_path):
     result = run_script("class_visualization.py", "--weights", "bundled", "--out", tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
@@ -327,6 +331,7 @@ def test_script_course_figures(tmp_path):
         assert np.array_equal(shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1))
 
 
+@pytest.mark.slow
 def test_script_several_classes_twice(bundled_model, tmp_path):
     options = ("--weights", "bundled", "--iterations", "5", "--show-every", "3", "--seed", "7", "--chunk", "2")
     for folder in ("one", "two"):
@@ -346,6 +351,7 @@ def test_script_several_classes_twice(bundled_model, tmp_path):
     assert np.array_equal(shown, np.asarray(alone))
 
 
+@pytest.mark.slow
 def test_script_strip_is_thinned_out(tmp_path, capsys):
     options = ["--weights", "bundled", "--iterations", "21", "--show-every", "1", "--chunk", "1", "--quiet"]
     assert class_visualization.main([*options, "--out", str(tmp_path)]) == 0

@@ -58,6 +58,7 @@ def collect(project: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, tmp_path):
     own = write(project / "own_experiment.py", "raise SystemExit('only scripts that are required are imported')\n")
     for name in (*CLUTTER, *DOCUMENTS):
@@ -126,6 +127,7 @@ def test_every_file_that_does_not_compile_is_named():
     assert [name for name in files if name in str(error.value)] == ["a.py", "c.py", "d.py"]
 
 
+@pytest.mark.slow
 def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
     write(project / collector.ARCHIVE, "the last one")
     write(project / "style_modules/tv_loss.py", "print('noise')\nundefined_name\n")

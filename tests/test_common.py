@@ -45,6 +45,7 @@ def test_the_score_is_that_of_the_whole_network(real_model, batch):
     assert torch.allclose(class_scores(real_model, X, other), expected, rtol=1e-6, atol=1e-6 * expected.abs().max())
 
 
+@pytest.mark.slow
 def test_in_float64_and_with_gradients(model, batch):
     X, y = batch[0][:2].double().requires_grad_(), batch[1][:2]
     model.double()

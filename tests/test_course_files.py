@@ -68,6 +68,7 @@ def test_a_missing_package_photo_is_named():
             package_file(package, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_starter_s_files_are_taken(project, starter, packed):
     lines = take_course_files(zipped(starter) if packed else starter)
@@ -156,6 +157,7 @@ def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path)
     assert not list((copy / "data").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))])
 def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
     with serving(answer) as url:
@@ -165,6 +167,7 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]
 
 
+@pytest.mark.slow
 def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
     command = [sys.executable, copy / "course_files.py", "--from"]
     result = run([*command, zipped(starter)], tmp_path)

@@ -107,6 +107,7 @@ def test_photos_are_cut_to_the_middle_square(tmp_path):
     assert len(open_photos(iter([tmp_path, tmp_path / "photo.png"]))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 5000), (5000, 1), (223, 225), (6000, 4000)])
 def test_any_size_of_photo(tmp_path, width, height):
     Image.new("RGB", (width, height), (9, 99, 199)).save(tmp_path / "photo.bmp")
@@ -241,6 +242,7 @@ def test_synonyms_of_the_course_s_names():
         parse_label("crane", {134: "crane", 517: "crane", 3: "crane fly"})
 
 
+@pytest.mark.slow
 def test_every_id_and_every_whole_name_is_understood():
     for label, name in NAMES.items():
         assert parse_label(f" {label}", NAMES) == parse_label(f"{name} ", NAMES) == label
@@ -248,6 +250,7 @@ def test_every_id_and_every_whole_name_is_understood():
             assert parse_label(name.upper(), NAMES) == label
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(), st.integers().map(str), st.text("abcdeghijklmnoprstuw ", min_size=2, max_size=5)))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_class_that_contains_it_or_the_one_error(text):

@@ -57,6 +57,7 @@ def test_requirements_are_bounded_from_below_and_met_here(name):
         assert requirement.specifier.contains(version(requirement.name), prereleases=True), requirement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folders", "name", "optional"),
     [(FOLDERS, "requirements.txt", OPTIONAL), (TESTS_ONLY, "requirements-dev.txt", set())],

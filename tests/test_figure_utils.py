@@ -107,6 +107,7 @@ def test_signed_gradients_stand_about_grey():
     assert np.array_equal(signed(gradient), shown)
 
 
+@pytest.mark.slow
 def test_loss_curves_leave_the_caller_s_matplotlib_alone():
     rising = [(0, 3.0, 1.0, 4.0), (1.0, 2.0, 1.0, 4.0), (2.0, 1.0, 0.5, 3.5)]
     with matplotlib.rc_context({"axes.facecolor": "red", "savefig.dpi": 13}):

@@ -67,6 +67,7 @@ def test_a_download_goes_through_the_proxy(impatient, monkeypatch, tmp_path):
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_path):
     monkeypatch.setattr(file_utils, "MINIMUM_RATE", 20)
 
@@ -83,6 +84,7 @@ def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [None, b"an earlier file"])
 @pytest.mark.parametrize(
     "answer, words",

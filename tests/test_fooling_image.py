@@ -132,6 +132,7 @@ def test_real_network_course_task(real_model, course):
     assert reports[-1].iteration <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("valid", [False, True])
 def test_real_network_photos(real_model, batch, valid, tmp_path):
     lengths = []
@@ -295,6 +296,7 @@ def figures(tmp_path_factory):
 # --- The script ---
 
 
+@pytest.mark.slow
 def test_script_the_stored_image_fools_the_network(figures, bundled_model):
     with Image.open(figures / "fooling_image_valid.png") as image:
         assert (image.mode, image.size) == ("RGB", (224, 224))
@@ -302,6 +304,7 @@ def test_script_the_stored_image_fools_the_network(figures, bundled_model):
         assert FoolingImage().is_fooled(preprocess(image), 6, bundled_model)
 
 
+@pytest.mark.slow
 def test_script_the_figure_shows_the_perturbation(figures):
     """Its last tile is the third amplified tenfold about mid-grey, except where it is clipped."""
     with Image.open(figures / "fooling_image.png") as image:
@@ -314,6 +317,7 @@ def test_script_the_figure_shows_the_perturbation(figures):
     assert (tenfold == 0).any() and (tenfold == 255).any()
 
 
+@pytest.mark.slow
 def test_script_not_fooled(tmp_path, capsys, caplog):
     options = ["--weights", "bundled", "--max-iter", "1", "--learning-rate", "0.01", "--out", str(tmp_path)]
     assert fooling_image.main(options) == 0

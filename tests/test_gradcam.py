@@ -51,12 +51,14 @@ def check(model, X, y, layer):
     assert off(ours.guided_grad_cam(X, y, model, layer=layer), guided * cam[..., None]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["features.12", "features.9", "features.7", "features.3"])
 def test_captum_real_network(real_model, batch, layer):
     X, y = batch[0][:3], batch[1][:3]
     check(real_model, X, y, dict(real_model.named_modules())[layer])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "vgg11"])
 def test_captum_other_networks(arch, batch):
     model = load_model(arch, "none", "cpu")
@@ -245,6 +247,7 @@ def test_relus_custom_relu_in_the_place_of_every_relu(bundled_model, batch):
     assert off(GradCam().guided_backprop(X, y, model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer4.1.conv1", "layer3.0.downsample", "layer1"])
 def test_relus_what_goes_round_the_layer_counts(batch, layer):
     X, y, model = batch[0][:2], batch[1][:2], load_model("resnet18", "none", "cpu")
@@ -272,6 +275,7 @@ def test_relus_densenet_is_guided_everywhere(batch):
     assert off(captum_guided(Modules().eval(), X, y), ours) < 1e-5
 
 
+@pytest.mark.slow
 def test_relus_without_relu(batch):
     model = load_model("vit_b_32", "none", "cpu")
     for method in (GradCam().guided_backprop, GradCam().guided_grad_cam):
@@ -282,6 +286,7 @@ def test_relus_without_relu(batch):
 # --- Layers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "name"),
     [
@@ -386,6 +391,7 @@ def test_network_after_an_exception(batch):
     )
 
 
+@pytest.mark.slow
 def test_network_threads_share_a_network(bundled_model, batch):
     X, y = batch[0][:2], batch[1][:2]
     model = load_model("squeezenet1_1", "bundled", "cpu").train()
@@ -508,6 +514,7 @@ FIGURES = {
 # --- The script ---
 
 
+@pytest.mark.slow
 def test_script_figures_twice_the_same(tmp_path):
     """A real run from another folder, then one in this process: the same figures, byte by byte."""
     options = ["--num", "2", "--steps", "2", "--device", "cpu"]
@@ -521,6 +528,7 @@ def test_script_figures_twice_the_same(tmp_path):
         assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
 
 
+@pytest.mark.slow
 def test_script_layers(tmp_path):
     """Other layers give other figures, except of guided backprop, which has none."""
     options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
@@ -533,6 +541,7 @@ def test_script_layers(tmp_path):
         assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -115,6 +115,7 @@ def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_as_a_user_meets_it(tmp_path, photo):
     result = run_script("saliency_map.py", "--images", photo, "--device", "cuda", "--out", tmp_path / "out")
@@ -155,6 +156,7 @@ def test_a_full_disk(tmp_path, photo, capsys):
 # --- Photos ---
 
 
+@pytest.mark.slow
 def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
     """Every mode and odd sizes and names, among files that are none; each good one gets its tile."""
     folder = tmp_path / "my photos"
@@ -191,6 +193,7 @@ def test_black_photos_and_photos_that_tell_nothing(tmp_path):
     assert (tmp_path / "out" / "saliency_map.png").exists()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_for_many_photos(tmp_path):
     """Also: maps from scratch need no Captum, and nothing needs pyplot."""
     folder = tmp_path / "photos"
@@ -230,6 +233,7 @@ print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.mod
 # --- Surroundings ---
 
 
+@pytest.mark.slow
 def test_hostile_surroundings(tmp_path, photo):
     """One real run with everything against it: a proxy that hangs, no cache, no home, no UTF-8, no display, no input,
     another working directory, odd names, quiet standard streams. The bundled weights are fallen back on."""
@@ -304,6 +308,7 @@ print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca(
     assert len(list((tmp_path / "out").iterdir())) == 7
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_into_one_folder(tmp_path, photo):
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import helpers; "
@@ -322,6 +327,7 @@ def test_two_runs_at_once_into_one_folder(tmp_path, photo):
         figure.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, status, said", [(signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, "")]
 )

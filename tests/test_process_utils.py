@@ -62,6 +62,7 @@ print("still here", file=sys.stderr)
         assert process.stderr.read() == "still here\n" and process.wait() == 0
 
 
+@pytest.mark.slow
 def test_closed_streams(tmp_path):
     """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
     program = f"""{IMPORTS}
@@ -85,6 +86,7 @@ raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/
         (tmp_path / "out" / "file").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "line.py").write_text(f"""{IMPORTS}

@@ -61,6 +61,7 @@ def holiday(tmp_path_factory, photos):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_commands_run(command, holiday, monkeypatch):
     """As they stand, in a folder with the files that they name; only where the figures go is added."""
@@ -92,6 +93,7 @@ def test_commands_that_others_run_are_there_as_they_stand():
     assert ".venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt" in makefile
 
 
+@pytest.mark.slow
 def test_benchmarks_start(tmp_path):
     """They are far too long for a test; with no technique chosen they only say what they would run on."""
     assert (ROOT / "benchmarks/requirements.txt").is_file()
@@ -111,6 +113,7 @@ def test_every_option_exists():
     assert named <= known, named - known
 
 
+@pytest.mark.slow
 def test_the_readmes_options_of_other_commands_are_in_their_help():
     for script, options in (("data_utils.py", ["--from"]), ("collect_submission.py", ["--code-only"])):
         shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)

@@ -59,6 +59,7 @@ def training_model():
 # --- The numbers ---
 
 
+@pytest.mark.slow
 def test_the_maps_are_captum_s_on_the_real_network(real_model, batch):
     from captum.attr import Saliency
 
@@ -292,6 +293,7 @@ def outputs(tmp_path_factory) -> tuple[Path, Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_the_script_writes_its_figures_and_nothing_else(outputs):
     for folder in outputs:
         assert sorted(p.name for p in folder.iterdir()) == sorted(FIGURES)
@@ -305,6 +307,7 @@ def test_the_script_writes_its_figures_and_nothing_else(outputs):
             assert f"torch {torch.__version__.split('+')[0]}" in text["Software"] and "captum" in text["Software"]
 
 
+@pytest.mark.slow
 def test_twice_the_same_bytes(outputs):
     for name in FIGURES:
         assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes(), name

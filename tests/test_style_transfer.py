@@ -48,6 +48,7 @@ def names(folder: Path) -> set[str]:
 # --- What it prints and writes ---
 
 
+@pytest.mark.slow
 def test_all_pictures_twice(no_course_data, tmp_path):
     made = {preset.name for preset in presets()}
     assert len(made) == 4 and INVERSION in made
@@ -85,6 +86,7 @@ def test_every_picture_records_how_it_was_made(tmp_path, capsys):
             assert options["iterations"] == 4 and options["pictures"].startswith(name.replace("_", " "))
 
 
+@pytest.mark.slow
 def test_the_courses_pictures_and_values(course, tmp_path, capsys):
     printed = call(
         capsys, "--weights", course / HALF_WEIGHTS, *SHORT, "--only", "starry_tubingen", INVERSION, "--out", tmp_path
@@ -105,6 +107,7 @@ def test_the_courses_pictures_and_values(course, tmp_path, capsys):
     assert Image.open(tmp_path / "starry_tubingen.png").size == (256, 192)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["bundled", "none"])
 def test_the_checks_fit_any_weights(weights, tmp_path, capsys):
     assert call(capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path) == ALL_ZERO
@@ -120,6 +123,7 @@ def test_a_wrong_loss_shows_in_the_checks(tmp_path, capsys, monkeypatch):
 # --- Own pictures ---
 
 
+@pytest.mark.slow
 def test_own_pictures_of_any_kind(tmp_path, capsys):
     photo = Image.open(package_file("skimage", "data/coffee.png")).resize((90, 60))
     photo.convert("L").save(tmp_path / "my photo.png")
@@ -139,6 +143,7 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
     assert 14 < np.diff(noise, axis=1).std() / 2**0.5 < 19  # 255 · 0.225 / √12, and no neighbours alike
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -217,6 +222,7 @@ def interrupted(folder, step, number):
     return process.returncode, printed, error, last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_leaves_the_picture_reached(number, status, tmp_path):
     name = presets()[0].name

@@ -231,12 +231,14 @@ def test_short_runs(bundled_model, pictures, optimizer, steps):
     assert (steps == 0) == torch.allclose(result, content, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_is_the_optimizers_own_by_default(bundled_model, pictures):
     for optimizer, steps in ITERATIONS.items():
         _, told = run(pictures, bundled_model, size=32, optimizer=optimizer)
         assert told[-1].iteration == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_fast_rules_get_further_on_any_picture(bundled_model, pictures, optimizer):
     _, slow = run(pictures, bundled_model)
@@ -264,6 +266,7 @@ def by_rule(course, official, request):
     }
 
 
+@pytest.mark.slow
 def test_every_rule_ends_where_it_should(by_rule, request):
     slow = by_rule["course"]
     assert max(p.total for p in slow) > 10 * slow[0].total  # the learning rate of 3.0 drives the loss up first
@@ -274,6 +277,7 @@ def test_every_rule_ends_where_it_should(by_rule, request):
         assert fast[-1].iteration <= 0.25 * slow[-1].iteration  # a step costs the same
 
 
+@pytest.mark.slow
 def test_feature_inversion(official, course):
     photo = course_file("styles_images/tubingen.jpg")
     result, told = run((photo, photo), official, size=192, **INVERSION)
@@ -340,6 +344,7 @@ def test_the_network_is_left_as_it_was(bundled_model, pictures, mode, frozen):
     torch.testing.assert_close(result, run(pictures, bundled_model.features, num_iterations=2)[0])
 
 
+@pytest.mark.slow
 def test_batch_norm_is_evaluated_and_not_updated(pictures):
     torch.manual_seed(0)
     cnn = models.vgg11_bn().train()
@@ -447,6 +452,7 @@ def save(folder: Path, name: str, image: Image.Image) -> Path:
     return folder / name
 
 
+@pytest.mark.slow
 def test_odd_pictures_are_taken(bundled_model, pictures, tmp_path):
     rgb = Image.open(pictures[0])
     alpha = rgb.convert("RGBA")

@@ -67,6 +67,7 @@ def compose(folder, *more: str) -> int:
     return writeup.main(["--no-run", "--out", str(folder), *more])
 
 
+@pytest.mark.slow
 def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
     one = ["--num", "1", "--device", "cpu", "--out"]
@@ -84,6 +85,7 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
     assert len(pypdf.PdfReader(together / "report.pdf").pages[0].images) == 3  # all pages share them
 
 
+@pytest.mark.slow
 def test_every_question_is_set_in_order_with_its_options(figures):
     assert compose(figures) == 0
     title, *pages = pages_of(figures)
@@ -107,6 +109,7 @@ def test_every_option_of_every_script_is_told_in_a_caption():
         assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
 
 
+@pytest.mark.slow
 def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, photos):
     parser = make_parser("")
     importlib.import_module("fooling_image").add_options(parser)
@@ -127,6 +130,7 @@ def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, p
     assert "Seed not recorded; 7; 1" in title  # in the order of the figures
 
 
+@pytest.mark.slow
 def test_same_figures_give_the_same_bytes(figures, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     reports = []
@@ -142,6 +146,7 @@ def test_same_figures_give_the_same_bytes(figures, monkeypatch):
     assert [path.name for path in figures.iterdir() if path.suffix == ".part"] == []
 
 
+@pytest.mark.slow
 def test_missing_and_unreadable_figures_are_named_and_the_rest_is_set(figures, capsys):
     (figures / "gradcam.png").unlink()
     broken_one = figures / "fooling_image.png"
@@ -155,12 +160,14 @@ def test_missing_and_unreadable_figures_are_named_and_the_rest_is_set(figures, c
     assert "gradcam.png is missing." in text and "guided_gradcam.png. " in text and "saliency_map.png. " in text
 
 
+@pytest.mark.slow
 def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
     (tmp_path / "report.pdf").write_text("the last one")
     assert_one_line_error(run_script("writeup.py", "--no-run", "--out", tmp_path), "no figure", "--no-run")
     assert (tmp_path / "report.pdf").read_text() == "the last one"
 
 
+@pytest.mark.slow
 def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
     """EfficientNet has no ReLU, so guided backprop is refused; what an earlier run has left is not set in its place."""
     Image.new("RGB", (50, 50)).save(tmp_path / "gradcam.png")
@@ -237,6 +244,7 @@ def test_answers_stand_on_their_questions_pages(figures, tmp_path):
     assert "Sharp." in gradcam[-1]
 
 
+@pytest.mark.slow
 def test_long_answers_go_on_further_pages(figures, tmp_path):
     words = [f"word{i}" for i in range(3000)]
     (tmp_path / "answers.md").write_text(f"{' '.join(words[:1500])}\n\n# saliency_map\n\n{' '.join(words)} {'x' * 300}")
@@ -266,6 +274,7 @@ def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path,
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unknown_question_and_bad_date_are_one_line(figures):
     assert_one_line_error(run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam")
     result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
@@ -281,6 +290,7 @@ def test_lines_fit_and_keep_every_word():
     assert list(broken("", 10)) == [] and list(broken("ab", 0.1)) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_pictures_lie_within_the_margins(figures, monkeypatch):
     reports = []
     monkeypatch.setattr("report_utils.Report.save", lambda report, path, title: reports.append(report))
