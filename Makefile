@@ -1,50 +1,67 @@
-# VENV=… uses an existing environment as it is.   TESTS=… takes these tests alone.
+# VENV=… uses an existing environment as it is.   PYTHON=… makes .venv with that Python.   TESTS=… takes these tests alone.
 PYTHON ?= python3
 TESTS ?= tests
+SUBMISSION ?= assignment_3_submission.zip
+install := -m pip install --quiet --disable-pip-version-check
 
 ifdef VENV
 bin := $(VENV)/bin
+ready := environment
+tools := environment
 else
 bin := .venv/bin
-runtime := .venv/runtime.stamp
-development := .venv/development.stamp
+ready := .venv/runtime.stamp
+tools := .venv/development.stamp
 endif
+python := "$(bin)/python"
 
-.PHONY: help figures test test-fast lint format bench clean
+.PHONY: help figures test test-fast test-lowest lint format bench clean environment
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
-figures: $(runtime)  ## every figure, and report.pdf
-	$(bin)/python writeup.py
+figures: $(ready)  ## every figure, and report.pdf
+	$(python) writeup.py
 
 test: lint  ## lint and all tests
-	$(bin)/python -m pytest $(TESTS)
+	$(python) -m pytest $(TESTS)
 
-test-fast: $(development)  ## the tests that take less than half a second each
-	$(bin)/python -m pytest -m "not slow" $(TESTS)
+test-fast: $(tools)  ## the tests that take less than half a second each
+	$(python) -m pytest -m "not slow" $(TESTS)
 
-lint: $(development)  ## ruff (rules and format) and mypy
-	$(bin)/python -m ruff check .
-	$(bin)/python -m ruff format --check .
-	$(bin)/python -m mypy
+test-lowest:  ## all tests with the oldest versions that requirements.txt allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python $(install) uv
+	.venv-lowest/bin/python -m uv pip install --quiet --resolution lowest-direct -r requirements-dev.txt
+	.venv-lowest/bin/python -m pytest $(TESTS)
 
-format: $(development)  ## bring the code into shape
-	$(bin)/python -m ruff check --fix .
-	$(bin)/python -m ruff format .
+lint: $(tools)  ## ruff (rules and format) and mypy
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
 
-bench: $(development)  ## measure speed and memory, and write benchmarks/RESULTS.md
-	$(bin)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	$(bin)/python benchmarks/run.py
+format: $(tools)  ## bring the code into shape
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
 
-clean:  ## remove what the scripts write, not the environment
-	rm -rf visualization styles_images/*.png report.pdf assignment_3_submission.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+bench: $(tools)  ## measure speed and memory, and write benchmarks/RESULTS.md
+	$(python) $(install) -r benchmarks/requirements.txt
+	$(python) benchmarks/run.py
+
+clean:  ## remove what the scripts and tests write, not the environment
+	rm -rf visualization report.pdf assignment_3_submission.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -f styles_images/*.png
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+environment:
+	@test -x $(python) || { echo "VENV=$(VENV): there is no bin/python in it" >&2; exit 2; }
 
 .venv/runtime.stamp: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is %d.%d; make PYTHON=python3.11 takes another" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make environments: on Debian, apt install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python $(install) -r requirements.txt
 	touch $@
 
 .venv/development.stamp: requirements-dev.txt .venv/runtime.stamp
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	.venv/bin/python $(install) -r requirements-dev.txt
 	touch $@

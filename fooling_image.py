@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--target", default="6", metavar="CLASS", help="the class to reach, id or name")
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=10.0, metavar="LENGTH", help=step)
-    add("--max-iter", type=whole_number(1), default=100, metavar="N", help="the largest number of steps")
+    add("--max-iter", type=whole_number(1, 10_000), default=100, metavar="N", help="the largest number of steps")
 
 
 def make_figures(session: Session) -> None:

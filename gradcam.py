@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--layer", metavar="NAME", help=layer)
     layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
     add("--captum-layer", metavar="NAME", help=layer)
-    add("--steps", type=whole_number(1), default=50, metavar="N", help="steps of layer conductance")
+    add("--steps", type=whole_number(1, 1000), default=50, metavar="N", help="steps of layer conductance")
 
 
 def make_figures(session: Session) -> None:

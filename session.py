@@ -65,14 +65,17 @@ class Session:
         """Return the folder for results: the project's `name`, or the one given by --out; made when missing.
 
         Raises:
-            InputError: it cannot be made or written.
+            InputError: it cannot be made or written, or a folder is in the way of a figure.
         """
         folder = self.options.out or ROOT / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
+            blocked = [path for path in folder.glob("*.png") if path.is_dir()]
         except OSError as error:
             raise InputError(f"cannot write into the folder {quoted(folder)}: {cause(error)}") from error
+        if blocked:
+            raise InputError(f"{quoted(blocked[0])} is a folder and in the way of figures; rename it")
         return folder
 
     @functools.cached_property

@@ -86,16 +86,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", metavar="NAME", help="make these pictures alone (default: all; a wrong name lists them)")
     add("--content", type=Path, metavar="PATH", help="your own picture to be painted anew (default: the presets')")
     add("--style", type=Path, metavar="PATH", help="your own picture to take the style from (default: the presets')")
-    size: dict[str, Any] = {"type": whole_number(32), "metavar": "PIXELS"}  # less does not pass through eight layers
+    size: dict[str, Any] = {"type": whole_number(32, 4096), "metavar": "PIXELS"}  # less does not pass through eight layers
     add("--image-size", **size, help="short side of the result (default: the presets', 192)")
     add(
         "--style-size", **size, help="short side of the style picture, larger for finer strokes (default: the presets')"
     )
     add("--optimizer", choices=OPTIMIZERS, default="course", help="the course's rule, or a faster one")
-    add("--iterations", type=whole_number(1), metavar="N", help="steps (default: the optimizer's own number)")
+    add("--iterations", type=whole_number(1, 10_000), metavar="N", help="steps (default: the optimizer's own number)")
     add("--init-random", action="store_true", default=False, help="start from noise instead of the content picture")
     add("--preserve-color", action="store_true", default=False, help="keep the colours of the content picture")
-    add("--save-every", type=whole_number(1), metavar="N", help="also save NAME_0000.png, ... every N steps")
+    add("--save-every", type=whole_number(1, 10_000), metavar="N", help="also save NAME_0000.png, ... every N steps")
 
 
 def make_figures(session: Session) -> None:
