@@ -66,6 +66,7 @@ def rms_of_features(model: nn.Module, X: torch.Tensor) -> list[float]:
     return squares
 
 
+@pytest.mark.slow
 def test_the_bundled_logits_are_those_of_the_original_release(bundled_model, photos, batch):
     expected = original_logits(photos[0])
     logits = bundled_model(batch[0]).numpy()

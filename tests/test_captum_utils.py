@@ -24,6 +24,7 @@ def inputs():
 # --- compute_attributions ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm, how",
     [

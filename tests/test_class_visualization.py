@@ -120,6 +120,7 @@ def test_each_iteration_pixels_stay_in_range(bundled_model):
     assert all(((report.image == low) | (report.image == high)).any() for report in reports[1:10])  # not blurred
 
 
+@pytest.mark.slow
 def test_each_iteration_reports(tiny_model):
     image, reports = visualize([1, 4], tiny_model, torch.float64, seed=0, num_iterations=11, max_jitter=0)
     assert [report.iteration for report in reports] == list(range(1, 12))

@@ -159,6 +159,7 @@ def test_real_network_every_step_of_a_valid_image_can_be_stored(bundled_model, b
     assert len(reports) > 1 and pixels(reports[1].image).min() < 255
 
 
+@pytest.mark.slow
 def test_real_network_small_steps_add_up(bundled_model, batch):
     """Each step is far below half a grey level, which rounding alone would undo for ever."""
     image, reports = make(batch[0][:1], 6, bundled_model, learning_rate=0.5, valid=True)

@@ -279,6 +279,7 @@ def test_hostile_surroundings(tmp_path, photo):
     assert sorted(p.name for p in (folder / "out ü").iterdir()) == FIGURES
 
 
+@pytest.mark.slow
 def test_the_caller_s_matplotlib_and_environment_are_left_alone(tmp_path):
     """In a process that has pyplot, a backend and a figure open."""
     program = f"""

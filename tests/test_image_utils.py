@@ -174,6 +174,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path, suffix):
     assert set(open_image(tmp_path / f"a.{suffix}").get_flattened_data()) == {(255, 0, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 5000), (5000, 1), (6000, 4000)])
 def test_odd_sizes(tmp_path, width, height):
     Image.new("RGB", (width, height), (9, 99, 199)).save(tmp_path / "photo.png", compress_level=1)
@@ -271,6 +272,7 @@ def test_bytes_that_are_no_text_in_a_name(tmp_path):
     assert open_image(os.fsdecode(path)).size == (48, 32)
 
 
+@pytest.mark.slow
 def test_mutated_images_give_an_image_or_the_one_error(tmp_path, capfd):
     """600 images with bytes overwritten, cut out, doubled or truncated."""
     random = np.random.default_rng(0)
@@ -349,6 +351,7 @@ def on_white(picture: Image.Image) -> np.ndarray:
     return rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]
 
 
+@pytest.mark.slow
 @given(st.sampled_from(MODES), st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000))
 @settings(max_examples=150, deadline=None)
 def test_the_round_trip_gives_the_picture_back(mode, width, height, seed):

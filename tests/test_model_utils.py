@@ -57,6 +57,7 @@ def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
     assert real_model.arch == "squeezenet1_1" and real_model.weights_name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch", ["squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small", SMALL]
 )
@@ -133,6 +134,7 @@ def test_devices_that_are_there():
 # --- Weights from a file ---
 
 
+@pytest.mark.slow
 def test_a_state_dict_by_path(small_state, weights_file, tmp_path):
     model = load_model(SMALL, str(weights_file), "cpu")
     assert same_parameters(model, small_state) and model.weights_name == "my weights.pth"

@@ -12,10 +12,8 @@ from nbclient import NotebookClient
 FOLDER = ROOT / "notebooks"
 NAMES = ("NetworkVisualization-Pytorch.ipynb", "StyleTransfer-Pytorch.ipynb")
 LARGEST = 1_500_000  # bytes
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),
-]  # what Jupyter's own packages warn of is not ours
+# What Jupyter's own packages warn of is not ours.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def cells(notebook):

@@ -95,6 +95,7 @@ def test_any_number_of_photos(tiny_model, tiny_batch, count):
         assert torch.allclose(maps[i], compute(X[i : i + 1], y[i : i + 1], tiny_model)[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_course_s_25_photos(course, bundled_model):
     X, y, _ = load_imagenet_val()
     batch = to_batch(X)
@@ -262,6 +263,7 @@ def test_damaged_weights_are_reported_not_drawn(tiny_model, tiny_batch):
 # --- Figures ---
 
 
+@pytest.mark.slow
 def test_show_saliency_maps_writes_the_course_s_figure(tmp_path, monkeypatch, bundled_model, photos):
     monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
     X, y = photos

@@ -132,6 +132,7 @@ def test_scores_and_probabilities(tmp_path, bundled_model, batch):
 # --- Figures ---
 
 
+@pytest.mark.slow
 def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     chosen = options("--out", tmp_path, "--seed", 5, "--num", 2)
     chosen.steps, chosen.content = 7, Path("/somewhere/cat.jpg")  # as a script's own

@@ -93,6 +93,7 @@ def test_gradients_agree_with_central_differences(term, layout):
     assert gradient.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", TERMS.values(), ids=TERMS)
 def test_losses_are_differentiable_twice(term):
     x = features(2, 3, 4, 5).requires_grad_()
@@ -111,6 +112,7 @@ def test_gram_gradients_in_both_layouts_are_the_same():
     torch.testing.assert_close(gradients[0], expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     npst.arrays(

@@ -71,6 +71,7 @@ def test_all_pictures_twice(no_course_data, tmp_path):
         assert np.array_equal(last, end) and np.abs(end - start).mean() > 1
 
 
+@pytest.mark.slow
 def test_every_picture_records_how_it_was_made(tmp_path, capsys):
     name = presets()[2].name
     call(capsys, *SHORT, "--only", name, "--seed", 7, "--weights", "bundled", "--save-every", 4, "--out", tmp_path)
@@ -113,6 +114,7 @@ def test_the_checks_fit_any_weights(weights, tmp_path, capsys):
     assert call(capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path) == ALL_ZERO
 
 
+@pytest.mark.slow
 def test_a_wrong_loss_shows_in_the_checks(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("style_modules.style_loss.StyleLoss._distance", lambda self, feats, layer, target: target.sum())
     printed = call(capsys, "--weights", "bundled", "--iterations", 1, "--only", INVERSION, "--out", tmp_path)
@@ -182,6 +184,7 @@ def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monke
 # --- Faults and interruptions ---
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys, monkeypatch):
     forward, calls = ContentLoss.forward, iter(range(100))
 

@@ -193,6 +193,7 @@ def textbook_transfer(pictures, cnn, steps):
     return img.detach(), losses
 
 
+@pytest.mark.slow
 def test_the_courses_rule_is_followed(bundled_model, pictures):
     cnn = copy.deepcopy(bundled_model).double().to(memory_format=torch.channels_last)
     wanted, losses = textbook_transfer(pictures, cnn, 26)
@@ -332,6 +333,7 @@ def stop(progress):
     raise RuntimeError("stop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_network_is_left_as_it_was(bundled_model, pictures, mode, frozen):

@@ -196,6 +196,7 @@ def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
     assert "fooling_image.png. The photo" in text and "gradcam.png is missing" in text
 
 
+@pytest.mark.slow
 def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_path, monkeypatch, capsys, bundled_model):
     (tmp_path / "greedy.py").write_text(
         "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n"
@@ -233,6 +234,7 @@ Once more.
 """
 
 
+@pytest.mark.slow
 def test_answers_stand_on_their_questions_pages(figures, tmp_path):
     file = tmp_path / "answers.md"
     file.write_bytes(b"\xef\xbb\xbf" + ANSWERS.encode())
