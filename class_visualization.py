@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from session import Session
 
-STRIP = 8  # iterations in class_visualization.png at most
+STRIP, ACROSS = 8, 4  # iterations in class_visualization.png at most, and of them beside one another
 
 Column = tuple[int, list["np.ndarray"], list[str]]  # iteration, and for each class its tile and what the network says
 
@@ -29,9 +29,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=25.0, metavar="LENGTH", help=step)
     add("--l2-reg", type=real_number(), default=1e-3, metavar="WEIGHT", help="weight of the picture's squared L2 norm")
-    add("--blur-every", type=whole_number(1, 10_000), default=10, metavar="N", help="iterations from one blur to the next")
+    add(
+        "--blur-every",
+        type=whole_number(1, 10_000),
+        default=10,
+        metavar="N",
+        help="iterations from one blur to the next",
+    )
     add("--max-jitter", type=whole_number(0, 224), default=16, metavar="PIXELS", help="the largest shift before a step")
-    add("--show-every", type=whole_number(1, 10_000), default=25, metavar="N", help="iterations from one figure to the next")
+    add(
+        "--show-every",
+        type=whole_number(1, 10_000),
+        default=25,
+        metavar="N",
+        help="iterations from one figure to the next",
+    )
 
 
 def make_figures(session: Session) -> None:
@@ -77,11 +89,16 @@ def with_probability(session: Session, image: torch.Tensor, target: int) -> str:
 
 
 def draw_strip(session: Session, columns: list[Column], targets: list[int], page: str) -> None:
-    """Draw one row per class and one column per iteration; of more than fit, evenly spaced ones with both ends."""
+    """Draw each class's iterations in one row or two; of more than fit, evenly spaced ones with both ends."""
     last, count = len(columns) - 1, min(len(columns), STRIP)
     columns = [columns[round(i * last / max(1, count - 1))] for i in range(count)]
-    rows = [(session.title(target), [tiles[i] for _, tiles, _ in columns]) for i, target in enumerate(targets)]
-    titles = [[f"{t}: {words[i]}" for t, _, words in columns] for i in range(len(targets))]
+    across = -(-count // -(-count // ACROSS))  # rows of equal length, as nearly as can be
+    rows, titles = [], []
+    for i, target in enumerate(targets):
+        for start in range(0, count, across):
+            part = columns[start : start + across]
+            rows.append((session.title(target), [tiles[i] for _, tiles, _ in part]))
+            titles.append([f"{t}: {words[i]}" for t, _, words in part])
     heading = "Class visualization: iteration, class score and probability"
     session.save_rows(f"class_visualization{page}.png", rows, titles, heading)
 

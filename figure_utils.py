@@ -26,8 +26,9 @@ from image_utils import SQUEEZENET_STD, rescale
 
 FOLDER = ROOT / "visualization"
 GAP = 6  # pixels between tiles
-TITLE_BAND = 42  # pixels above a column: two lines
-HEADING_BAND = 34
+WORDS, HEADING = 17, 19  # pixels, the sizes of letters; five photos side by side on letter paper leave 7 points of 17
+TITLE_BAND = 50  # pixels above a column: two lines
+HEADING_BAND = 36
 LABEL_BAND = 160  # pixels left of a row: three lines
 SMALLEST_TILE = 160  # pixels; smaller tiles are enlarged by a whole factor so that titles fit
 
@@ -89,25 +90,25 @@ def draw_rows(
     picture = Image.new("RGB", (width, y + sum(bands) + len(rows) * (tall + GAP) + GAP), "white")
     draw = ImageDraw.Draw(picture)
     if heading:
-        _write(draw, (GAP, y / 2), heading, _font(12, "DejaVuSans-Bold"), width - 2 * GAP, 1, anchor="lm")
+        _write(draw, (GAP, y / 2), heading, _font(HEADING, "DejaVuSans-Bold"), width - 2 * GAP, 1, anchor="lm")
     for i, (label, tiles) in enumerate(rows):
         y += bands[i]
-        _write(draw, (GAP, y + tall / 2), label, _font(10.5), LABEL_BAND - 2 * GAP, 3, anchor="lm")
+        _write(draw, (GAP, y + tall / 2), label, _font(WORDS), LABEL_BAND - 2 * GAP, 3, anchor="lm")
         for j, tile in enumerate(tiles):
             x = left + j * (wide + GAP)
             picture.paste(Image.fromarray(tile).resize((wide, tall), Image.Resampling.NEAREST), (x, y))
             if bands[i]:
                 title = titles[i][j] if per_tile else titles[j]
-                _write(draw, (x + wide / 2, y - GAP), str(title), _font(10), wide, 2, anchor="md", align="center")
+                _write(draw, (x + wide / 2, y - GAP), str(title), _font(WORDS), wide, 2, anchor="md", align="center")
         y += tall + GAP
     return picture
 
 
 @functools.cache
-def _font(points: float, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
-    """Load a font that matplotlib ships, for 100 pixels per inch."""
+def _font(pixels: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+    """Load a font that matplotlib ships."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-    return ImageFont.truetype(str(path), round(points * 100 / 72), layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(str(path), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _write(draw, place: tuple[float, float], words: str, font, room: float, most: int, **style) -> None:
@@ -133,7 +134,7 @@ def draw_losses(curves: Mapping[str, Sequence[tuple[float, float, float, float]]
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # the user's matplotlibrc is for their plots
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks are drawn as boxes
-        figure = Figure(figsize=(5 * columns, 3.6 * rows), dpi=120, layout="constrained")
+        figure = Figure(figsize=(5 * columns, 3.6 * rows), dpi=WORDS / 10 * 72, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, (name, losses) in zip(axes, curves.items(), strict=False):
             _plot_losses(ax, losses)
@@ -154,7 +155,7 @@ def _plot_losses(ax, losses: Sequence[tuple[float, float, float, float]]) -> Non
     positive = [value for terms in losses[1:] or losses for value in terms if value > 0]
     ax.set(yscale="log", ylim=(min(positive, default=1) / 2, None), xlabel="step", ylabel="weighted loss")
     if positive:
-        ax.legend(fontsize=8)
+        ax.legend()
     ax.grid(alpha=0.3)
 
 

@@ -1,141 +1,382 @@
-"""Typesetting for the report: pages filled from top to bottom with text, pictures and ruled lines."""
+"""The report's pages: text, figures and Markdown set from top to bottom with fpdf2.
 
-import functools
-import os
-import warnings
-from collections.abc import Iterator
+fpdf2, because it takes single letters from other fonts where the text's own has none, TrueType and PostScript ones,
+keeps JPEG and indexed pictures as they are, and gives the same bytes for the same pages.
+"""
+
+import contextlib
+import datetime
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
-from matplotlib.textpath import text_to_path
-from PIL.Image import Image
+from fpdf import FPDF, FontFace
+from markdown_it.tree import SyntaxTreeNode
+from PIL import Image
 
+from errors import cause, quoted
 from file_utils import atomic_write
+from font_utils import FONT, FONT_FILES, MONO, fonts_for, letters_of
+from markdown_utils import MARKDOWN, Run, runs_in
 
-# All lengths are points (1/72 inch), all positions from the top left corner.
-WIDTH, HEIGHT = 612, 792  # letter paper
-MARGIN = 50
-TEXT_WIDTH = WIDTH - 2 * MARGIN
-HIGHEST = 520  # picture
-LARGEST = 0.8  # points a pixel of a picture
+log = logging.getLogger(__name__)
+
+# All lengths are points (1/72 inch) from the top left corner.
+PAPERS = ((612, 792), (792, 612), (1224, 792))  # letter; where a figure's words were too small, letter on its side; two
+MARGIN = 36
+GAP = 12  # between figures
+SMALLEST = 7 / 17  # points a pixel: the words in figures are 17 pixels high, and 7 points can be read
+LARGEST = 0.6  # points a pixel
+NARROWEST = 140  # figure beside another: its file's name fits below it
+RESOLUTION = 200  # pixels an inch at most
 LEADING = 1.4  # line height over font size
 RULE = 22  # between ruled lines
-FONT = "DejaVu Sans"  # matplotlib ships it
+INDENT = 18
+BODY, SMALL = 10, 9  # font sizes
+PIECE = 500  # letters given to fpdf2 at once; its time for one piece grows with the square of them
+
+# What fpdf2 takes for bold, italic and so on in the cells of a table: letters that no text has.
+BOLD, ITALIC, STRUCK, LINED, ESCAPE = (chr(0xF8F0 + i) for i in range(5))
+UNWANTED = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{BOLD}-{ESCAPE}]")
 
 
-class Report:
+# --- Files ---
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure from the disk, RGB, and what its PNG text says about how it was made."""
+
+    name: str
+    image: Image.Image
+    made_with: Mapping[str, str]
+
+
+def read_pictures(paths: Iterable[Path]) -> list[Picture]:
+    """Load figures; of one that cannot be read, a line on standard error tells."""
+    with ThreadPoolExecutor() as threads:
+        return [picture for picture in threads.map(_read_picture, paths) if picture]
+
+
+def _read_picture(path: Path) -> Picture | None:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return Picture(path.name, image.convert("RGB"), dict(image.text))
+    except (OSError, ValueError, SyntaxError) as error:
+        print(f"{quoted(path)} is not a readable PNG: {cause(error)}", file=sys.stderr)
+        return None
+
+
+# --- Pages ---
+
+
+class Report(FPDF):
     """Pages, and a position on the last one, from which what is added goes on; a full page begins a new one."""
 
-    def __init__(self):
-        self.pages: list[Figure] = []
-        self.y = HEIGHT
+    MARKDOWN_BOLD_MARKER, MARKDOWN_ITALICS_MARKER = 2 * BOLD, 2 * ITALIC
+    MARKDOWN_STRIKETHROUGH_MARKER, MARKDOWN_UNDERLINE_MARKER = 2 * STRUCK, 2 * LINED
+    MARKDOWN_MARKERS = (2 * BOLD, 2 * ITALIC, 2 * STRUCK, 2 * LINED)
+    MARKDOWN_ESCAPE_CHARACTER = ESCAPE
+    MARKDOWN_LINK_REGEX = re.compile("(?!)")
 
-    def new_page(self) -> None:
-        """Begin a page."""
-        self.pages.append(Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor="white"))
-        self.y = MARGIN
+    def __init__(self, title: str, date: datetime.date):
+        """Begin the first page."""
+        super().__init__(unit="pt", format=PAPERS[0])
+        self.set_title(title)
+        self.set_creation_date(datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc))
+        self.alias_nb_pages(None)  # "{nb}" is text
+        self.set_margin(MARGIN)
+        self.set_auto_page_break(True, MARGIN)
+        self.c_margin = 0
+        self.known = {"\n", *letters_of(FONT_FILES[FONT, ""])}  # letters that all fonts or fallbacks have
+        self.fallbacks: dict[Path, str] = {}  # file → family
+        self.unknown: dict[int, str] = {}
+        self._load([(FONT, ""), (FONT, "B")])
+        self.set_font(FONT, size=BODY)
+        self.add_page()
+
+    def _load(self, fonts: Iterable[tuple[str, str]]) -> None:
+        """Load fonts by family and style, unless they are."""
+        for family, style in fonts:
+            if family + style not in self.fonts:
+                self.add_font(family, style, FONT_FILES[family, style])
+                self.known &= {"\n", *letters_of(FONT_FILES[family, style])}
+
+    def footer(self) -> None:
+        """Number a page at its end, the title page excepted; fpdf2 calls this."""
+        if self.page_no() > 1:
+            self.set_font(FONT, size=8)
+            self.set_text_color(102)
+            self.set_xy(0, self.h - MARGIN + 6)
+            self.cell(self.w, 12, str(self.page_no()), align="C")
+            self.set_text_color(0)
+
+    def fresh_page(self) -> None:
+        """Begin a page, unless this one is empty."""
+        if self.y > self.t_margin:
+            self.add_page(format=PAPERS[0])
 
     def keep(self, height: float) -> None:
         """Begin a page unless there is that much room on this one."""
-        if self.y + height > HEIGHT - MARGIN:
-            self.new_page()
+        if self.will_page_break(height):
+            self.add_page(same=True)
 
     def skip(self, height: float) -> None:
         """Leave room."""
-        self.y += height
+        self.set_y(self.y + height)
 
-    def text(self, words: str, size: float = 10, indent: float = 0, **style) -> None:
-        """Set a paragraph; it is broken into lines by the measured width of its words."""
-        for line in broken(words, (TEXT_WIDTH - indent) / size, style.get("weight", "normal")):
-            self.keep(size * LEADING)
-            self.y += size * LEADING
-            self._write(line, MARGIN + indent, self.y, size, **style)
+    @contextlib.contextmanager
+    def indented(self, width: float = INDENT) -> Iterator[None]:
+        """Move the left margin to the right."""
+        self.set_left_margin(self.l_margin + width)
+        try:
+            yield
+        finally:
+            self.set_left_margin(self.l_margin - width)
+            self.set_x(self.l_margin)
 
-    def entry(self, name: str, words: str, indent: float = 80, size: float = 10, weight: str = "bold") -> None:
-        """Set a paragraph, and a name beside its first line."""
-        self.keep(size * LEADING)
-        self._write(name, MARGIN, self.y + size * LEADING, size, weight=weight)
-        self.text(words or " ", size, indent)
+    def settable(self, words: str) -> str:
+        """Return words as they can be set: without control characters, the fonts for all letters loaded.
 
-    def picture(self, image: Image, caption: str, size: float = 9) -> None:
-        """Set a picture as large as it can be, and its caption, together on one page."""
-        below = size * LEADING * sum(1 for _ in broken(caption, TEXT_WIDTH / size)) + 2
-        scale = min(TEXT_WIDTH / image.width, HIGHEST / image.height, LARGEST)
-        wide, high = scale * image.width, scale * image.height
-        self.keep(high + below)
-        place = ((WIDTH - wide) / 2 / WIDTH, 1 - (self.y + high) / HEIGHT, wide / WIDTH, high / HEIGHT)
-        axes = self.pages[-1].add_axes(place)
-        axes.imshow(image, interpolation="none", aspect="auto")
-        axes.set_axis_off()
-        self.skip(high + 2)
-        self.text(caption, size)
-        self.skip(14)
+        For a letter that no installed font has, the replacement character � is set, and a notice is logged.
+        """
+        words = UNWANTED.sub("", words.replace("\t", "    "))
+        if missing := set(words) - self.known:
+            for path in fonts_for(missing):
+                if path not in self.fallbacks:
+                    self.fallbacks[path] = f"fallback{len(self.fallbacks)}"
+                    self.add_font(self.fallbacks[path], fname=path)
+                self.known |= letters_of(path)
+            self.set_fallback_fonts(list(self.fallbacks.values()), exact_match=False)
+            if missing := sorted(missing - self.known):
+                log.warning("no installed font has %s; the report shows �", " ".join(missing))
+                self.unknown |= {ord(letter): "�" for letter in missing}
+                self.known |= set(missing)
+        return words.translate(self.unknown)
+
+    def heading(self, words: str) -> None:
+        """Set a chapter's heading, with its entry in the outline."""
+        self.start_section(words)
+        self.text_line(words, 15, "B", after=4)
+
+    def text_line(self, words: str, size: float = BODY, style: str = "", after: float = 0) -> None:
+        """Set a paragraph in one font."""
+        self.paragraph([Run(words, style=style)], size, after)
+
+    def paragraph(self, runs: Iterable[Run], size: float = BODY, after: float = 6) -> None:
+        """Set a paragraph. A word that is wider than a line is broken anywhere."""
+        self.set_x(self.l_margin)
+        with self.text_columns(line_height=LEADING) as columns, columns.paragraph() as paragraph:
+            for run in runs:
+                words = self.settable(run.words)
+                self.set_font(run.family, run.style, size)
+                for start in range(0, len(words), PIECE):
+                    paragraph.write(words[start : start + PIECE], link=run.link)
+        self.set_font(FONT, size=size)
+        self.skip(after)
+
+    def entry(self, name: str, words: str, width: float = 80, link: int | None = None) -> None:
+        """Set a paragraph, and a name in bold beside its first line."""
+        self._beside(name, width, "B")
+        with self.indented(width):
+            self.paragraph([Run(words or " ", link=link)], after=0)
+
+    def _beside(self, name: str, width: float, style: str = "") -> None:
+        """Set a name to the left of what comes next, on the same line."""
+        self.keep(BODY * LEADING)
+        self.set_x(self.l_margin)
+        self.set_font(FONT, style, BODY)
+        self.cell(width, BODY * LEADING, name, new_x="LMARGIN", new_y="TOP")
+
+    def blank_line(self, name: str) -> None:
+        """Set a name and a line to write on."""
+        self.skip(RULE - BODY * LEADING)
+        self._beside(name, 80, "B")
+        self.skip(BODY * LEADING)
+        self._rule(self.l_margin + 80)
 
     def ruled(self) -> None:
         """Rule the rest of the page."""
-        while self.y + RULE <= HEIGHT - MARGIN:
-            self.y += RULE
-            self._rule(MARGIN)
+        while not self.will_page_break(RULE):
+            self.skip(RULE)
+            self._rule(self.l_margin)
 
-    def blank_line(self, name: str, size: float = 10) -> None:
-        """A name and a line to write on."""
-        self.keep(RULE)
-        self.y += RULE
-        self._write(name, MARGIN, self.y, size, weight="bold")
-        self._rule(MARGIN + 80)
+    def _rule(self, left: float) -> None:
+        self.set_draw_color(178)
+        self.set_line_width(0.5)
+        self.line(left, self.y, self.w - self.r_margin, self.y)
 
-    def footer(self, page: Figure, words: str) -> None:
-        """Write in the middle below a page's text."""
-        page.text(0.5, MARGIN / 2 / HEIGHT, words, size=8, color="0.4", ha="center", family=FONT)
+    def contents(self) -> None:
+        """Leave room for the list of chapters; it is set when their pages are known."""
+        self.keep(160)
+        self.insert_toc_placeholder(_set_contents)
 
-    def save(self, path: Path, title: str) -> None:
+    def save(self, path: Path) -> None:
         """Write the PDF, whole or not at all; the same pages give the same bytes.
 
         Raises:
             InputError: it cannot be written.
         """
-        metadata = {"Title": title}
-        if "SOURCE_DATE_EPOCH" not in os.environ:  # matplotlib takes the date from there
-            metadata["CreationDate"] = None
-        with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_write(path) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # what the font lacks shows as a box
-            with PdfPages(temporary, metadata=metadata) as pdf:
-                for page in self.pages:
-                    pdf.savefig(page)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(self.output())
 
-    def _write(self, line: str, x: float, baseline: float, size: float, **style) -> None:
-        self.pages[-1].text(
-            x / WIDTH, 1 - baseline / HEIGHT, line, size=size, family=FONT, parse_math=False, va="baseline", **style
-        )
+    # --- Figures ---
 
-    def _rule(self, left: float) -> None:
-        level = 1 - self.y / HEIGHT
-        self.pages[-1].add_artist(Line2D([left / WIDTH, 1 - MARGIN / WIDTH], [level, level], color="0.7", lw=0.5))
+    def figures(self, figures: Sequence[tuple[Image.Image, str]]) -> None:
+        """Set pictures and their captions, narrow ones side by side, as large as their row and page let them be."""
+        row: list[tuple[Image.Image, str]] = []
+        for figure in figures:
+            wider = [*row, figure]
+            if row and (_scale(wider, PAPERS[0]) < SMALLEST or min(i.width for i, _ in wider) * SMALLEST < NARROWEST):
+                self._row(row)
+                row = []
+            row.append(figure)
+        if row:
+            self._row(row)
+
+    def _row(self, row: Sequence[tuple[Image.Image, str]]) -> None:
+        paper = next((size for size in PAPERS if _scale(row, size) >= SMALLEST), PAPERS[-1])
+        scale = self._fitting(row)
+        if self.w < paper[0] or scale < SMALLEST:
+            self.add_page(format=paper)
+            scale = self._fitting(row)
+        top, x, lowest = self.y, self.l_margin, self.y
+        for image, caption in row:
+            wide, high = scale * image.width, scale * image.height
+            self.image(_compressed(image, wide), x, top, wide, high)
+            self.set_xy(x, top + high + 3)
+            self._caption(caption, self.epw if len(row) == 1 else wide)
+            lowest = max(lowest, self.y)
+            x += wide + GAP
+        self.set_xy(self.l_margin, lowest + GAP)
+
+    def _fitting(self, row: Sequence[tuple[Image.Image, str]]) -> float:
+        """Return points a pixel with which a row and its captions fill this page's width or what is left below."""
+        scale = min(LARGEST, _scale(row, (self.w, self.h)))
+        captions = (self._caption(c, self.epw if len(row) == 1 else i.width * scale, dry_run=True) for i, c in row)
+        room = self.page_break_trigger - self.y - max(captions) - 3
+        return min(scale, room / max(image.height for image, _ in row))
+
+    def _caption(self, words: str, width: float, dry_run: bool = False) -> float:
+        """Set a caption at the position and return its height."""
+        self.set_font(FONT, size=SMALL)
+        place = {"new_x": "LEFT", "new_y": "NEXT", "align": "L"}
+        return self.multi_cell(width, 12, self.settable(words), dry_run=dry_run, output="HEIGHT", **place)
+
+    # --- Markdown ---
+
+    def markdown(self, text: str) -> None:
+        """Set Markdown: paragraphs, headings, lists, quotes, code and tables, with emphasis, code and links in them."""
+        self._load(FONT_FILES)
+        for node in SyntaxTreeNode(MARKDOWN.parse(text)).children:
+            self._block(node)
+
+    def _block(self, node: SyntaxTreeNode) -> None:
+        if node.type == "paragraph":
+            self.paragraph(runs_in(node), after=2 if node.hidden else 6)  # hidden: in a list without empty lines
+        elif node.type == "heading":
+            self.keep(50)
+            self.paragraph(runs_in(node, "B"), 12 if node.tag in ("h1", "h2") else 11, after=3)
+        elif node.type in ("fence", "code_block"):
+            self._code(node.content)
+        elif node.type in ("bullet_list", "ordered_list"):
+            for number, item in enumerate(node.children, start=int(node.attrs.get("start", 1))):
+                self._beside("•" if node.type == "bullet_list" else f"{number}.", INDENT)
+                self._inner(item, max(INDENT, 7 * len(str(number)) + 7))
+            self.skip(4)
+        elif node.type == "blockquote":
+            self._inner(node, INDENT)
+        elif node.type == "hr":
+            self.skip(6)
+            self._rule(self.l_margin)
+            self.skip(6)
+        elif node.type == "table":
+            self._table([row.children for part in node.children for row in part.children])
+
+    def _inner(self, node: SyntaxTreeNode, indent: float) -> None:
+        """Set the blocks in a block, farther right."""
+        with self.indented(indent):
+            for child in node.children:
+                self._block(child)
+            if not node.children:
+                self.skip(BODY * LEADING)
+
+    def _code(self, code: str) -> None:
+        self.set_fill_color(243)
+        for line in self.settable(code.rstrip("\n")).split("\n"):
+            self.set_font(MONO, size=SMALL)
+            fit = int(self.epw / self.get_string_width("x"))
+            for start in range(0, len(line) or 1, fit):
+                piece = line[start : start + fit] or " "
+                self.multi_cell(0, 12, piece, fill=True, wrapmode="CHAR", align="L", new_x="LMARGIN", new_y="NEXT")
+        self.skip(6)
+
+    def _table(self, rows: Sequence[Sequence[SyntaxTreeNode]]) -> None:
+        """Set a table, each column as wide as its words need; one that no page holds is set as lines."""
+        cells = [[list(runs_in(cell)) for cell in row] for row in rows]
+        words = [["".join(self.settable(run.words) for run in cell) for cell in row] for row in cells]
+        self.set_font(FONT, "B", SMALL)
+        needs = [[self.get_string_width(cell) + 12 for cell in row] for row in words]
+        widths = [min(max(24, *column), self.epw / 2) for column in zip(*needs, strict=True)]
+        share = min(1, self.epw / sum(widths))
+        fullest = max(need / (share * width - 8) for row in needs for need, width in zip(row, widths, strict=True))
+        if share * min(widths) < 20 or fullest * 13 > 400:
+            for row in cells:
+                self.paragraph([run for cell in row for run in (*cell, Run("  |  "))][:-1], SMALL, after=2)
+            return
+        aligned = [str(cell.attrs.get("style", "")).removeprefix("text-align:")[:1].upper() or "L" for cell in rows[0]]
+        layout = {
+            "align": "L",
+            "borders_layout": "HORIZONTAL_LINES",
+            "line_height": 13,
+            "padding": (1, 4),
+            "markdown": True,
+        }
+        self.set_draw_color(178)
+        self.set_font(FONT, size=SMALL)
+        with self.table(col_widths=widths, width=share * sum(widths), text_align=aligned, **layout) as table:
+            for row in cells:
+                line = table.row()
+                for cell in row:
+                    code = FontFace(family=MONO) if cell and all(run.family == MONO for run in cell) else None
+                    line.cell(self._marked(cell), style=code)
+        self.skip(8)
+
+    def _marked(self, runs: Iterable[Run]) -> str:
+        """Return the words of a table's cell with fpdf2's marks at every change of font."""
+        text, now = "", set()
+        for run in [*runs, Run("")]:
+            wanted = set(run.style) & {"B", "I"}
+            text += "".join(2 * mark for letter, mark in (("B", BOLD), ("I", ITALIC)) if letter in now ^ wanted)
+            text += self.settable(run.words)
+            now = wanted
+        return text
 
 
-def broken(words: str, width: float, weight: str = "normal") -> Iterator[str]:
-    """Break a paragraph into lines at most `width` font sizes wide; what is wider alone is broken anywhere."""
-    line, length, space = "", 0.0, measured("a b", weight) - measured("ab", weight)
-    for word in words.split():
-        if line and length + space + measured(word, weight) > width:
-            yield line
-            line, length = "", 0.0
-        while measured(word, weight) > width and len(word) > 1:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or measured(word[:n], weight) <= width)
-            yield word[:fits]
-            word = word[fits:]
-        length += measured(word, weight) + (space if line else 0)
-        line = f"{line} {word}" if line else word
-    if line:
-        yield line
+def _set_contents(report: Report, outline: Sequence) -> None:
+    for section in outline:
+        report.entry(f"Page {section.page_number}", section.name, link=report.add_link(page=section.page_number))
 
 
-@functools.lru_cache(maxsize=4096)
-def measured(text: str, weight: str) -> float:
-    """The width of a text in font sizes."""
-    font = FontProperties(family=FONT, weight=weight, size=100)
-    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 100
+def _scale(row: Sequence[tuple[Image.Image, str]], paper: tuple[float, float]) -> float:
+    """Return points a pixel with which a row of pictures is as wide or high as a page holds, with two lines below."""
+    wide = (paper[0] - 2 * MARGIN - GAP * (len(row) - 1)) / sum(image.width for image, _ in row)
+    return min(wide, (paper[1] - 2 * MARGIN - 30) / max(image.height for image, _ in row))
+
+
+def _compressed(image: Image.Image, width: float) -> io.BytesIO:
+    """Return a picture as JPEG; a drawing, which has few colours, as an indexed PNG, which is smaller and sharp."""
+    most = round(width / 72 * RESOLUTION)
+    if image.width > most:
+        image = image.resize((most, round(image.height * most / image.width)), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    if image.getcolors(8192):
+        image.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")
+    else:
+        image.save(file, "JPEG", quality=82, subsampling=0)
+    return file

@@ -18,7 +18,9 @@ STRIDE, SQUARE = 40, 64  # pixels between the occluding squares, and their width
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add_photo_options(parser, "images", "labels", "num", "chunk")
-    parser.add_argument("--steps", type=whole_number(1, 1000), default=10, metavar="N", help="steps of integrated gradients")
+    parser.add_argument(
+        "--steps", type=whole_number(1, 1000), default=10, metavar="N", help="steps of integrated gradients"
+    )
 
 
 def make_figures(session: Session) -> None:

@@ -86,7 +86,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", metavar="NAME", help="make these pictures alone (default: all; a wrong name lists them)")
     add("--content", type=Path, metavar="PATH", help="your own picture to be painted anew (default: the presets')")
     add("--style", type=Path, metavar="PATH", help="your own picture to take the style from (default: the presets')")
-    size: dict[str, Any] = {"type": whole_number(32, 4096), "metavar": "PIXELS"}  # less does not pass through eight layers
+    size: dict[str, Any] = {
+        "type": whole_number(32, 4096),
+        "metavar": "PIXELS",
+    }  # less does not pass through eight layers
     add("--image-size", **size, help="short side of the result (default: the presets', 192)")
     add(
         "--style-size", **size, help="short side of the style picture, larger for finer strokes (default: the presets')"

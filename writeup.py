@@ -7,6 +7,7 @@ import copy
 import datetime
 import importlib
 import json
+import logging
 import os
 import re
 import sys
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import InputError, cause, quoted
+from errors import InputError, quoted
 from file_utils import ROOT
 from process_utils import advice, exit_now
 from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, run
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from report_utils import Report
+    from markdown_utils import Section
+    from report_utils import Picture, Report
     from session import Session
+
+log = logging.getLogger(__name__)
 
 TITLE = "Network visualization and style transfer"
 REPORT = "report.pdf"
@@ -63,9 +65,9 @@ QUESTIONS = (
             "saturates.",
             "gradcam.png": "Grad-CAM over the photos. Computed at {layer}, upscaled bicubically, and scaled over the "
             "photos together.",
-            "guided_gradcam.png": "Guided Grad-CAM. Grad-CAM is taken at {layer}.",
             "figure1.png": "All maps of the first two questions. Under each class's name is its probability. "
             "Grad-CAM is taken at {layer}.",
+            "guided_gradcam.png": "Guided Grad-CAM. Grad-CAM is taken at {layer}.",
         },
     ),
     Question(
@@ -78,9 +80,9 @@ QUESTIONS = (
         "distance from its mean in standard deviations.",
         {
             "saliency_captum.png": "Saliency maps, the largest over the colours.",
+            "guided_backprop_captum.png": "Guided backprop.",
             "attributions_captum.png": "Saliency maps, integrated gradients and occlusion. The gradients are "
             "integrated in {steps} steps from the mean colour.",
-            "guided_backprop_captum.png": "Guided backprop.",
             "guided_gradcam_captum.png": "Guided Grad-CAM. Grad-CAM is taken at {layer} and upscaled bicubically.",
             "layer_activation_captum.png": "Activation, averaged over the channels. The layer is {captum_layer}.",
             "layer_gradcam_captum.png": "Grad-CAM, its positive part. The layer is {captum_layer}.",
@@ -144,27 +146,19 @@ QUESTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure from the disk, and what its PNG text says about how it was made."""
-
-    name: str
-    image: Image
-    made_with: Mapping[str, str]
-
-    def caption(self, question: Question) -> str:
-        """The question's caption for it, with the values of the options that it was made with."""
-        first = self.name if self.name in question.figures else re.sub(r"_\d+\.png$", ".png", self.name)
-        caption = question.figures[first]
-        try:
-            options = json.loads(self.made_with.get("Options", ""))
-            return caption.format_map({key: _words(value) for key, value in options.items()})
-        except (ValueError, KeyError):  # a figure that does not come from the scripts, or from other versions of them
-            return " ".join(sentence for sentence in re.split(r"(?<=\.) ", caption) if "{" not in sentence)
+def caption(picture: Picture, question: Question) -> str:
+    """Return the question's caption for a picture, with the values of the options that it was made with."""
+    first = picture.name if picture.name in question.figures else re.sub(r"_\d+\.png$", ".png", picture.name)
+    words = question.figures[first]
+    try:
+        options = json.loads(picture.made_with.get("Options", ""))
+        return words.format_map({key: _words(value) for key, value in options.items()})
+    except (ValueError, KeyError):  # a figure that does not come from the scripts, or from other versions of them
+        return " ".join(sentence for sentence in re.split(r"(?<=\.) ", words) if "{" not in sentence)
 
 
 def _words(value: object) -> object:
-    """An option's value as a caption says it."""
+    """Return an option's value as a caption says it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(value) if isinstance(value, list) else value
@@ -191,9 +185,13 @@ def make_figures(session: Session) -> None:
     Raises:
         InputError: when the report is written but a question has failed or a figure is missing; it names them.
     """
+    from markdown_utils import read_sections
+    from report_utils import Report, read_pictures
+
     options = session.options
     chosen = [question for question in QUESTIONS if options.only is None or question.name in options.only]
-    answers = read_answers(options.answers) if options.answers else {}
+    report = Report(TITLE, today())
+    answers = assign(read_sections(options.answers)) if options.answers else {}
     files = {question.name: figure_files(question, options.out) for question in chosen}
     failed = []
     if not options.no_run:
@@ -204,16 +202,17 @@ def make_figures(session: Session) -> None:
             question.name: [p for p in figure_files(question, options.out) if before.get(p) != stamp(p)]
             for question in chosen
         }
-    pictures = {name: list(filter(None, map(read_picture, paths))) for name, paths in files.items()}
+    pictures = {name: read_pictures(paths) for name, paths in files.items()}
     path = (options.out or ROOT) / REPORT
-    pages = compose(chosen, pictures, answers, path)
+    compose(report, chosen, pictures, answers)
+    report.save(path)
     there = {picture.name for of_question in pictures.values() for picture in of_question}
     missing = [name for question in chosen for name in question.figures if name not in there]
     if failed or missing:
         problems = [f"{name}.py failed" for name in failed] + [f"{name} is missing" for name in missing]
         raise InputError(f"{quoted(path)} is written, but incomplete: {', '.join(problems)}")
     if not options.quiet:
-        print(f"{path}: {pages} pages", file=sys.stderr)
+        print(f"{path}: {report.pages_count} pages", file=sys.stderr)
 
 
 def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
@@ -259,37 +258,24 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def read_picture(path: Path) -> Picture | None:
-    """Load a figure; None, and a line on standard error, when it cannot be read."""
-    from PIL import Image
+def assign(sections: Sequence[Section]) -> dict[str, str]:
+    """Give each question its answer: question's name → Markdown; "" → what goes on the title page.
 
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return Picture(path.name, image.convert("RGB"), dict(image.text))
-    except (OSError, ValueError, SyntaxError) as error:
-        print(f"{quoted(path)} is not a readable PNG: {cause(error)}", file=sys.stderr)
-        return None
-
-
-def read_answers(path: Path) -> dict[str, str]:
-    """The answers in a Markdown file: question's name → text; "" → what stands before the first heading.
-
-    Raises:
-        InputError: the file cannot be read, or a heading names no question.
+    A heading that names a question begins an answer to it. Another of the first level, and what follows it, goes on the
+    title page; of the second level, it stays where it is. Both are told by a notice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"--answers: cannot read {quoted(path)}: {cause(error)}") from error
-    before, *parts = re.split(r"(?m)^##? +(.+?)[ #]*$", text)
-    answers = {"": before.strip()}
     known = {_plain(words): question.name for question in QUESTIONS for words in (question.name, question.title)}
-    for heading, answer in zip(parts[::2], parts[1::2], strict=True):
-        if _plain(heading) not in known:
-            names = ", ".join(question.name for question in QUESTIONS)
-            raise InputError(f"--answers: the heading {quoted(heading)} is no question; there are {names}")
-        name = known[_plain(heading)]
-        answers[name] = f"{answers.get(name, '')}\n\n{answer.strip()}".strip()
+    answers, name = {"": ""}, ""
+    for section in sections:
+        text = section.text
+        if _plain(section.heading) in known:
+            name = known[_plain(section.heading)]
+        elif section.level:
+            name = "" if section.level == 1 else name
+            text = section.source + text
+            place = f"in the answer to {name}" if name else "on the title page"
+            log.warning("--answers: the heading %s names no question; it stands %s", quoted(section.heading), place)
+        answers[name] = f"{answers.get(name, '')}\n\n{text.strip(chr(10))}".strip("\n")
     return answers
 
 
@@ -301,52 +287,30 @@ def _plain(words: str) -> str:
 
 
 def compose(
-    questions: Sequence[Question], pictures: Mapping[str, Sequence[Picture]], answers: Mapping[str, str], path: Path
-) -> int:
-    """Write the report: a title page, and for each question its pictures and its answer or ruled lines for one.
-
-    Returns:
-        The number of pages.
+    report: Report, questions: Sequence[Question], pictures: Mapping[str, Sequence[Picture]], answers: Mapping[str, str]
+) -> None:
+    """Fill a report: a title page, and for each question its pictures and its answer or ruled lines for one.
 
     Raises:
-        InputError: no picture at all, or the file cannot be written.
+        InputError: no picture at all.
     """
-    from report_utils import Report
-
     everything = [picture for question in questions for picture in pictures[question.name]]
     if not everything:
         raise InputError("no figure to compose a report from; without --no-run they are made first")
-    body, chapters = Report(), []
+    set_title_page(report, everything, answers.get("", ""))
     for number, question in enumerate(questions, start=1):
-        body.new_page()
-        chapters.append((f"{number}. {question.title}", len(body.pages)))
-        set_question(body, chapters[-1][0], question, pictures[question.name], answers.get(question.name, ""))
-    front = title_page(everything, chapters, answers.get("", ""), front_pages=1)
-    if len(front.pages) > 1:  # long words of the student's own: the chapters begin further back
-        front = title_page(everything, chapters, answers.get("", ""), len(front.pages))
-    front.pages += body.pages
-    for number, page in enumerate(front.pages[1:], start=2):
-        front.footer(page, str(number))
-    front.save(path, TITLE)
-    return len(front.pages)
+        report.fresh_page()
+        report.heading(f"{number}. {question.title}")
+        set_question(report, question, pictures[question.name], answers.get(question.name, ""))
 
 
-def title_page(
-    pictures: Sequence[Picture], chapters: Sequence[tuple[str, int]], preface: str, front_pages: int
-) -> Report:
-    """Title, date, the student's own words or a line for the name, what the figures were made with, contents."""
-    from report_utils import Report
-
-    report = Report()
-    report.new_page()
+def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) -> None:
+    """Set title, date, the preface or a line for the name, what the figures were made with, and contents."""
     report.skip(60)
-    report.text(TITLE, 20, weight="bold")
-    report.skip(6)
-    date = today()
-    report.text(f"{date.day} {date:%B %Y}", 11)
-    report.skip(24)
+    report.text_line(TITLE, 20, "B", after=6)
+    report.text_line(f"{today().day} {today():%B %Y}", 11, after=24)
     if preface:
-        set_markdown(report, preface)
+        report.markdown(preface)
     else:
         report.blank_line("Name")
     report.skip(30)
@@ -354,13 +318,31 @@ def title_page(
         values = dict.fromkeys(picture.made_with.get(key, "not recorded") for picture in pictures)
         report.entry(key, "; ".join(values))
     report.skip(30)
-    for title, page in chapters:
-        report.entry(f"Page {front_pages + page}", title)
-    return report
+    report.contents()
+
+
+def set_question(report: Report, question: Question, pictures: Sequence[Picture], answer: str) -> None:
+    """Set the technique, pictures with captions, and the answer."""
+    report.text_line(question.about, after=10)
+    report.figures([(picture.image, f"{picture.name}. {caption(picture, question)}") for picture in pictures])
+    there = {picture.name for picture in pictures}
+    for name in question.figures:
+        if name not in there:
+            report.text_line(f"{name} is missing.", after=4)
+    report.keep(100)
+    report.text_line("Answer", 11, "B", after=4)
+    if answer:
+        report.markdown(answer)
+    else:
+        report.ruled()
 
 
 def today() -> datetime.date:
-    """The date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report can be made again."""
+    """Return the date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report can be made again.
+
+    Raises:
+        InputError: SOURCE_DATE_EPOCH is no date.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is None:
         return datetime.date.today()
@@ -368,38 +350,6 @@ def today() -> datetime.date:
         return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):
         raise InputError(f"SOURCE_DATE_EPOCH: {quoted(epoch)} is not a number of seconds since 1970") from None
-
-
-def set_question(report: Report, title: str, question: Question, pictures: Sequence[Picture], answer: str) -> None:
-    """Heading, technique, pictures with captions, and the answer."""
-    report.text(title, 15, weight="bold")
-    report.skip(4)
-    report.text(question.about)
-    report.skip(10)
-    for picture in pictures:
-        report.picture(picture.image, f"{picture.name}. {picture.caption(question)}")
-    for name in set(question.figures) - {picture.name for picture in pictures}:
-        report.text(f"{name} is missing.", color="0.4")
-    report.keep(100)
-    report.text("Answer", 11, weight="bold")
-    if answer:
-        set_markdown(report, answer)
-    else:
-        report.ruled()
-
-
-def set_markdown(report: Report, text: str) -> None:
-    """Paragraphs, headings of lower levels and lists; other marks stay as they are."""
-    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|#{3,}) )", text):
-        heading = re.match(r"#{3,} +", paragraph)
-        item = re.match(r"\s*([-*+]|\d+[.)]) +", paragraph)
-        if heading:
-            report.text(paragraph[heading.end() :], weight="bold")
-        elif item:
-            report.entry("•" if item[1] in "-*+" else item[1], paragraph[item.end() :], indent=18, weight="normal")
-        else:
-            report.text(paragraph)
-        report.skip(3 if item else 6)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

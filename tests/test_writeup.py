@@ -14,7 +14,6 @@ from PIL import Image
 import saliency_map
 import writeup
 from figure_utils import draw_rows, provenance, save_png
-from report_utils import FONT, HEIGHT, MARGIN, TEXT_WIDTH, broken, measured
 from script_utils import SHARED_OPTIONS, make_parser
 from session import Session
 from writeup import QUESTIONS, today
@@ -82,7 +81,6 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
     assert all(words in title for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year)))
     assert "1. Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
     assert "2. Fooling images" in fooling and "The photo is number 0, the class to reach 6." in fooling
-    assert len(pypdf.PdfReader(together / "report.pdf").pages[0].images) == 3  # all pages share them
 
 
 @pytest.mark.slow
@@ -142,7 +140,7 @@ def test_same_figures_give_the_same_bytes(figures, monkeypatch):
     assert pypdf.PdfReader(figures / "report.pdf").metadata.creation_date.year == 2001
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     assert compose(figures) == 0
-    assert pypdf.PdfReader(figures / "report.pdf").metadata.creation_date is None
+    assert pypdf.PdfReader(figures / "report.pdf").metadata.creation_date.date() == today()
     assert [path.name for path in figures.iterdir() if path.suffix == ".part"] == []
 
 
@@ -240,8 +238,8 @@ def test_answers_stand_on_their_questions_pages(figures, tmp_path):
     file.write_bytes(b"\xef\xbb\xbf" + ANSWERS.encode())
     assert compose(figures, "--answers", str(file), "--only", "saliency_map", "gradcam") == 0
     title, saliency, *gradcam = pages_of(figures)
-    assert "A. Student, section *B* with no one" in title and "Name" not in title
-    assert "The cat's **eyes** cost $5 & more – naïve, 100 %. • first • second, on two lines In short" in saliency
+    assert "A. Student, section B with no one" in title and "Name" not in title
+    assert "The cat's eyes cost $5 & more – naïve, 100 %. • first • second, on two lines In short" in saliency
     assert "Once more." in saliency and "Sharp" not in saliency
     assert "Sharp." in gradcam[-1]
 
@@ -260,11 +258,7 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [
-        (b"# no such question\n", ["no such question", "saliency_map"]),
-        (b"\xff\xfe\x00", ["cannot read"]),
-        (None, ["No such file"]),
-    ],
+    [(b"\x89PNG\r\n\x1a\n\0\0", ["no text"]), (b"\xff\xfe\x00", ["cannot read"]), (None, ["No such file"])],
 )
 def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path, capsys, content, words):
     file = tmp_path / "answers.md"
@@ -281,25 +275,3 @@ def test_unknown_question_and_bad_date_are_one_line(figures):
     assert_one_line_error(run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam")
     result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
     assert_one_line_error(result, "SOURCE_DATE_EPOCH", "soon")
-
-
-def test_lines_fit_and_keep_every_word():
-    words = "A paragraph – with words of very different length: " + "i" * 40 + " " + "M" * 90 + " end"
-    for size in (9, 10, 15):
-        lines = list(broken(words, TEXT_WIDTH / size))
-        assert max(measured(line, "normal") for line in lines) <= 1.005 * TEXT_WIDTH / size  # kerning
-        assert "".join(lines).replace(" ", "") == words.replace(" ", "")
-    assert list(broken("", 10)) == [] and list(broken("ab", 0.1)) == ["a", "b"]
-
-
-@pytest.mark.slow
-def test_pictures_lie_within_the_margins(figures, monkeypatch):
-    reports = []
-    monkeypatch.setattr("report_utils.Report.save", lambda report, path, title: reports.append(report))
-    assert compose(figures) == 0
-    for page in reports[0].pages:
-        for axes in page.axes:
-            left, bottom, width, height = axes.get_position().bounds
-            assert left * 612 >= MARGIN - 1e-6 and (left + width) * 612 <= 612 - MARGIN + 1e-6
-            assert bottom * HEIGHT >= MARGIN and (bottom + height) * HEIGHT <= HEIGHT - MARGIN + 1e-6
-    assert FONT == "DejaVu Sans"
