@@ -135,14 +135,14 @@ def visualize_attr_maps(
 
 def attribution_row(
     title: str,
-    attribution: torch.Tensor,
-    X: np.ndarray,
+    attribution: Sequence[torch.Tensor],
+    X: Sequence[np.ndarray],
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,
 ) -> tuple[str, list[np.ndarray]]:
     """Return one row of `visualize_attr_maps` for `draw_rows`: its title and a tile for each photo."""
-    return title, [_tile(attr_preprocess(a), cmap, alpha, X.shape[1:3]) for a in attribution]
+    return title, [_tile(attr_preprocess(a), cmap, alpha, x.shape[:2]) for a, x in zip(attribution, X, strict=True)]
 
 
 def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) -> np.ndarray:

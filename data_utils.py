@@ -3,10 +3,13 @@
 As a command it brings the course's data into the project, as `course_files.py` does.
 """
 
+import glob
+import itertools
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,8 @@ from torchvision.models import SqueezeNet1_1_Weights
 import course_files
 from course_files import course_file, package_file
 from errors import InputError, cause, quoted
-from file_utils import is_folder
-from image_utils import open_image
+from file_utils import is_file, is_folder
+from image_utils import check_image, open_image
 
 __all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label"]
 
@@ -29,6 +32,7 @@ FALLBACK = (
     "bash data/get_imagenet_val.sh fetches the course's"
 )
 
+LONGEST = 20  # long side of a whole photo over its short side, at most
 # Real photos that installed packages ship: package, file in it, ImageNet class.
 PACKAGE_PHOTOS = (
     ("skimage", "data/chelsea.png", 285),
@@ -110,8 +114,16 @@ def course_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return five photos that installed packages ship, their classes and the names of all classes."""
-    X = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
-    return X, np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64), imagenet_classes()
+    return (
+        open_photos(package_files()),
+        np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64),
+        imagenet_classes(),
+    )
+
+
+def package_files() -> list[Path]:
+    """Return the files of `package_photos`."""
+    return [package_file(package, name) for package, name, _ in PACKAGE_PHOTOS]
 
 
 def imagenet_classes() -> dict[int, str]:
@@ -119,53 +131,157 @@ def imagenet_classes() -> dict[int, str]:
     return dict(enumerate(SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]))
 
 
+# --- Photos of one's own ---
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An opened photo."""
+
+    name: str  # its file's
+    pixels: np.ndarray  # uint8 (H, W, 3), RGB
+
+
+class Photos:
+    """Photos in files and folders, opened one by one whenever they are gone through: memory holds one at a time."""
+
+    def __init__(
+        self, paths: Iterable[str | Path], size: int = PHOTO_SIZE, whole: bool = False, num: int | None = None
+    ):
+        """Find the photos; those named themselves must begin like photos.
+
+        Args:
+            paths: files, folders, and patterns with wildcards; of a folder, every image directly in it, in the order
+                of names. What is no image in a folder is left out, with a notice in the log.
+            size: pixels of the short side.
+            whole: keep the photos' proportions; otherwise they are cut to the middle square.
+            num: open no more than so many.
+
+        Raises:
+            InputError: a file that is no photo, a folder without any file, a pattern that fits nothing, a web address,
+                or an empty name.
+        """
+        self.size, self.whole, self.num = size, whole, num
+        self.files = [file for path in paths for file in _find(path)]  # each with the folder that it was found in
+        self._told = set()  # the files whose notice has been given
+        for path, folder in self.files[:num]:
+            if folder is None:
+                check_image(path)
+
+    def __length_hint__(self) -> int:
+        """Return how many photos there are at most."""
+        return len(self.files[: self.num])
+
+    def __iter__(self) -> Iterator[Photo]:
+        """Open photo after photo.
+
+        Raises:
+            InputError: a file that cannot be opened as a photo, or a folder without any that can.
+        """
+        return itertools.islice(self._open(), self.num)
+
+    def _open(self) -> Iterator[Photo]:
+        for folder, files in itertools.groupby(self.files, key=lambda file: file[1]):
+            barren = folder is not None
+            for path, _ in files:
+                try:
+                    photo = self._read(path)
+                except InputError as error:
+                    if folder is None:
+                        raise
+                    if path not in self._told:
+                        log.warning("left out: %s", error)
+                    self._told.add(path)
+                else:
+                    barren = False
+                    yield photo
+            if barren:
+                raise _no_image_in(folder)
+
+    def _read(self, path: str | Path) -> Photo:
+        image = open_image(path)
+        if self.whole and max(image.size) > LONGEST * min(image.size):
+            raise InputError(
+                f"{quoted(path)} is {image.width}×{image.height} pixels; as a whole its long side may be at most "
+                f"{LONGEST} times the short one"
+            )
+        return Photo(Path(path).name, frame(image, self.size, self.whole))
+
+
 def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarray:
-    """Open photos of any kind that Pillow reads, cut to the middle square and brought to one size.
+    """Open photos, cut to the middle square and brought to one size.
 
     Args:
-        paths: files and folders; of a folder, every image directly in it, in the order of names. What is no image
-            in a folder is left out, with a notice in the log.
+        paths: files and folders, as for `Photos`.
         size: pixels a side.
 
     Returns:
         uint8 (N, size, size, 3), RGB.
 
     Raises:
-        InputError: a file that cannot be read as an image, a folder without any, or an empty name.
+        InputError: a file that cannot be opened as a photo, a folder without any, or an empty name.
         ValueError: `paths` is a single path, or `size` is below 1.
     """
     if isinstance(paths, (str, Path)):
         raise ValueError(f"paths must be a list of paths, got the single one {quoted(paths)}")
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    paths = list(paths)
-    if "" in map(str, paths):  # as of an unset variable; Path would take it for the working directory
-        raise InputError("the name of a photo or folder is empty")
-    sources = [(path, _entries(path) if is_folder(path) else None) for path in map(Path, paths)]
+    photos = Photos(paths, size)
     # One array from the start: 400 photos take 60 MB, and putting single ones together would take twice that.
-    X = np.empty((sum(1 if entries is None else len(entries) for _, entries in sources), size, size, 3), np.uint8)
-    count = 0
-    for path, entries in sources:
-        before = count
-        for photo in [path] if entries is None else entries:
-            try:
-                X[count] = ImageOps.fit(open_image(photo), (size, size), Image.Resampling.BICUBIC)
-                count += 1
-            except InputError as error:
-                if entries is None:
-                    raise
-                log.warning("left out: %s", error)
-        if count == before:
-            raise InputError(f"the folder {quoted(path)} holds no image")
+    X, count = np.empty((len(photos.files), size, size, 3), np.uint8), 0
+    for count, photo in enumerate(photos, start=1):
+        X[count - 1] = photo.pixels
     return X[:count]
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What may be a photo in a folder, by name; hidden files and subfolders are not meant."""
+def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
+    """Return a picture's middle square, or the whole of it, with a short side of `size` pixels: uint8 (H, W, 3)."""
+    if not whole:
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    scale = size / min(image.size)
+    return np.asarray(image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC))
+
+
+def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
+    """Find the files that a name stands for, each with the folder that it was found in (None: named itself).
+
+    Raises:
+        InputError: an empty name, a folder without any file, or a pattern that fits nothing.
+    """
+    path = Path(name)
+    if not str(name):  # as of an unset variable; Path takes it for the working directory
+        raise InputError("the name of a photo or folder is empty")
+    if is_folder(path):
+        return _files_in(path)
+    if is_file(path) or not glob.has_magic(str(name)):
+        return [(name, None)]
+    # A shell that knows no wildcards has left them to us. Path.glob takes no absolute patterns.
+    found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
+    if not found:
+        raise InputError(f"no file or folder fits the pattern {quoted(name)}")
+    return [file for one in found for file in (_files_in(Path(one)) if is_folder(Path(one)) else [(one, None)])]
+
+
+def _files_in(folder: Path) -> list[tuple[Path, Path]]:
+    """Return what may be a photo in a folder, by name; hidden files and subfolders are not meant."""
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p))
+        files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p))
     except OSError as error:
         raise InputError(f"cannot read the folder {quoted(folder)}: {cause(error)}") from error
+    if not files:
+        raise _no_image_in(folder)
+    return [(file, folder) for file in files]
+
+
+def _no_image_in(folder: Path) -> InputError:
+    """Return the error for a folder without an image."""
+    message = f"the folder {quoted(folder)} holds no image"
+    if any(is_folder(path) for path in folder.iterdir() if not path.name.startswith(".")):
+        message += f"; its subfolders are not searched, but {quoted(f'{folder}/*/')} names all of them"
+    return InputError(message)
+
+
+# --- Classes ---
 
 
 def parse_label(text: str, class_names: dict[int, str]) -> int:

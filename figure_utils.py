@@ -73,15 +73,17 @@ def draw_rows(
     """Draw a grid of tiles.
 
     Args:
-        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3), all of one size.
+        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3); smaller ones than the largest are
+            centred on white.
         titles: one per column; or, one list per row, one per tile.
         heading: a line above everything.
 
     Returns:
         RGB picture.
     """
-    factor = max(1, -(-SMALLEST_TILE // min(rows[0][1][0].shape[:2])))
-    tall, wide = (side * factor for side in rows[0][1][0].shape[:2])
+    height, width = (max(side) for side in zip(*(tile.shape[:2] for _, tiles in rows for tile in tiles), strict=True))
+    factor = max(1, -(-SMALLEST_TILE // min(height, width)))
+    tall, wide = height * factor, width * factor
     per_tile = bool(titles) and not isinstance(titles[0], str)
     bands = [TITLE_BAND if per_tile or (i == 0 and titles) else 0 for i in range(len(rows))]
     left = LABEL_BAND if any(label for label, _ in rows) else GAP
@@ -96,7 +98,8 @@ def draw_rows(
         _write(draw, (GAP, y + tall / 2), label, _font(WORDS), LABEL_BAND - 2 * GAP, 3, anchor="lm")
         for j, tile in enumerate(tiles):
             x = left + j * (wide + GAP)
-            picture.paste(Image.fromarray(tile).resize((wide, tall), Image.Resampling.NEAREST), (x, y))
+            enlarged = Image.fromarray(tile.repeat(factor, axis=0).repeat(factor, axis=1))
+            picture.paste(enlarged, (x + (wide - enlarged.width) // 2, y + (tall - enlarged.height) // 2))
             if bands[i]:
                 title = titles[i][j] if per_tile else titles[j]
                 _write(draw, (x + wide / 2, y - GAP), str(title), _font(WORDS), wide, 2, anchor="md", align="center")

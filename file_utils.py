@@ -6,6 +6,7 @@ import os
 import secrets
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from errors import InputError, cause, quoted
 ROOT = Path(__file__).resolve().parent  # outputs go here, whatever the working directory
 PATIENCE = 5.0  # seconds without progress after which a download is given up
 MINIMUM_RATE = 4096  # bytes a second under which a download counts as hung
+LARGEST = 64  # megabytes that a download may have when nothing else is expected
 
 
 def is_file(path: Path) -> bool:
@@ -39,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder or the file cannot be written (read-only, disk full, a folder of that name, …).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -67,21 +69,47 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+class _WebOnly(urllib.request.BaseHandler):
+    """Refuses whatever no other handler opens."""
+
+    def unknown_open(self, request: urllib.request.Request):
+        raise urllib.error.URLError(f"only http and https addresses are opened, not {request.type}")
+
+
+def _web_opener() -> urllib.request.OpenerDirector:
+    """Return what opens http and https addresses, by the usual proxies, and follows redirections to no others."""
+    opener = urllib.request.OpenerDirector()
+    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme in ("http", "https")}
+    for handler in (
+        urllib.request.ProxyHandler(proxies),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _WebOnly(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
 class _Fetch(threading.Thread):
     """Fetches a URL into a file beside the main thread, which watches: name look-up knows no time limit of its own."""
 
-    def __init__(self, url: str, target: Path):
+    def __init__(self, url: str, target: Path, most: int):
         super().__init__(daemon=True)
-        self.url, self.target = url, target
+        self.url, self.target, self.most = url, target, most
         self.received, self.cancelled, self.error = 0, False, None
         self.start()
 
     def run(self) -> None:
         try:
-            with urllib.request.urlopen(self.url, timeout=PATIENCE) as response, self.target.open("wb") as file:
+            with _web_opener().open(self.url, timeout=PATIENCE) as response, self.target.open("wb") as file:
+                self._check_size(getattr(response, "length", None) or 0)
                 while not self.cancelled and (block := response.read1(1 << 16)):
                     file.write(block)
                     self.received += len(block)
+                    self._check_size(self.received)
                 # read1 takes a broken connection for the end of the file
                 if not self.cancelled and getattr(response, "length", None):
                     raise ConnectionError(f"the connection broke, {response.length} bytes are missing")
@@ -90,20 +118,26 @@ class _Fetch(threading.Thread):
         if self.cancelled:
             self.target.unlink(missing_ok=True)
 
+    def _check_size(self, size: int) -> None:
+        if size > self.most << 20:
+            raise ValueError(f"it is larger than the {self.most} MB that are expected at most")
 
-def download(url: str, path: Path, sha256: str) -> None:
+
+def download(url: str, path: Path, sha256: str, most: int = LARGEST) -> None:
     """Download `url` to `path`, whole and verified, or not at all.
 
     Args:
         url: an http or https address; the usual proxy variables are honoured.
         path: the file to write.
         sha256: the expected checksum, or the first digits of it.
+        most: megabytes that the file may have.
 
     Raises:
-        InputError: no connection, a broken one, less than 4 kB/s over 5 seconds, or another file than expected.
+        InputError: another kind of address, also after a redirection; no connection, a broken one, less than 4 kB/s
+            over 5 seconds; a larger file, or another one than expected.
     """
     with atomic_write(path) as temporary:
-        fetch = _Fetch(url, temporary)
+        fetch = _Fetch(url, temporary, most)
         try:
             _watch(fetch)
         finally:

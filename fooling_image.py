@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ AMPLIFIED = 10  # how much larger the last tile shows the difference
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "num")
+    add_photo_options(parser, "images", "num", "size", "whole")
     add = parser.add_argument
     add("--index", type=whole_number(0), default=0, metavar="N", help="which of the photos, counted from 0")
     add("--target", default="6", metavar="CLASS", help="the class to reach, id or name")
@@ -62,10 +63,12 @@ def chosen_photo(session: Session) -> np.ndarray:
     Raises:
         InputError: there are fewer photos.
     """
-    index, count = session.options.index, len(session.photos)
-    if index >= count:
+    index = session.options.index
+    photo = next(itertools.islice(session.photos, index, None), None)
+    if photo is None:
+        count = sum(1 for _ in session.photos)
         raise InputError(f"--index {index}: only 0 to {count - 1} are there; --num and --images bring more photos")
-    return session.photos[index]
+    return photo.pixels
 
 
 def draw(session: Session, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int) -> None:

@@ -1,24 +1,36 @@
 """Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling, blurring."""
 
+import contextlib
 import functools
+import io
 import logging
+import re
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, PngImagePlugin, features
 from torchvision.transforms import functional as TF
 
 from errors import InputError, cause, quoted
+
+try:
+    import pillow_heif
+except ImportError:  # HEIC photos are then refused, and the package is named
+    pass
+else:
+    pillow_heif.register_heif_opener()
 
 __all__ = [
     "SQUEEZENET_MEAN",
     "SQUEEZENET_STD",
     "InputError",
     "blur_image",
+    "check_image",
     "deprocess",
     "deprocess_image",
     "image_from_url",
@@ -37,77 +49,160 @@ SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 SQUEEZENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, our error says
+# A megabyte per text chunk is too little for what editors write; the 64 MB for all of them together stay.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+# No others: EPS starts Ghostscript, and some rare formats' decoders run for hours. TGA bears no mark, so it is last.
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000", "PPM", "ICO", "TGA")
+UPRIGHT = {  # EXIF orientation → what puts the picture right
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PROFILES = {"CMYK": ("CMYK",), "L": ("GRAY", "RGB"), "LAB": ()}  # mode → profiles that fit; other modes: RGB's
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open any image file that Pillow reads as an 8-bit RGB picture the right way up.
+    """Open a photo as an 8-bit RGB picture in sRGB the right way up.
 
-    EXIF orientation is applied; grey, palette, 1-bit, CMYK and 16-bit pictures are brought to RGB, transparent ones
-    put on white; of an animation the first frame is taken. The file's name does not matter, only its content.
+    The formats are JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000, PPM, ICO, TGA, AVIF where Pillow has it, and HEIC where
+    the package `pillow-heif` is installed. The file's name does not matter, only its content.
+
+    EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette, 1-bit, CMYK and
+    16-bit pictures are brought to RGB, transparent ones put on white; of an animation the first frame is taken.
+    A JPEG (2000) of more than 89 megapixels comes at half its width and height.
 
     Raises:
-        InputError: no such file, not a regular file, not an image, damaged, or so large that it looks like an attack
-            (over 89 megapixels).
+        InputError: no such file, not a regular file, not a photo, damaged, or above 178 megapixels, from where on
+            Pillow suspects an attack.
     """
-    path = Path(path)
-    try:
-        if not path.exists():
-            raise InputError(f"{quoted(path)}: no such file")
-        if not path.is_file():
-            raise InputError(f"{quoted(path)} is not a file; an image file is expected")
-        return _decode(path)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        if not isinstance(error, Image.UnidentifiedImageError) and getattr(error, "errno", None):
-            raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
-        raise InputError(f"{quoted(path)} cannot be read as an image: {_plain(error)}") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise InputError(f"{quoted(path)} cannot be read as an image: {_plain(error)}") from error
+    with _opened(path) as image:
+        _decode_at_half_size(image)
+        return _to_rgb(_upright(image))
 
 
-def _plain(error: Exception) -> str:
-    """Pillow's words without the file name in them."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is in no image format that Pillow knows"
-    return cause(error)
+def check_image(path: str | Path) -> None:
+    """Raise InputError, as `open_image` does, unless a file begins like a photo; its pixels are not decoded."""
+    with _opened(path):
+        pass
 
 
-def _decode(file) -> Image.Image:
+@contextlib.contextmanager
+def _opened(name: str | Path) -> Iterator[Image.Image]:
+    """Give the picture in a file, not decoded yet. Whatever is raised then, too, becomes an InputError."""
+    path = Path(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)  # decodes: what is truncated fails here
-            return _to_rgb(image)
+        warnings.simplefilter("ignore")  # remarks on metadata and size; what matters is raised
+        try:
+            if not path.exists():
+                if re.match(r"(?i)(https?|ftp):/", str(name)):
+                    raise InputError(f"{quoted(name)} is a web address; save the photo and give the file's name")
+                raise InputError(f"{quoted(name)}: no such file")
+            if not path.is_file():
+                raise InputError(f"{quoted(name)} is not a file; an image file is expected")
+            Image.init()
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                yield image
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            if getattr(error, "errno", None):
+                raise InputError(f"cannot read {quoted(name)}: {cause(error)}") from error
+            raise InputError(f"{quoted(name)} cannot be read as an image: {_plain(error, path)}") from error
+
+
+def _plain(error: Exception, path: Path) -> str:
+    """Say what Pillow's error means and, where that can be known, what helps."""
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        return f"it has more than {most} megapixels, which looks like a decompression bomb; save a smaller copy of it"
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return cause(error)
+    with path.open("rb") as file:
+        head = file.read(32)  # of a HEIC or AVIF file: length, "ftyp", and the brands it claims
+    if head[4:8] == b"ftyp" and b"avi" in head[8:] and not features.check("avif"):
+        return "it is AVIF, which Pillow reads from version 11.3 on: pip install --upgrade pillow"
+    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf") and "HEIF" not in Image.OPEN:
+        return "it is HEIC, which takes a package to read: pip install pillow-heif"
+    return f"it is in no image format for photos ({', '.join(FORMATS)})"
+
+
+def _decode_at_half_size(image: Image.Image) -> None:
+    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows that."""
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        image.draft(None, (image.width // 2, image.height // 2))  # JPEG
+        if image.format == "JPEG2000":
+            image.reduce = 1  # powers of two
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF cannot be rewritten."""
+    image.load()
+    try:
+        turn = UPRIGHT.get(image.getexif().get(0x0112))
+    except Exception:  # EXIF that cannot be read says nothing
+        turn = None
+    return image.transpose(turn) if turn is not None else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a decoded picture of any mode to 8-bit RGB; transparency goes on white."""
+    """Bring a decoded picture of any mode to 8-bit RGB in sRGB; transparency goes on white."""
+    profile, alpha = image.info.get("icc_profile"), None
     if image.mode.startswith(("I", "F")):
-        return _deep_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        image, alpha = _eight_bits(image)
+    elif image.mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+        image, alpha = image.convert("L") if image.mode in ("L", "LA", "La") else rgba, rgba.getchannel("A")
+    rgb = _in_srgb(image, profile)
+    if alpha is not None:
+        rgb.putalpha(alpha)
+        rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgb).convert("RGB")
+    rgb.info.pop("icc_profile", None)  # it no longer holds
+    return rgb
 
 
-def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs, to 0…255."""
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs, to 0…255.
+
+    Returns:
+        Mode L; and its opacity, where one value stands for transparency.
+    """
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("its pixels are not all finite numbers")
     integers = not image.mode.startswith("F")
     top = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
     scale = 255 if top <= 1 and not integers else 1 if top <= 255 else 255 / max(top, 65535)
-    return Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
+    grey = Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
+    clear = image.info.get("transparency")
+    return grey, Image.fromarray(np.uint8(255) * (values != clear)) if isinstance(clear, int) else None
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return an 8-bit picture in RGB, its colours by a profile; one that is broken or of another kind is ignored."""
+    if profile:
+        with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            space = source.profile.xcolor_space.strip()
+            if space in PROFILES.get(image.mode, ("RGB",)):
+                image = image.convert("L" if space == "GRAY" else space)
+                return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGB")
 
 
 def image_from_url(url: str) -> np.ndarray:
     """Fetch a picture: uint8 array (H, W, 3).
 
+    Args:
+        url: an http or https address.
+
     Raises:
-        InputError: it cannot be fetched within seconds, or is not an image.
+        InputError: another kind of address, also after a redirection; the picture cannot be fetched within seconds,
+            is larger than 64 MB, or is no photo.
     """
     from file_utils import download  # the one need of another module, so that this one can be copied alone
 

@@ -130,7 +130,7 @@ def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
 def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict, str]:
     entry = _official_entry(arch)
     try:
-        return _official_state(entry.url), f"torchvision {entry}"
+        return _official_state(entry), f"torchvision {entry}"
     except InputError as error:
         advice = "download it elsewhere and pass the file's path as weights"
         if not fall_back or arch != "squeezenet1_1":
@@ -150,9 +150,10 @@ def _official_entry(arch: str):
     return next((w for w in (enum.DEFAULT, *enum) if min(w.meta["min_size"]) <= 224), enum.DEFAULT)
 
 
-def _official_state(url: str) -> dict:
-    """The state dict behind a torchvision address, whose file name carries the first digits of its checksum."""
-    name = url.rsplit("/", 1)[-1]
+def _official_state(entry) -> dict:
+    """Return the state dict of torchvision's weights, whose file name carries the first digits of its checksum."""
+    url, name = entry.url, entry.url.rsplit("/", 1)[-1]
+    most = round(1.1 * entry.meta.get("_file_size", 4096)) + 1  # megabytes
     checksum = re.search(r"-([0-9a-f]{8,})\.", name)[1]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = folder / name
@@ -165,9 +166,9 @@ def _official_state(url: str) -> dict:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:  # a cache that cannot be written: fetch for this time only
         with tempfile.TemporaryDirectory() as temporary:
-            download(url, Path(temporary) / name, checksum)
+            download(url, Path(temporary) / name, checksum, most)
             return _read_file(Path(temporary) / name)
-    download(url, cached, checksum)
+    download(url, cached, checksum, most)
     return _read_file(cached)
 
 

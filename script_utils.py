@@ -59,10 +59,10 @@ def make_parser(description: str) -> Parser:
 
 
 def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add those of the options --images, --labels, --num and --chunk that a script uses."""
+    """Add those of the options in `PHOTO_OPTIONS` that a script uses."""
     group = parser.add_argument_group("photos")
     for name in names:
-        group.add_argument(f"--{name}", **PHOTO_OPTIONS[name])
+        group.add_argument(f"--{name.replace('_', '-')}", **PHOTO_OPTIONS[name])
 
 
 def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
@@ -88,7 +88,11 @@ def _number(text: str, kind: type, least: float, most: float, above: bool = Fals
 
 
 PHOTO_OPTIONS: dict[str, dict] = {
-    "images": {"nargs": "+", "metavar": "PATH", "help": "your own photos or folders of them (default: the course's)"},
+    "images": {
+        "nargs": "+",
+        "metavar": "PATH",
+        "help": "your own photos or folders of them, wildcards allowed (default: the course's)",
+    },
     "labels": {
         "nargs": "+",
         "metavar": "CLASS",
@@ -105,7 +109,37 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "metavar": "N",
         "help": "pictures per figure and per pass through the network, at most 64; fewer need less memory",
     },
+    "size": {
+        "type": whole_number(32, 2048),
+        "default": 224,
+        "metavar": "PIXELS",
+        "help": "short side of the photos as the network sees them",
+    },
+    "whole": {
+        "action": "store_true",
+        "default": False,
+        "help": "the whole photos at their own proportions instead of their middle squares; each Grad-CAM map is then "
+        "scaled alone",
+    },
+    "per_image": {
+        "action": "store_true",
+        "default": False,
+        "help": "scale each Grad-CAM map alone (default: those of a figure together, as the course does)",
+    },
+    "arrays": {
+        "action": "store_true",
+        "default": False,
+        "help": "also write maps.npz (the maps from scratch as float32, the labels, the photos' names) and, of "
+        "Grad-CAM, each photo's overlay as a picture of its own",
+    },
+    "figures": {
+        "type": whole_number(1),
+        "metavar": "N",
+        "help": "how many pages of photos get figures, the first ones (default: all; with --arrays 10)",
+    },
 }
+# Recorded in the figures where they are not the default.
+TOLD = ("size", "whole", "per_image")
 # Recorded in every figure by other words, or not at all; the others are a script's own.
 SHARED_OPTIONS = frozenset(vars(make_parser("").parse_args([]))) | PHOTO_OPTIONS.keys()
 

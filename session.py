@@ -1,10 +1,15 @@
 """A script's session: its network, photos and seed, the photos page by page, and the figures that it saves."""
 
 import argparse
+import contextlib
 import functools
+import itertools
 import logging
+import operator
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,31 +21,53 @@ from torchvision.models import SqueezeNet
 from tqdm import tqdm
 
 import figure_utils
-from data_utils import FALLBACK, course_photos, imagenet_classes, open_photos, package_photos, parse_label
+from array_utils import MapsFile
+from data_utils import (
+    FALLBACK,
+    PACKAGE_PHOTOS,
+    PHOTO_SIZE,
+    Photo,
+    Photos,
+    course_photos,
+    frame,
+    imagenet_classes,
+    package_files,
+    parse_label,
+)
 from errors import InputError, cause, quoted
 from file_utils import ROOT
 from image_utils import deprocess, open_image, to_batch
 from model_utils import load_model
-from script_utils import SHARED_OPTIONS
+from process_utils import advice
+from script_utils import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD
 from visualizers.gradcam import default_layer, find_module
 
 log = logging.getLogger(__name__)
+FIGURES = 10  # pages that get figures beside arrays, unless asked
 
 
 @dataclass
 class Page:
-    """Photos that share a figure."""
+    """Photos that share a figure. Where they differ in size (--whole), `X` and `images` are lists, one for each."""
 
     number: int  # from 1
-    X: np.ndarray  # uint8 (n, H, W, 3)
-    images: torch.Tensor  # float32 (n, 3, H, W), normalised, on the device
+    names: list[str]
+    X: np.ndarray | list[np.ndarray]  # uint8 (n, H, W, 3)
+    images: torch.Tensor | list[torch.Tensor]  # float32 (n, 3, H, W), in a list (1, 3, H, W), normalised, on the device
     y: torch.Tensor  # int64 (n,), on the device
     titles: list[str]
+    drawn: bool = True  # whether it gets figures
 
     def file_name(self, name: str) -> str:
         """Return a figure's file name on this page: name.png, name_2.png, …"""
         path = Path(name)
         return name if self.number == 1 else f"{path.stem}_{self.number}{path.suffix}"
+
+    def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
+        """Return what `technique(images, y)` gives for each photo: of all at once, or one by one where sizes differ."""
+        batches = [self.images] if isinstance(self.images, torch.Tensor) else self.images
+        labels = self.y.split([len(images) for images in batches])
+        return [result for images, y in zip(batches, labels, strict=True) for result in technique(images, y)]
 
 
 class Session:
@@ -52,6 +79,7 @@ class Session:
         """Check the output folder and set the seed. `model`: a network that is loaded already."""
         self.options = options
         self.out = self.folder("visualization")
+        self._saved_singly: set[str] = set()
         if model is not None:
             self.model = model
         self.seed()
@@ -130,23 +158,31 @@ class Session:
         """Return the first synonym of a class's name."""
         return figure_utils.class_title(self.class_names, label)
 
-    @functools.cached_property
-    def _course(self) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-        course = course_photos()
-        if course is None:
-            log.warning(FALLBACK)
-        X, y, class_names = course or package_photos()
-        count = self.options.num or 5
-        return X[:count], y[:count], class_names
+    def option(self, name: str) -> object:
+        """Return the value of an option about photos; of a script that does not offer it, its default."""
+        return getattr(self.options, name, PHOTO_OPTIONS[name].get("default"))
 
     @functools.cached_property
-    def photos(self) -> np.ndarray:
-        """The photos by --images and --num, uint8 (N, 224, 224, 3).
+    def _course(self) -> tuple[Iterable[Photo], np.ndarray, dict[int, str]]:
+        count, framing = self.option("num") or 5, (self.option("size"), self.option("whole"))
+        if (course := course_photos()) is None:
+            log.warning(FALLBACK)
+            labels = np.array([label for *_, label in PACKAGE_PHOTOS[:count]], dtype=np.int64)
+            return Photos(package_files(), *framing, count), labels, imagenet_classes()
+        X, y, class_names = course
+        photos = [Photo(f"photo_{i}", frame(Image.fromarray(x), *framing)) for i, x in enumerate(X[:count], start=1)]
+        return photos, y[:count], class_names
+
+    @functools.cached_property
+    def photos(self) -> Iterable[Photo]:
+        """The photos by --images and --num; those in files are opened each time that they are gone through.
 
         Raises:
             InputError: a photo cannot be used.
         """
-        return self._course[0] if self.options.images is None else open_photos(self.options.images)[: self.options.num]
+        if self.options.images is None:
+            return self._course[0]
+        return Photos(self.options.images, self.option("size"), self.option("whole"), self.option("num"))
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
@@ -158,22 +194,55 @@ class Session:
         if self.options.labels is None:
             return self._course[1] if self.options.images is None else None
         labels = [self.class_id(text) for text in self.options.labels]
-        if len(labels) != len(self.photos):
-            raise InputError(f"--labels: {len(labels)} labels for {len(self.photos)} photos; give one for each")
+        count = sum(1 for _ in self.photos)  # of what is in a folder, not everything may be a photo
+        if len(labels) != count:
+            raise InputError(f"--labels: {len(labels)} labels for {count} photos; give one for each")
         return np.array(labels, dtype=np.int64)
 
     def pages(self, description: str) -> Iterator[Page]:
-        """Yield the photos, a page at a time, under a progress bar."""
-        chunk, labels = self.options.chunk, self.labels
-        starts = range(0, len(self.photos), chunk)
-        for number, start in enumerate(self.progress(starts, description), start=1):
-            X = self.photos[start : start + chunk]
-            images = self.batch(X)
-            if labels is None:
-                y = self.scores(images).argmax(dim=1)
-            else:
-                y = torch.from_numpy(labels[start : start + chunk]).to(self.device)
-            yield Page(number, X, images, y, [self.title(label) for label in y.tolist()])
+        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages without figures."""
+        chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
+        photos, count = iter(self.photos), -(-operator.length_hint(self.photos) // chunk)
+        drawn = self.option("figures") or (FIGURES if arrays else count)
+        resized = (self.option("size"), self.option("whole")) != (PHOTO_SIZE, False)
+        for number in self.progress(range(1, 1 + (count if arrays else min(count, drawn))), description):
+            group = list(itertools.islice(photos, chunk))
+            if not group:  # the last files were no photos
+                return
+            X = [photo.pixels for photo in group]
+            same = len({x.shape for x in X}) == 1
+            batches = [np.stack(X)] if same else [x[None] for x in X]
+            images = [self.batch(x) for x in batches]
+            if labels is None or resized:  # that also tells whether the network takes photos of such a size
+                y = torch.cat([self.scores(x).argmax(dim=1) for x in images])
+            if labels is not None:
+                y = torch.from_numpy(labels[chunk * (number - 1) :][:chunk]).to(self.device)
+            names, titles = [photo.name for photo in group], [self.title(label) for label in y.tolist()]
+            X, images = (batches[0], images[0]) if same else (X, images)
+            yield Page(number, names, X, images, y, titles, number <= drawn)
+
+    @contextlib.contextmanager
+    def maps_file(self) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
+        """Give a function that keeps a page's maps by technique; in the end they are in maps.npz, with --arrays.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        if not self.option("arrays"):
+            yield lambda page, maps: None
+            return
+        names, labels = [], []
+        with tempfile.TemporaryDirectory(prefix=".maps-", dir=self.out) as folder:
+            file = MapsFile(Path(folder))
+
+            def keep(page: Page, maps: Mapping[str, Iterable[np.ndarray]]) -> None:
+                for technique, values in maps.items():
+                    file.add(technique, values)
+                names.extend(page.names)
+                labels.extend(page.y.tolist())
+
+            yield keep
+            file.save(self.out / "maps.npz", {"labels": np.array(labels), "names": np.array(names)})
 
     def open_picture(self, path: Path) -> Image.Image:
         """Open a picture as it is.
@@ -191,10 +260,17 @@ class Session:
         """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
 
         Raises:
-            InputError: they are not finite.
+            InputError: the network takes no photos of that size, or the scores are not finite.
         """
-        with torch.no_grad():
-            scores = self.model(images)
+        try:
+            with torch.no_grad():
+                scores = self.model(images)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            height, width = images.shape[2:]
+            if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
+                raise
+            why = textwrap.shorten(cause(error), 120, placeholder=" …")
+            raise InputError(f"the network takes no photos of {width}×{height} pixels: {why}") from error
         if not scores.isfinite().all():
             raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
         return scores
@@ -222,6 +298,18 @@ class Session:
         """Save a normalised image (1, 3, H, W); its pixels are rounded and clipped to 0…255."""
         self.save(deprocess(image, should_rescale=False), name, folder)
 
+    def save_singly(self, tiles: Iterable[np.ndarray], names: Iterable[str], folder: str, **facts) -> None:
+        """Save each photo's tile as a picture of its own, named after the photo; what has the name of another counts on
+        (cat.png, cat_2.png), also where the file system takes capitals for small letters.
+        """
+        for tile, name in zip(tiles, names, strict=True):
+            stem = Path(name).stem
+            stem = stem if len(os.fsencode(stem)) <= 200 else stem[:50]  # most file systems take 255 bytes
+            counted = (stem if i == 1 else f"{stem}_{i}" for i in itertools.count(1))
+            chosen = next(each for each in counted if each.casefold() not in self._saved_singly)
+            self._saved_singly.add(chosen.casefold())
+            self.save(Image.fromarray(tile), f"{chosen}.png", self.out / folder, **facts)
+
     def tile(self, image: torch.Tensor | Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
         """Return a picture or a normalised image (1, 3, H, W) as a tile, uint8 (H, W, 3).
 
@@ -248,4 +336,5 @@ class Session:
     def provenance(self, **facts) -> dict[str, str]:
         """Return the text of a PNG: network, weights, seed, the script's own options and further facts."""
         own = {key: value for key, value in vars(self.options).items() if key not in SHARED_OPTIONS}
+        own |= {name: self.option(name) for name in TOLD if self.option(name) != PHOTO_OPTIONS[name]["default"]}
         return figure_utils.provenance(self.model, self.options.seed, own | facts)

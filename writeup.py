@@ -63,8 +63,7 @@ QUESTIONS = (
         {
             "guided_backprop.png": "Guided backprop. Mid-grey is zero; the largest half per cent of the values "
             "saturates.",
-            "gradcam.png": "Grad-CAM over the photos. Computed at {layer}, upscaled bicubically, and scaled over the "
-            "photos together.",
+            "gradcam.png": "Grad-CAM over the photos. Computed at {layer}, upscaled bicubically, and scaled {scaled}.",
             "figure1.png": "All maps of the first two questions. Under each class's name is its probability. "
             "Grad-CAM is taken at {layer}.",
             "guided_gradcam.png": "Guided Grad-CAM. Grad-CAM is taken at {layer}.",
@@ -152,6 +151,8 @@ def caption(picture: Picture, question: Question) -> str:
     words = question.figures[first]
     try:
         options = json.loads(picture.made_with.get("Options", ""))
+        alone = options.get("per_image") or options.get("whole")
+        options["scaled"] = "each alone" if alone else "over the photos together"
         return words.format_map({key: _words(value) for key, value in options.items()})
     except (ValueError, KeyError):  # a figure that does not come from the scripts, or from other versions of them
         return " ".join(sentence for sentence in re.split(r"(?<=\.) ", words) if "{" not in sentence)
@@ -166,7 +167,7 @@ def _words(value: object) -> object:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk")
+    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=f"these questions alone: {', '.join(names)}")
@@ -220,7 +221,9 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
     on standard error and does not keep the others from running. Returns the names of those that failed.
     """
     names = list(dict.fromkeys(name for question in questions for name in question.scripts))
-    _ = session.model, session.photos  # loaded here, they go on to every script
+    _ = session.model, session.labels  # loaded here, they go on to every script
+    for _ in session.photos:  # one that cannot be opened is told of before anything is made
+        pass
     failed = []
     for name in session.progress(names, "report"):
         script = importlib.import_module(name)
@@ -228,7 +231,7 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
         script.add_options(parser)
         own = copy.copy(session)
         own.options = parser.parse_args([])
-        shared = SHARED_OPTIONS & vars(own.options).keys()
+        shared = SHARED_OPTIONS & vars(own.options).keys() & vars(session.options).keys()
         vars(own.options).update({key: getattr(session.options, key) for key in shared})
         own.seed()
         try:

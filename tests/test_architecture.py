@@ -15,7 +15,7 @@ LAYERS = (
     {"errors", "style_modules"},
     {"file_utils", "process_utils", "course_files"},
     {"image_utils"},
-    {"figure_utils", "data_utils", "bundled_weights", "report_utils"},
+    {"figure_utils", "data_utils", "array_utils", "bundled_weights", "report_utils"},
     {"visualizers", "model_utils"},
     {"style_utils", "captum_utils", "script_utils", "session"},
     {"saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "writeup"},

@@ -198,7 +198,7 @@ def png_header(width: int, height: int) -> bytes:
         ("empty.jpg", b"", "no image format"),
         ("text.jpg", b"Dear Sir or Madam", "no image format"),
         ("bomb.png", png_header(60000, 60000), "decompression bomb"),
-        ("warned.png", png_header(12000, 10000), "decompression bomb"),
+        ("warned.png", png_header(12000, 10000), "truncated"),
         ("page.html", b"<html><body>404</body></html>", "no image format"),
         ("zeros.png", bytes(5000), "no image format"),
         ("program.png", Path(sys.executable).read_bytes()[:20000], "no image format"),

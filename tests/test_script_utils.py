@@ -12,10 +12,11 @@ from helpers import options, run_script, script
 from errors import InputError
 from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, real_number, whole_number
 
+OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole"}
 SCRIPTS = {  # the options of its own that each offers, beside those of all
-    "saliency_map": {"images", "labels", "num", "chunk", "steps"},
-    "gradcam": {"images", "labels", "num", "chunk", "steps", "layer", "captum_layer"},
-    "fooling_image": {"images", "num", "index", "target", "learning_rate", "max_iter"},
+    "saliency_map": {"steps", "arrays", "figures"} | OF_PHOTOS,
+    "gradcam": {"steps", "layer", "captum_layer", "per_image", "arrays", "figures"} | OF_PHOTOS,
+    "fooling_image": {"index", "target", "learning_rate", "max_iter"} | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",
         "target",
@@ -38,7 +39,7 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
         "preserve_color",
         "save_every",
     },
-    "writeup": {"images", "labels", "num", "chunk", "only", "no_run", "answers"},
+    "writeup": {"only", "no_run", "answers"} | OF_PHOTOS,
 }
 
 
@@ -49,7 +50,11 @@ def test_defaults():
     shared = {"arch": "squeezenet1_1", "weights": "auto", "device": "auto", "out": None, "seed": 1, "quiet": False}
     assert vars(make_parser("a test").parse_args([])) == shared
     photos = {"images": None, "labels": None, "num": None, "chunk": 8}
-    assert vars(options()) == shared | photos and shared.keys() | photos.keys() == SHARED_OPTIONS
+    assert vars(options()) == shared | photos
+    photos |= {"size": 224, "whole": False, "per_image": False, "arrays": False, "figures": None}
+    parser = make_parser("a test")
+    add_photo_options(parser, *photos)
+    assert vars(parser.parse_args([])) == shared | photos and shared.keys() | photos.keys() == SHARED_OPTIONS
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
