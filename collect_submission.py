@@ -28,6 +28,7 @@ REQUIRED = (
     "fooling_image.py",
     "class_visualization.py",
     "style_transfer.py",
+    "sanity_checks.py",
     "writeup.py",
     "bundled_weights.py",
     "captum_utils.py",
@@ -54,6 +55,7 @@ REQUIRED = (
     "visualizers/fooling_image.py",
     "visualizers/gradcam.py",
     "visualizers/saliency_map.py",
+    "visualizers/sanity.py",
 )
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"

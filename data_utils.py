@@ -285,7 +285,7 @@ def _no_image_in(folder: Path) -> InputError:
 
 
 def parse_label(text: str, class_names: dict[int, str]) -> int:
-    """The class that a text means: an id, a name, one of its synonyms, or a part that only one name has.
+    """Return the class meant by a text: an id, a name, one of its synonyms, or a part that only one name has.
 
     Args:
         text: for example "285", "Egyptian cat" or "egyptian"; case counts only between equal names.

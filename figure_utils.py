@@ -9,13 +9,15 @@ import functools
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -133,16 +135,43 @@ def _write(draw, place: tuple[float, float], words: str, font, room: float, most
 
 def draw_losses(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Image.Image:
     """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes."""
-    rows, columns = -(-len(curves) // 2), min(2, len(curves))
+    return _draw_panels(curves, _plot_losses)
+
+
+def draw_curves(
+    panels: Mapping[str, Mapping[str, np.ndarray]], x: Sequence[float] | Sequence[str], xlabel: str, ylabel: str
+) -> Image.Image:
+    """Plot labelled curves over the same `x`, numbers or names.
+
+    Args:
+        panels: title → label → the curve, (points,), or with a band (3, points): its lower edge, curve, upper edge.
+    """
+
+    def plot(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
+        for number, (label, values) in enumerate(curves.items()):
+            ax.plot(x, values[1] if values.ndim == 2 else values, f"C{number}", label=label, linewidth=1.4)
+            if values.ndim == 2:
+                ax.fill_between(x, values[0], values[2], color=f"C{number}", alpha=0.12, linewidth=0)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.tick_params(axis="x", labelrotation=60 if isinstance(x[0], str) else 0)
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.grid(alpha=0.3)
+
+    return _draw_panels(panels, plot, width=6.5)
+
+
+def _draw_panels(panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], width: float = 5) -> Image.Image:
+    """Draw what `plot` makes of each panel, two in a row, each `width` inches wide."""
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # the user's matplotlibrc is for their plots
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks are drawn as boxes
-        figure = Figure(figsize=(5 * columns, 3.6 * rows), dpi=WORDS / 10 * 72, layout="constrained")
+        figure = Figure(figsize=(width * columns, 3.6 * rows), dpi=WORDS / 10 * 72, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax, (name, losses) in zip(axes, curves.items(), strict=False):
-            _plot_losses(ax, losses)
+        for ax, (name, panel) in zip(axes, panels.items(), strict=False):
+            plot(ax, panel)
             ax.set_title(name.replace("_", " ").encode(errors="replace").decode(), parse_math=False)
-        for ax in axes[len(curves) :]:
+        for ax in axes[len(panels) :]:
             ax.set_axis_off()
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -1,7 +1,9 @@
-"""Markdown read: answers split at their headings, and words each with the font that its marks ask for."""
+"""Texts and tables for the report: answers split at their headings, Markdown's words with their fonts, CSV."""
 
+import csv
 import itertools
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,16 @@ def read_sections(path: Path) -> list[Section]:
     for (level, heading, start, end), following in zip(headings, [*starts[1:], None], strict=False):
         sections.append(Section(level, heading, "".join(lines[start:end]), "".join(lines[end:following])))
     return sections
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """Read a CSV file, its header first; of one that cannot be read, nothing, and a line on standard error."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        print(f"{quoted(path)} is not a readable table: {cause(error)}", file=sys.stderr)
+        return []
 
 
 def _decoded(content: bytes) -> str:

@@ -22,7 +22,9 @@ from PIL import Image
 from errors import cause, quoted
 from file_utils import atomic_write
 from font_utils import FONT, FONT_FILES, MONO, fonts_for, letters_of
-from markdown_utils import MARKDOWN, Run, runs_in
+from markdown_utils import MARKDOWN, Run, read_sections, read_table, runs_in
+
+__all__ = ["Picture", "Report", "read_pictures", "read_sections", "read_table"]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Report(FPDF):
                 self.known &= {"\n", *letters_of(FONT_FILES[family, style])}
 
     def footer(self) -> None:
-        """Number a page at its end, the title page excepted; fpdf2 calls this."""
+        """Write the page's number, except on the title page; fpdf2 calls this at each page's end."""
         if self.page_no() > 1:
             self.set_font(FONT, size=8)
             self.set_text_color(102)
@@ -267,6 +269,15 @@ class Report(FPDF):
         self.set_font(FONT, size=SMALL)
         place = {"new_x": "LEFT", "new_y": "NEXT", "align": "L"}
         return self.multi_cell(width, 12, self.settable(words), dry_run=dry_run, output="HEIGHT", **place)
+
+    def rows(self, rows: Sequence[Sequence[str]], caption: str) -> None:
+        """Set a table, its header first, numbers to the right, and its caption."""
+        if rows:
+            lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+            self.keep(16 * len(rows) + 60)
+            self.markdown("\n".join(f"| {' | '.join(row)} |" for row in lines))
+            self._caption(caption, self.epw)
+            self.skip(GAP)
 
     # --- Markdown ---
 

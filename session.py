@@ -333,6 +333,10 @@ class Session:
         """Plot loss curves, as `figure_utils.draw_losses` does, and save the plot."""
         self.save(figure_utils.draw_losses(curves), name, **facts)
 
+    def save_curves(self, name: str, *curves) -> None:
+        """Plot curves, as `figure_utils.draw_curves` does, and save the plot."""
+        self.save(figure_utils.draw_curves(*curves), name)
+
     def provenance(self, **facts) -> dict[str, str]:
         """Return the text of a PNG: network, weights, seed, the script's own options and further facts."""
         own = {key: value for key, value in vars(self.options).items() if key not in SHARED_OPTIONS}

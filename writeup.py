@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ class Question:
     about: str  # the technique in a few sentences, with its source
     figures: dict[str, str]  # file → caption, in which {option} stands for the value that the figure was made with
     folder: str = "visualization"
+    tables: Mapping[str, str] = field(default_factory=dict)  # CSV file → caption
+    by_default: bool = True  # whether it is run without --only
 
 
 QUESTIONS = (
@@ -88,6 +90,33 @@ QUESTIONS = (
             "layer_conductance_captum.png": "Conductance, averaged over the channels. The layer is {captum_layer}, "
             "the number of steps {steps}.",
         },
+    ),
+    Question(
+        "sanity_checks",
+        "How far to trust the maps",
+        ("sanity_checks",),
+        "A map can look right and have nothing to do with what the network has learned. Three checks: the layers are "
+        "made random from the output down, and the maps compared with the original ones (Adebayo et al. 2018); pixels "
+        "are taken away and put back in the order of the map, while the class's probability is watched (Petsiuk, Das "
+        "and Saenko 2018); and the photo is changed so little that nobody sees it, to see how much the map changes "
+        "(Yeh et al. 2019). An edge detector, which knows of no network, shows what passes for an explanation.",
+        {
+            "sanity_randomization.png": "The maps of one photo while the layers are made random from the output down. "
+            "One that shows what the network has learned is expected to fall apart.",
+            "sanity_curves.png": "Agreement of absolute maps with the original ones, median and middle half of the "
+            "photos. The edge detector is expected to stay at 1 and guided backprop to stay high, the gradient and "
+            "Grad-CAM to fall at once.",
+            "faithfulness.png": "Mean probability of the class while pixels are blurred in the order of the map, and "
+            "while they come back; the numbers are the areas under the curves. A map that names the pixels that count "
+            "is expected to beat a random order: less under deletion, more under insertion.",
+        },
+        tables={
+            "sanity_checks.csv": "Rank correlation and SSIM say how much of the map is left when all layers are "
+            "random: near 0 is expected of Grad-CAM, more of guided backprop, 1 of the edge detector. The areas say "
+            "whether the map names the pixels that count: low is good for deletion, high for insertion. Sensitivity "
+            "is the largest relative change of the map when each pixel changes by about one grey level: low is good."
+        },
+        by_default=False,  # it takes longer than all others together
     ),
     Question(
         "fooling_image",
@@ -170,7 +199,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
-    add("--only", nargs="+", choices=names, metavar="QUESTION", help=f"these questions alone: {', '.join(names)}")
+    left_out = ", ".join(question.name for question in QUESTIONS if not question.by_default)
+    words = f"these questions alone: {', '.join(names)} (default: all but {left_out})"
+    add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
     add(
         "--answers",
@@ -186,11 +217,10 @@ def make_figures(session: Session) -> None:
     Raises:
         InputError: when the report is written but a question has failed or a figure is missing; it names them.
     """
-    from markdown_utils import read_sections
-    from report_utils import Report, read_pictures
+    from report_utils import Report, read_pictures, read_sections, read_table
 
     options = session.options
-    chosen = [question for question in QUESTIONS if options.only is None or question.name in options.only]
+    chosen = [q for q in QUESTIONS if (q.by_default if options.only is None else q.name in options.only)]
     report = Report(TITLE, today())
     answers = assign(read_sections(options.answers)) if options.answers else {}
     files = {question.name: figure_files(question, options.out) for question in chosen}
@@ -205,7 +235,9 @@ def make_figures(session: Session) -> None:
         }
     pictures = {name: read_pictures(paths) for name, paths in files.items()}
     path = (options.out or ROOT) / REPORT
-    compose(report, chosen, pictures, answers)
+    folder = options.out or ROOT / "visualization"
+    tables = {name: read_table(folder / name) for question in chosen for name in question.tables}
+    compose(report, chosen, tables, pictures, answers)
     report.save(path)
     there = {picture.name for of_question in pictures.values() for picture in of_question}
     missing = [name for question in chosen for name in question.figures if name not in there]
@@ -245,7 +277,7 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
 
 
 def figure_files(question: Question, out: Path | None) -> list[Path]:
-    """The question's figures that are there, in order, with their further pages name_2.png, name_3.png, …"""
+    """Find the question's figures that are there, in order, with their further pages name_2.png, name_3.png, …"""
     folder = out or ROOT / question.folder
     files = []
     for first in map(Path, question.figures):
@@ -256,7 +288,7 @@ def figure_files(question: Question, out: Path | None) -> list[Path]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew."""
+    """Return what changes when a file is written anew."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 
@@ -264,8 +296,8 @@ def stamp(path: Path) -> tuple[int, int]:
 def assign(sections: Sequence[Section]) -> dict[str, str]:
     """Give each question its answer: question's name → Markdown; "" → what goes on the title page.
 
-    A heading that names a question begins an answer to it. Another of the first level, and what follows it, goes on the
-    title page; of the second level, it stays where it is. Both are told by a notice.
+    Another heading of the first level goes on the title page, of the second level it stays in its answer; a notice says
+    so.
     """
     known = {_plain(words): question.name for question in QUESTIONS for words in (question.name, question.title)}
     answers, name = {"": ""}, ""
@@ -290,7 +322,11 @@ def _plain(words: str) -> str:
 
 
 def compose(
-    report: Report, questions: Sequence[Question], pictures: Mapping[str, Sequence[Picture]], answers: Mapping[str, str]
+    report: Report,
+    questions: Sequence[Question],
+    tables: Mapping[str, list[list[str]]],
+    pictures: Mapping[str, Sequence[Picture]],
+    answers: Mapping[str, str],
 ) -> None:
     """Fill a report: a title page, and for each question its pictures and its answer or ruled lines for one.
 
@@ -304,7 +340,7 @@ def compose(
     for number, question in enumerate(questions, start=1):
         report.fresh_page()
         report.heading(f"{number}. {question.title}")
-        set_question(report, question, pictures[question.name], answers.get(question.name, ""))
+        set_question(report, question, tables, pictures[question.name], answers.get(question.name, ""))
 
 
 def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) -> None:
@@ -324,10 +360,14 @@ def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) ->
     report.contents()
 
 
-def set_question(report: Report, question: Question, pictures: Sequence[Picture], answer: str) -> None:
-    """Set the technique, pictures with captions, and the answer."""
+def set_question(
+    report: Report, question: Question, tables: Mapping[str, list], pictures: Sequence[Picture], answer: str
+) -> None:
+    """Set the technique, pictures and tables with captions, and the answer."""
     report.text_line(question.about, after=10)
     report.figures([(picture.image, f"{picture.name}. {caption(picture, question)}") for picture in pictures])
+    for name, words in question.tables.items():
+        report.rows(tables[name], f"{name}. {words}")
     there = {picture.name for picture in pictures}
     for name in question.figures:
         if name not in there:

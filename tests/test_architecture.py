@@ -15,13 +15,15 @@ LAYERS = (
     {"errors", "style_modules"},
     {"file_utils", "process_utils", "course_files"},
     {"image_utils"},
-    {"figure_utils", "data_utils", "array_utils", "bundled_weights", "report_utils"},
+    {"figure_utils", "data_utils", "array_utils", "bundled_weights", "font_utils", "markdown_utils", "report_utils"},
     {"visualizers", "model_utils"},
     {"style_utils", "captum_utils", "script_utils", "session"},
-    {"saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "writeup"},
+    {"saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "sanity_checks", "writeup"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, start=1) for name in names}
-SAME_LAYER = {("session", "script_utils"), ("course_files", "file_utils")}  # what is light is lower
+SAME_LAYER = {("session", "script_utils"), ("course_files", "file_utils"), ("markdown_utils", "font_utils")} | {
+    ("report_utils", name) for name in ("font_utils", "markdown_utils")
+}  # what is light is lower
 APART = {"collect_submission"}  # of the standard library, to run where the project's own files are broken
 TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
 INSIDE_FUNCTIONS = 15  # imports, in the whole house

@@ -12,7 +12,7 @@ import hypothesis
 import numpy as np
 import pypdf
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import strategies as st
 from PIL import Image
 
