@@ -140,8 +140,8 @@ def visualize_attr_maps(
 
 def attribution_row(
     title: str,
-    attribution: Sequence[torch.Tensor],
-    X: Sequence[np.ndarray],
+    attribution: torch.Tensor | Sequence[torch.Tensor],
+    X: np.ndarray | Sequence[np.ndarray],
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,

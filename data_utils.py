@@ -163,7 +163,7 @@ class Photos:
         """
         self.size, self.whole, self.num = size, whole, num
         self.files = [file for path in paths for file in _find(path)]  # each with the folder that it was found in
-        self._told = set()  # the files whose notice has been given
+        self._told: set[str | Path] = set()  # the files whose notice has been given
         for path, folder in self.files[:num]:
             if folder is None:
                 check_image(path)
@@ -262,7 +262,7 @@ def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
     return [file for one in found for file in (_files_in(Path(one)) if is_folder(Path(one)) else [(one, None)])]
 
 
-def _files_in(folder: Path) -> list[tuple[Path, Path]]:
+def _files_in(folder: Path) -> list[tuple[str | Path, Path | None]]:
     """Return what may be a photo in a folder, by name; hidden files and subfolders are not meant."""
     try:
         files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p))

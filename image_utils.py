@@ -74,7 +74,7 @@ def open_image(path: str | Path) -> Image.Image:
 
     EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette, 1-bit, CMYK and
     16-bit pictures are brought to RGB, transparent ones put on white; of an animation the first frame is taken.
-    A JPEG (2000) of more than 89 megapixels comes at half its width and height.
+    A JPEG of more than 89 megapixels comes at half its width and height.
 
     Raises:
         InputError: no such file, not a regular file, not a photo, damaged, or above 178 megapixels, from where on
@@ -132,18 +132,16 @@ def _plain(error: Exception, path: Path) -> str:
 
 
 def _decode_at_half_size(image: Image.Image) -> None:
-    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows that."""
+    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows: JPEG."""
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        image.draft(None, (image.width // 2, image.height // 2))  # JPEG
-        if image.format == "JPEG2000":
-            image.reduce = 1  # powers of two
+        image.draft(None, (image.width // 2, image.height // 2))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF cannot be rewritten."""
     image.load()
     try:
-        turn = UPRIGHT.get(image.getexif().get(0x0112))
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # EXIF that cannot be read says nothing
         turn = None
     return image.transpose(turn) if turn is not None else image

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ class Session:
         """Return the first synonym of a class's name."""
         return figure_utils.class_title(self.class_names, label)
 
-    def option(self, name: str) -> object:
+    def option(self, name: str) -> Any:
         """Return the value of an option about photos; of a script that does not offer it, its default."""
         return getattr(self.options, name, PHOTO_OPTIONS[name].get("default"))
 
@@ -218,8 +219,10 @@ class Session:
             if labels is not None:
                 y = torch.from_numpy(labels[chunk * (number - 1) :][:chunk]).to(self.device)
             names, titles = [photo.name for photo in group], [self.title(label) for label in y.tolist()]
-            X, images = (batches[0], images[0]) if same else (X, images)
-            yield Page(number, names, X, images, y, titles, number <= drawn)
+            page = Page(number, names, X, images, y, titles, number <= drawn)
+            if same:
+                page.X, page.images = batches[0], images[0]
+            yield page
 
     @contextlib.contextmanager
     def maps_file(self) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
