@@ -187,8 +187,9 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = source.profile.xcolor_space.strip()
             if space in PROFILES.get(image.mode, ("RGB",)):
-                image = image.convert("L" if space == "GRAY" else space)
-                return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+                mode = "L" if space == "GRAY" else space
+                transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+                return transform.apply(image.convert(mode))
     return image.convert("RGB")
 
 
