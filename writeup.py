@@ -102,7 +102,7 @@ QUESTIONS = (
         "(Yeh et al. 2019). An edge detector, which knows of no network, shows what passes for an explanation.",
         {
             "sanity_randomization.png": "The maps of one photo while the layers are made random from the output down. "
-            "One that shows what the network has learned is expected to fall apart.",
+            "One that shows what the network has learned is expected to fall apart. Integrated gradients: {steps} steps.",
             "sanity_curves.png": "Agreement of absolute maps with the original ones, median and middle half of the "
             "photos. The edge detector is expected to stay at 1 and guided backprop to stay high, the gradient and "
             "Grad-CAM to fall at once.",
@@ -203,12 +203,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     words = f"these questions alone: {', '.join(names)} (default: all but {left_out})"
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
-    add(
-        "--answers",
-        type=Path,
-        metavar="FILE.md",
-        help="your answers, each under a heading '# QUESTION'; what stands before the first goes on the title page",
-    )
+    words = "your answers, each under a heading '# QUESTION'; text before the first goes on the title page"
+    add("--answers", type=Path, metavar="FILE.md", help=words)
 
 
 def make_figures(session: Session) -> None:

@@ -23,6 +23,7 @@ from data_utils import Photos, open_photos
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, draw_rows
 from image_utils import open_image, to_batch
+from report_utils import read_pictures
 from script_utils import make_parser, run
 from session import FIGURES, Session
 from visualizers import GradCam, SaliencyMap
@@ -294,7 +295,8 @@ def test_the_report_says_how_the_maps_are_scaled(tmp_path):
     assert cam("--images", CAT, "--out", tmp_path / "together", *QUICK) == 0
     question = next(question for question in writeup.QUESTIONS if question.name == "gradcam")
     for name, words in (("alone", "scaled each alone."), ("together", "scaled over the photos together.")):
-        assert words in writeup.read_picture(tmp_path / name / "gradcam.png").caption(question)
+        (picture,) = read_pictures([tmp_path / name / "gradcam.png"])
+        assert words in writeup.caption(picture, question)
 
 
 # --- Arrays ---

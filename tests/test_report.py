@@ -18,7 +18,7 @@ from PIL import Image
 
 import font_utils
 import writeup
-from figure_utils import draw_losses, draw_rows, provenance, save_png
+from figure_utils import WORDS, draw_losses, draw_rows, provenance, save_png
 from markdown_utils import read_sections
 from report_utils import GAP, MARGIN, PAPERS, SMALLEST, Report
 from script_utils import make_parser
@@ -92,6 +92,9 @@ def pieces(page) -> list[tuple[str, str, float, float]]:
     return found
 
 
+DEFAULT = [question for question in QUESTIONS if question.by_default]
+
+
 def places(page) -> list[tuple[float, float, float, float, int]]:
     """Each picture on a page: left, bottom, width and height in points, and its width in pixels."""
     images = page["/Resources"].get("/XObject", {})
@@ -111,10 +114,10 @@ def test_the_default_report_is_small_and_no_word_is_too_small(reader, full_size)
         wide, high = page.mediabox.width, page.mediabox.height
         assert (wide, high) == PAPERS[0]
         for left, bottom, width, height, pixels in places(page):
-            assert width / pixels >= 7 / 17 - 1e-4 and pixels / (width / 72) <= 201  # words are 17 pixels high
+            assert WORDS * width / pixels >= 7 - 1e-3 and pixels / (width / 72) <= 201
             assert left >= MARGIN - 0.01 and left + width <= wide - MARGIN + 0.01
             assert bottom >= MARGIN - 0.01 and bottom + height <= high - MARGIN + 0.01
-    assert sum(len(places(page)) for page in reader.pages) == sum(len(question.figures) for question in QUESTIONS)
+    assert sum(len(places(page)) for page in reader.pages) == sum(len(question.figures) for question in DEFAULT)
 
 
 @pytest.mark.slow
@@ -127,12 +130,12 @@ def test_every_caption_stands_below_its_picture(reader):
         for _, bottom, *_ in pictures:
             assert any(0 < bottom - height < 20 for height in captions)
             count += 1
-    assert count == sum(len(question.figures) for question in QUESTIONS)
+    assert count == sum(len(question.figures) for question in DEFAULT)
 
 
 @pytest.mark.slow
 def test_outline_contents_and_page_numbers_agree(reader):
-    titles = [f"{number}. {question.title}" for number, question in enumerate(QUESTIONS, start=1)]
+    titles = [f"{number}. {question.title}" for number, question in enumerate(DEFAULT, start=1)]
     assert [entry.title for entry in reader.outline] == titles
     first = " ".join(reader.pages[0].extract_text().split())
     for entry in reader.outline:
@@ -329,17 +332,17 @@ def test_a_letter_that_no_font_has_is_replaced_and_told_once(tmp_path, caplog):
 
 # --- Answers ---
 
-WORDS = "# saliency_map\r\n\r\nnaïve – “quoted”\r\n"
+ANSWER = "# saliency_map\r\n\r\nnaïve – “quoted”\r\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_answers_are_read_as_editors_save_them(tmp_path, encoding):
-    (tmp_path / "a.md").write_bytes(WORDS.encode(encoding))
+    (tmp_path / "a.md").write_bytes(ANSWER.encode(encoding))
     assert assign(read_sections(tmp_path / "a.md")) == {"": "", "saliency_map": "naïve – “quoted”"}
 
 
 def test_big_endian_and_latin_1(tmp_path):
-    (tmp_path / "a.md").write_bytes(b"\xfe\xff" + WORDS.encode("utf-16-be"))
+    (tmp_path / "a.md").write_bytes(b"\xfe\xff" + ANSWER.encode("utf-16-be"))
     assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
     (tmp_path / "a.md").write_bytes("Größe".encode("latin-1"))
     assert assign(read_sections(tmp_path / "a.md")) == {"": "Größe"}
