@@ -13,8 +13,7 @@ from captum.metrics import sensitivity_max
 
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
-from visualizers.common import CHUNK, class_scores, evaluation_mode
-from visualizers.sanity import Method, edges
+from visualizers.common import CHUNK, Method, class_scores, evaluation_mode
 
 __all__ = ["attribution_row", "compute_attributions", "visualize_attr_maps"]
 
@@ -167,7 +166,7 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
 
 
 def explanation_methods(steps: int) -> dict[str, Method]:
-    """Return the methods that the sanity checks compare, ours and Captum's, by name; the last ignores the network.
+    """Return the methods that the sanity checks compare, ours and Captum's, by name.
 
     Of three colours the largest absolute gradient is taken, and of attributions, which have a sign, the sum.
 
@@ -199,7 +198,6 @@ def explanation_methods(steps: int) -> dict[str, Method]:
         "Guided Grad-CAM": guided_grad_cam,
         "integrated gradients": integrated_gradients,
         "occlusion": occlusion,
-        "edge detector": edges,
     }
 
 

@@ -157,7 +157,7 @@ def draw_curves(
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         ax.grid(alpha=0.3)
 
-    return _draw_panels(panels, plot, width=6.5)
+    return _draw_panels(panels, plot, width=5.6)
 
 
 def _draw_panels(panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], width: float = 5) -> Image.Image:

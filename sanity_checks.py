@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from session import Page, Session
     from visualizers.sanity import Findings, State
 
-COLUMNS = 6  # states of the network in sanity_randomization.png
+COLUMNS = 5  # states of the network in sanity_randomization.png
 MEASURES = ("rank correlation", "SSIM", "deletion area", "insertion area", "sensitivity")
 
 
@@ -45,7 +45,8 @@ def examine(session: Session, page: Page) -> tuple[dict[str, Findings], list[Sta
     from captum_utils import explanation_methods, max_sensitivity
     from visualizers import sanity
 
-    methods, seed = explanation_methods(session.options.steps), session.options.seed
+    methods = explanation_methods(session.options.steps) | {"edge detector": sanity.edges}
+    seed = session.options.seed
     model, arguments = session.model, (page.images, page.y)
     layers = len(sanity.parameter_layers(model))
     originals, states, probability, sensitivity = {}, [], {}, {}

@@ -102,7 +102,7 @@ QUESTIONS = (
         "(Yeh et al. 2019). An edge detector, which knows of no network, shows what passes for an explanation.",
         {
             "sanity_randomization.png": "The maps of one photo while the layers are made random from the output down. "
-            "One that shows what the network has learned is expected to fall apart. Integrated gradients: {steps} steps.",
+            "One that shows what the network has learned is expected to fall apart. Gradients: {steps} steps.",
             "sanity_curves.png": "Agreement of absolute maps with the original ones, median and middle half of the "
             "photos. The edge detector is expected to stay at 1 and guided backprop to stay high, the gradient and "
             "Grad-CAM to fall at once.",

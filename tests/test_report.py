@@ -143,7 +143,7 @@ def test_outline_contents_and_page_numbers_agree(reader):
         assert f"Page {number} {entry.title}" in first
         lines = reader.pages[number - 1].extract_text().split("\n")
         assert lines[0] == entry.title and lines[-1] == str(number)
-    assert len(reader.pages[0]["/Annots"]) == len(QUESTIONS)  # the contents lead to the pages
+    assert len(reader.pages[0]["/Annots"]) == len(DEFAULT)  # the contents lead to the pages
     assert reader.metadata.title == writeup.TITLE
 
 

@@ -17,6 +17,8 @@ from errors import InputError
 CHUNK = 8  # images that go through a network together: more cost memory, and gain no speed on several threads
 
 Labels = torch.Tensor | np.ndarray | Sequence[int] | int  # class ids
+# A method of explanation: model, images (N, 3, H, W), labels (N,) → maps (N, H, W).
+Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | np.ndarray]
 
 _one_at_a_time = threading.RLock()
 
