@@ -82,8 +82,9 @@ def test_any_file_name_titles_a_plot_and_a_picture(name):
 
 
 def test_losses_that_are_zero_throughout_are_plotted():
+    plain = draw_losses({"a": [(1, 2, 3, 6), (1, 1, 1, 3)]}).size
     for losses in ([(0, 0, 0, 0)], [(0, 0, 0, 0)] * 3, [(0, 0, 1, 1)]):
-        assert draw_losses({"a": losses}).size == (600, 432)
+        assert draw_losses({"a": losses}).size == plain
 
 
 @pytest.mark.slow

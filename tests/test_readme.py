@@ -104,7 +104,15 @@ def test_benchmarks_start(tmp_path):
 
 def test_every_option_exists():
     known = {"--from", "--fetch", "--code-only", "--index-url"}  # the last is pip's
-    for script in ("saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "sanity_checks", "writeup"):
+    for script in (
+        "saliency_map",
+        "gradcam",
+        "fooling_image",
+        "class_visualization",
+        "style_transfer",
+        "sanity_checks",
+        "writeup",
+    ):
         parser = make_parser("")
         importlib.import_module(script).add_options(parser)
         known |= {option for action in parser._actions for option in action.option_strings}
