@@ -269,7 +269,7 @@ def test_the_environment_sets_the_default(course, monkeypatch, tmp_path):
 def official(content: bytes, monkeypatch, url: str) -> str:
     """Let torchvision's entry for every network be a file of this content; returns its name."""
     name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    entry = SimpleNamespace(url=f"{url}/{name}", meta={"_file_size": 1})  # megabytes
+    entry = SimpleNamespace(url=f"{url}/{name}", meta={"_file_size": 64})  # megabytes
     monkeypatch.setattr(model_utils, "_official_entry", lambda arch: entry)
     return name
 
