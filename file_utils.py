@@ -99,7 +99,8 @@ class _Fetch(threading.Thread):
     def __init__(self, url: str, target: Path, most: int):
         super().__init__(daemon=True)
         self.url, self.target, self.most = url, target, most
-        self.received, self.cancelled, self.error = 0, False, None
+        self.received, self.cancelled = 0, False
+        self.error: Exception | None = None
         self.start()
 
     def run(self) -> None:

@@ -43,7 +43,7 @@ def read_sections(path: Path) -> list[Section]:
         raise InputError(f"--answers: {quoted(path)} is no text")
     lines, tokens = [f"{line}\n" for line in text.split("\n")], MARKDOWN.parse(text)
     headings = [
-        (int(token.tag[1]), content.content, *token.map)
+        (int(token.tag[1]), content.content, *(token.map or (0, 0)))
         for token, content in itertools.pairwise(tokens)
         if token.type == "heading_open" and token.level == 0 and token.tag in ("h1", "h2")
     ]
@@ -83,7 +83,7 @@ class Run:
     words: str
     family: str = FONT
     style: str = ""  # of the letters B, I and U
-    link: str | None = None
+    link: str | int | None = None  # an address, or a page of the report
 
 
 def runs_in(node: SyntaxTreeNode, style: str = "", link: str | None = None) -> Iterator[Run]:
@@ -100,4 +100,6 @@ def runs_in(node: SyntaxTreeNode, style: str = "", link: str | None = None) -> I
             yield Run(child.content, FONT, style, link)
         else:
             more = {"strong": "B", "em": "I", "link": "U"}.get(child.type, "")
-            yield from runs_in(child, "".join(sorted({*style, *more})), link or child.attrs.get("href"))
+            yield from runs_in(
+                child, "".join(sorted({*style, *more})), link or str(child.attrs.get("href", "")) or None
+            )

@@ -155,10 +155,10 @@ class Report(FPDF):
                     self.add_font(self.fallbacks[path], fname=path)
                 self.known |= letters_of(path)
             self.set_fallback_fonts(list(self.fallbacks.values()), exact_match=False)
-            if missing := sorted(missing - self.known):
-                log.warning("no installed font has %s; the report shows �", " ".join(missing))
+            if missing := missing - self.known:
+                log.warning("no installed font has %s; the report shows �", " ".join(sorted(missing)))
                 self.unknown |= {ord(letter): "�" for letter in missing}
-                self.known |= set(missing)
+                self.known |= missing
         return words.translate(self.unknown)
 
     def heading(self, words: str) -> None:
@@ -360,7 +360,7 @@ class Report(FPDF):
 
     def _marked(self, runs: Iterable[Run]) -> str:
         """Return the words of a table's cell with fpdf2's marks at every change of font."""
-        text, now = "", set()
+        text, now = "", set[str]()
         for run in [*runs, Run("")]:
             wanted = set(run.style) & {"B", "I"}
             text += "".join(2 * mark for letter, mark in (("B", BOLD), ("I", ITALIC)) if letter in now ^ wanted)

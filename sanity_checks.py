@@ -6,13 +6,15 @@ import argparse
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from file_utils import atomic_write
 from process_utils import exit_now
 from script_utils import add_photo_options, run, whole_number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from session import Page, Session
     from visualizers.sanity import Findings, State
 
@@ -28,14 +30,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make_figures(session: Session) -> None:
     """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, faithfulness.csv and sanity_checks.csv."""
-    findings, titles, first = {}, [], None
+    findings: dict[str, Findings] = {}
+    titles: list[str] = []
+    firsts: list[tuple[Page, list[State]]] = []
     for page in session.pages("sanity checks"):
         found, states = examine(session, page)
         findings = {name: findings[name] + found[name] if findings else found[name] for name in found}
         titles += page.titles
-        first = first or (page, states)
-    draw_cascade(session, *first)
-    draw_agreement(session, findings, [state.layer for state in first[1]])
+        firsts = firsts or [(page, states)]
+    page, states = firsts[0]
+    draw_cascade(session, page, states)
+    draw_agreement(session, findings, [state.layer for state in states])
     draw_faithfulness(session, findings)
     write_tables(session, findings, titles)
 
@@ -47,9 +52,13 @@ def examine(session: Session, page: Page) -> tuple[dict[str, Findings], list[Sta
 
     methods = explanation_methods(session.options.steps) | {"edge detector": sanity.edges}
     seed = session.options.seed
-    model, arguments = session.model, (page.images, page.y)
+    arguments: tuple[Any, Any] = (page.images, page.y)  # without --whole, the images are one tensor
+    model = session.model
     layers = len(sanity.parameter_layers(model))
-    originals, states, probability, sensitivity = {}, [], {}, {}
+    originals: dict[str, Any] = {}
+    probability: dict[str, np.ndarray] = {}
+    sensitivity: dict[str, np.ndarray] = {}
+    states: list[State] = []
 
     def report(state: State) -> None:
         originals.update(originals or state.maps)

@@ -47,12 +47,17 @@ class Findings:
 
     def spread(self) -> np.ndarray:
         """Return the quartiles of the agreement over the photos: (3, layers + 1, 2)."""
-        return quartiles(self.agreement)
+        return quartiles(np.array(np.nan) if self.agreement is None else self.agreement)
 
     def __add__(self, other: "Findings") -> "Findings":
         """Return findings about two batches of photos as one."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Findings(*(None if mine is None else np.concatenate([mine, theirs]) for mine, theirs in pairs))
+
+        def joined(mine: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+            return None if mine is None or theirs is None else np.concatenate([mine, theirs])
+
+        probability = np.concatenate([self.probability, other.probability])
+        agreement = joined(self.agreement, other.agreement)
+        return Findings(probability, agreement, joined(self.sensitivity, other.sensitivity))
 
 
 def median(values: np.ndarray) -> np.ndarray:
@@ -173,7 +178,8 @@ def randomization(
     Returns:
         Method → float64 (N, layers + 1, 2): `agreement` with the original map.
     """
-    originals, found = None, {name: [] for name in methods}
+    originals: dict[str, np.ndarray] = {}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for layer, network in cascade(model, seed):
         maps = {name: as_array(method(network, images, labels)) for name, method in methods.items()}
         originals = originals or maps
@@ -246,7 +252,7 @@ def deletion_insertion(
     def probability(pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
         return (labelled_scores(model(pictures).softmax(dim=1), labels, "labels"),)
 
-    curves = []
+    curves: list[torch.Tensor] = []
     with evaluation_mode(model), torch.no_grad():
         for image, blurred, label, own in zip(images, baseline, labels, place, strict=True):
             gone = (own < counts[:, None]).view(-1, 1, *image.shape[1:])
