@@ -137,11 +137,17 @@ def test_transparency_goes_on_white(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_sixteen_bit_pictures_keep_their_tones(tmp_path, suffix):
+    def save(values, path):
+        if suffix == "pgm":  # which not every Pillow writes
+            path.write_bytes(b"P5 9 7 65535\n" + values.astype(">u2").tobytes())
+        else:
+            Image.fromarray(values.astype(np.uint16)).save(path)
+
     tones = np.linspace(0, 65535, 7 * 9).reshape(7, 9)
-    Image.fromarray(tones.astype(np.uint16)).save(tmp_path / f"deep.{suffix}")
+    save(tones, tmp_path / f"deep.{suffix}")
     opened = np.asarray(open_image(tmp_path / f"deep.{suffix}")).astype(float)
     assert np.abs(opened - tones[..., None] / 257).max() <= 1
-    Image.fromarray((tones / 100).astype(np.uint16)).save(tmp_path / f"dark.{suffix}")  # dark stays dark
+    save(tones / 100, tmp_path / f"dark.{suffix}")  # dark stays dark
     assert np.asarray(open_image(tmp_path / f"dark.{suffix}")).max() <= 3
 
 
@@ -171,7 +177,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path, suffix):
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue", "lime")]
     how = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **how)
-    assert set(open_image(tmp_path / f"a.{suffix}").get_flattened_data()) == {(255, 0, 0)}
+    assert (np.asarray(open_image(tmp_path / f"a.{suffix}")) == (255, 0, 0)).all()
 
 
 @pytest.mark.slow

@@ -94,7 +94,10 @@ def test_forward_arguments_in_a_tuple_are_cut_along_with_the_images():
 def test_no_tensor_of_another_device_is_mixed_in():
     """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices raises."""
     with FakeTensorMode():
-        X = torch.empty(2, 3, 32, 40, device="cuda")
+        try:
+            X = torch.empty(2, 3, 32, 40, device="cuda")
+        except RuntimeError as error:
+            pytest.skip(f"this torch pretends no GPU without a driver: {error}")
         for result in (
             clip_pixels(X),
             round_to_8_bits(X),
