@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import Saliency
+from packaging.version import Version
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -91,13 +92,11 @@ def test_forward_arguments_in_a_tuple_are_cut_along_with_the_images():
     assert torch.allclose(found, 2 * factor[:, None, None, None] * images)
 
 
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="older torch pretends no GPU without a driver")
 def test_no_tensor_of_another_device_is_mixed_in():
     """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices raises."""
     with FakeTensorMode():
-        try:
-            X = torch.empty(2, 3, 32, 40, device="cuda")
-        except RuntimeError as error:
-            pytest.skip(f"this torch pretends no GPU without a driver: {error}")
+        X = torch.empty(2, 3, 32, 40, device="cuda")
         for result in (
             clip_pixels(X),
             round_to_8_bits(X),
