@@ -202,6 +202,7 @@ def provenance(model=None, seed: int | None = None, facts: Mapping[str, object] 
         "Weights": weights.encode(errors="replace").decode(),  # the name of any file
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")),
+        "Threads": str(torch.get_num_threads()),  # sums are rounded otherwise with another number
         **({} if facts is None else {"Options": json.dumps(facts, default=lambda path: path.name)}),
     }
 

@@ -183,6 +183,53 @@ def script_table(folder: Path, rounds: int) -> list[str]:
     return [*lines, ""]
 
 
+# Prints the milliseconds of a saliency map, of an iteration of class visualization and of one of style transfer.
+STEP_TIMES = """
+import statistics, sys, time
+sys.path[:0] = ["benchmarks", "."]
+from process_utils import share_cores
+if sys.argv[1] == "shared":
+    share_cores()
+import techniques as t
+versions = {"saliency": 1, "class_visualization": t.STEPS, "style": t.STEPS}
+for name, steps in versions.items():
+    version, times = getattr(t, name)(t.Bench(1))[t.OURS], []
+    version()
+    for _ in range(3 if steps > 1 else 9):
+        start = time.perf_counter()
+        own = version()
+        times.append(own[0] if isinstance(own, tuple) else time.perf_counter() - start)
+    print(1000 * statistics.median(times) / steps)
+"""
+
+
+def busy_table(rounds: int) -> list[str]:
+    """Techniques alone and beside two busy processes, with torch's own waiting and with shared cores."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    load = f"Load before: {os.getloadavg()[0]:.1f}. Milliseconds for one photo or an iteration, medians; in brackets "
+    lines = ["### beside two busy processes", "", f"{load}the ratio to torch's own on the quiet machine.", ""]
+    lines += ["| busy | cores | saliency | class visualization | style transfer |", "| --: | --- | --: | --: | --: |"]
+    base = None
+    for others in (0, 2):
+        spent: dict[str, list[list[float]]] = {"as torch has it": [], "shared": []}
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        try:
+            for _ in range(rounds):
+                for name, seen in spent.items():
+                    command = [sys.executable, "-c", STEP_TIMES, name]
+                    told = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout
+                    seen.append([float(word) for word in told.split()])
+        finally:
+            for process in busy:
+                process.kill()
+        for name, seen in spent.items():
+            found = [statistics.median(values) for values in zip(*seen, strict=True)]
+            base = base or found
+            cells = " | ".join(f"{ms:.1f} ({ms / quiet:.2f})" for ms, quiet in zip(found, base, strict=True))
+            lines.append(f"| {others or 'none'} | {name} | {cells} |")
+    return [*lines, ""]
+
+
 def machine() -> list[str]:
     """Say what was measured on, and with which versions."""
     model = "unknown processor"
@@ -225,6 +272,7 @@ def main() -> int:
     if not options.no_scripts:
         with tempfile.TemporaryDirectory() as folder:
             lines += script_table(Path(folder), max(3, options.rounds // 5))
+        lines += busy_table(max(1, options.rounds // 5))
     options.output.write_text("\n".join(lines).rstrip() + "\n")
     return 0
 

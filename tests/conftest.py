@@ -5,9 +5,16 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
-from helpers import HALF_WEIGHTS, course_folder
-from torch import nn
+
+from process_utils import share_cores
+
+# Before torch is imported. From here on the number of threads is fixed, so that all scripts give the same bytes.
+share_cores()
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+
+import torch  # noqa: E402
+from helpers import HALF_WEIGHTS, course_folder  # noqa: E402
+from torch import nn  # noqa: E402
 
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)

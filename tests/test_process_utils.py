@@ -261,3 +261,24 @@ def test_a_real_script_under_a_tracer(tmp_path):
     result = python(*arguments, cwd=tmp_path)
     assert result.returncode == 0 and any("saliency_map" in p.name for p in (tmp_path / "counts").iterdir())
     assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says how many threads run at this moment")
+def test_cores_are_shared_with_other_programs_unless_the_user_decides():
+    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import share_cores\n"
+    program += "share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
+
+    def threads(**settings: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program], env=own | settings, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert threads() == "1"
+        assert threads(OMP_WAIT_POLICY="PASSIVE") == "None" and threads(OMP_NUM_THREADS="7") == "7"
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
