@@ -129,7 +129,7 @@ def test_the_text_of_a_png_is_read_back(tmp_path, bundled_model):
     save_png(Image.new("RGB", (3, 2), "red"), tmp_path / "new" / "image", provenance(bundled_model, 5, facts))
     with Image.open(tmp_path / "new" / "image.png") as picture:
         assert picture.size == (3, 2) and picture.getpixel((0, 0)) == (255, 0, 0)
-        assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Options"]
+        assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Threads", "Options"]
         assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "5"
         assert picture.text["Weights"] == bundled_model.weights_name
         for package in ("torch ", "torchvision ", "captum ", "matplotlib ", "pillow "):
