@@ -15,7 +15,7 @@ tools := .venv/development.stamp
 endif
 python := "$(bin)/python"
 
-.PHONY: help figures test test-fast test-lowest lint format bench clean environment
+.PHONY: help figures test test-fast test-lowest lint format bench check starter grade clean environment
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
@@ -48,8 +48,17 @@ bench: $(tools)  ## measure speed and memory, and write benchmarks/RESULTS.md
 	$(python) $(install) -r benchmarks/requirements.txt
 	$(python) benchmarks/run.py
 
+check: $(ready)  ## check a solution, question by question
+	$(python) check.py
+
+starter: $(tools)  ## staff: the students' edition, assignment_3_starter.zip
+	$(python) course/make_starter.py
+
+grade: $(tools)  ## staff: the points of SUBMISSION=a.zip
+	$(python) course/grade.py $(SUBMISSION)
+
 clean:  ## remove what the scripts and tests write, not the environment
-	rm -rf visualization report.pdf assignment_3_submission.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf visualization report.pdf assignment_3_submission.zip assignment_3_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f styles_images/*.png
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

@@ -1,0 +1,288 @@
+"""Check a solution question by question against the reference's values.
+
+    python check.py
+    python check.py --only saliency_map grad_cam
+
+Each item runs in a process of its own under a time limit, so whatever the code does that is checked, the others go on.
+`check_process.py` and `check_items.py` are what runs there. This file starts it, compares and prints, with the standard
+library and NumPy alone.
+"""
+
+import argparse
+import ast
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent
+EXPECTED = ROOT / "data" / "expected.npz"
+PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
+Arrays = dict[str, np.ndarray]  # "group/name" → values
+PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to check."""
+
+    name: str
+    question: str
+    title: str
+    file: str
+    function: str  # that the student writes: function or Class.method
+    # Largest relative error ‖found − expected‖ / ‖expected‖: above what right solutions written differently show (other
+    # memory layout, precision, bicubic kernel: at most 0.057), below the nearest known mistake. Both are measured by
+    # course/make_expected.py and listed in course/README.md.
+    tolerance: float
+
+
+SALIENCY, GRADCAM, FOOLING = (f"visualizers/{name}.py" for name in ("saliency_map", "gradcam", "fooling_image"))
+GROWN, STYLE = "visualizers/class_visualization.py", "style_modules/style_loss.py"
+CONTENT, VARIATION, RULES = (f"style_modules/{name}.py" for name in ("content_loss", "tv_loss", "rules"))
+ITEMS = (
+    Item("saliency_map", "1.1", "Saliency maps", SALIENCY, "SaliencyMap.compute_saliency_maps", 0.05),
+    Item("saliency_captum", "1.1", "Saliency and others by Captum", "saliency_map.py", "draw_captum", 0.05),
+    Item("custom_relu", "1.2", "Guided ReLU", GRADCAM, "CustomReLU.backward", 1e-5),
+    Item("guided_backprop", "1.2", "Guided backprop", GRADCAM, "GradCam.guided_backprop", 0.05),
+    Item("grad_cam", "1.2", "Grad-CAM", GRADCAM, "GradCam.grad_cam", 0.09),
+    Item("guided_grad_cam", "1.2", "Guided Grad-CAM", GRADCAM, "GradCam.guided_grad_cam", 0.1),
+    Item("gradcam_captum", "1.2", "Grad-CAM and others by Captum", "gradcam.py", "draw_captum", 0.05),
+    Item("fooling_image", "1.3", "Fooling images", FOOLING, "FoolingImage.make_fooling_image", 0.1),
+    Item("class_visualization", "1.4", "Class visualization", GROWN, "objective_gradient", 0.1),
+    Item("content_loss", "2.1", "Content loss", CONTENT, "ContentLoss.forward", 1e-4),
+    Item("gram_matrix", "2.2", "Gram matrix", STYLE, "StyleLoss.gram_matrix", 1e-4),
+    Item("style_loss", "2.3", "Style loss", STYLE, "StyleLoss.forward", 1e-4),
+    Item("tv_loss", "2.4", "Total variation", VARIATION, "TotalVariationLoss.forward", 1e-4),
+    Item("style_transfer", "2.5", "Update rule of style transfer", RULES, "CourseRule.step", 0.01),
+    Item("feature_inversion", "2.6", "Feature inversion", STYLE, "StyleLoss.forward", 0.0),
+)
+
+
+@dataclass
+class Outcome:
+    """What became of an item."""
+
+    name: str
+    question: str
+    title: str
+    status: str  # ok, wrong, missing or error
+    words: str = ""  # one line: what was expected, what was found, where
+
+
+@dataclass
+class Measured:
+    """What an item's process has brought back."""
+
+    status: str = "ok"
+    words: str = ""
+    place: str = ""  # file and line, where one is known
+    findings: list[str] = field(default_factory=list)  # what is wrong beside the values
+    arrays: Arrays = field(default_factory=dict)
+
+
+# --- Running an item ---
+
+
+def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
+    """Run an item on the solution in a folder, in a process of its own."""
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    if kind == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        arguments = (item.name, item.file, str(root), str(folder), patience)
+        process = context.Process(target=_start_item, args=arguments, daemon=True)
+        process.start()
+        process.join(patience)
+        late = process.is_alive()
+        _end(process)
+        if late:
+            words = f"not done after {patience:g} s: a loop without end, or many times too slow"
+            return Measured("error", words, _last_place(folder, root))
+        try:
+            return _read(folder)
+        except Exception:  # the solution has ended the process, or has itself written something there
+            words = f"the process was ended with status {process.exitcode} before the check was done"
+            return Measured("error", words, _last_place(folder, root))
+
+
+def _start_item(*arguments) -> None:
+    import check_process  # with torch: in the item's own process
+
+    check_process.run(*arguments)
+
+
+def _end(process: multiprocessing.Process) -> None:
+    """End a process and, where it leads a group of its own, those that it started."""
+    process.kill()
+    process.join()
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows knows no groups
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(folder: Path) -> Measured:
+    with np.load(folder / "measured.npz") as file:
+        arrays = dict(file)
+    return Measured(**json.loads(str(arrays.pop("words"))), arrays=arrays)
+
+
+def _last_place(folder: Path, root: Path) -> str:
+    """Where the solution was when time was up, by the dump of the stack that the process left."""
+    with contextlib.suppress(OSError):
+        for file, line in re.findall(r'File "(.+)", line (\d+)', (folder / "stack").read_text()):
+            if Path(file).is_relative_to(root) and not Path(file).name.startswith("check"):
+                return f"{Path(file).relative_to(root).as_posix()} line {line}"
+    return ""
+
+
+# --- Comparing ---
+
+
+class Expected:
+    """The reference's values, and those of known mistakes."""
+
+    def __init__(self, path: Path):
+        """Read them."""
+        with np.load(path) as file:
+            self.arrays = dict(file)
+        self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
+
+    def values(self, item: str, mistake: int | None = None) -> Arrays:
+        """Return what an item measures: "group/name" → array; with `mistake`, of the solution that makes it."""
+        prefix = f"{item}/" if mistake is None else f"{item}~{mistake}/"
+        return {key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)}
+
+    def likeness(self, item: Item, found: Arrays) -> str:
+        """Return what the values look like, in words; none where they look like nothing known."""
+        if not all(np.isfinite(values).all() for values in found.values()):
+            return "not finite (NaN or infinity)"
+        known = [(self.values(item.name, number), words) for number, words in enumerate(self.mistakes[item.name])]
+        error, words = min(((distance(found, values), words) for values, words in known), default=(np.inf, ""))
+        if error <= item.tolerance:
+            return words
+        factor, error = scale(found, self.values(item.name))
+        if error <= item.tolerance:
+            return f"{factor:.3g} times what they should be"
+        # As of a loss that is a mean over the photos, or a sum.
+        error, words = min(((scale(found, values)[1], words) for values, words in known), default=(np.inf, ""))
+        return words if error <= item.tolerance else ""
+
+
+def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Outcome:
+    """Return the verdict on what was measured."""
+    status, words = measured.status, measured.words
+    place = measured.place or _definition(root, item)
+    if status == "ok":
+        error = distance(measured.arrays, expected.values(item.name))
+        findings = list(measured.findings)
+        if not error <= item.tolerance:
+            likeness = expected.likeness(item, measured.arrays)
+            if likeness or not findings:
+                numbers = f"the values differ from those expected by {error:.2g} of their size"
+                findings.insert(0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness))
+        status, words = ("wrong" if findings else "ok"), "; ".join(findings)
+    words = " ".join(words.split())
+    if status != "ok" and place:
+        words = f"{words} ({place})"
+    return Outcome(item.name, item.question, item.title, status, words)
+
+
+def distance(found: Arrays, wanted: Arrays) -> float:
+    """Return the largest relative error of a group's arrays, of the group that fits best: one right one is enough."""
+    errors: dict[str, float] = {}
+    for key, values in wanted.items():
+        group = key.partition("/")[0]
+        error = relative_error(found[key], values) if key in found else np.inf
+        errors[group] = max(errors.get(group, 0.0), error)
+    return min(errors.values(), default=0.0)
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return ‖found − wanted‖ / ‖wanted‖; infinity for other shapes and for values that are not finite."""
+    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        return np.inf
+    return float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-30))
+
+
+def scale(found: Arrays, wanted: Arrays) -> tuple[float, float]:
+    """Return the factor by which the values are too large, and the distance that is left when that is taken out."""
+    pairs = [(found[key].ravel(), wanted[key].ravel()) for key in wanted if key in found]
+    if any(a.shape != b.shape for a, b in pairs) or sum(a.size for a, _ in pairs) < 2:
+        return 1.0, np.inf
+    a, b = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*pairs, strict=True))
+    factor = float(a @ b / max(b @ b, 1e-30))
+    return factor, distance({key: values / factor for key, values in found.items()}, wanted) if factor else np.inf
+
+
+def _definition(root: Path, item: Item) -> str:
+    """Return the file and line where the student's function is."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError, StopIteration):
+        node = ast.parse((root / item.file).read_bytes())
+        for part in item.function.split("."):
+            node = next(n for n in node.body if getattr(n, "name", None) == part)
+        return f"{item.file} line {node.lineno}"
+    return item.file
+
+
+# --- The command ---
+
+
+def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2) -> Iterator[Outcome]:
+    """Check a solution's items, a few at a time; yield the outcomes in order."""
+    expected = Expected(EXPECTED)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: one core each
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(measure, item, root, patience) for item in items]
+        try:
+            for item, future in zip(items, pending, strict=True):
+                yield judge(item, future.result(), expected, root)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
+    parser = argparse.ArgumentParser(description="Check a solution, question by question, by the reference's values.")
+    names = [item.name for item in ITEMS]
+    only = f"check these items alone: {', '.join(names)}"
+    parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
+    parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    options = parser.parse_args(argv)
+    if not EXPECTED.is_file():
+        print(f"{parser.prog}: error: data/expected.npz is missing; it comes with the starter", file=sys.stderr)
+        return 2
+    items = [item for item in ITEMS if not options.only or item.name in options.only]
+    outcomes = []
+    try:
+        for outcome in check(options.root.resolve(), items, options.limit):
+            outcomes.append(outcome)
+            print(f"{outcome.question:4} {outcome.name:20} {outcome.status:8} {outcome.words}".rstrip(), flush=True)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
+        return 130
+    counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
+    print(f"{len(outcomes)} items: {', '.join(f'{count} {status}' for count, status in counts if count)}")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], ensure_ascii=False, indent=1))
+    return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The process that `check.py` starts for an item: it calls the solution, and survives whatever that does."""
+
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import check_items
+
+
+def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
+    """Measure an item of the solution in `root` and write folder/measured.npz; the frame of check.py's `measure`."""
+    with contextlib.suppress(AttributeError):  # Windows
+        os.setsid()  # so that whatever is started here can be ended with it
+    stack = (Path(folder) / "stack").open("w")
+    faulthandler.dump_traceback_later(max(0.1, patience - 1), file=stack)
+    os.chdir(folder)
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [root, *(path for path in sys.path if path not in ("", here, root))]
+    torch.set_num_threads(1)
+    faulthandler.enable(stack)  # a crash names its place too
+    with _recorded_output(root) as output:
+        before = _globals()
+        found = _measured(item, Path(root), Path(root) / file)
+        found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
+    if found["status"] == "ok" and output.text.strip():
+        printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, which nobody asked for"
+        found["findings"].append(printed)
+        found["place"] = found["place"] or output.place
+    faulthandler.cancel_dump_traceback_later()
+    arrays = found.pop("arrays")
+    np.savez(Path(folder) / "part.npz", words=json.dumps(found), **arrays)
+    (Path(folder) / "part.npz").replace(Path(folder) / "measured.npz")
+    os._exit(0)  # nothing that the solution has left behind is waited for
+
+
+def _measured(item: str, root: Path, file: Path) -> dict:
+    """Call the item's function; whatever the solution raises is an outcome."""
+    found = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
+    try:
+        found["arrays"] = getattr(check_items, f"measure_{item}")()
+    except check_items.Finding as finding:
+        found["findings"].append(str(finding))
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too
+        found["place"] = _place(error, root, file)
+        # torch raises NotImplementedError too, with other words.
+        blank = type(error) is NotImplementedError and (not str(error) or str(error).startswith("Question "))
+        found["words"] = f"{type(error).__name__}: {error}"[:300] if not blank else str(error) or "not written yet"
+        if isinstance(error, ModuleNotFoundError) and not file.is_file():
+            blank, found["words"] = True, "there is no such file"
+        found["status"] = "missing" if blank else "error"
+    return found
+
+
+def _place(error: BaseException, root: Path, file: Path) -> str:
+    """The innermost line of the item's file, or of the solution, that an exception passed through."""
+    if isinstance(error, SyntaxError) and error.filename:
+        places = [(Path(error.filename), error.lineno)]
+    else:
+        places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [place for place in places if place[0] == file] or [p for p in places if p[0].is_relative_to(root)]
+    own = [place for place in own if not place[0].name.startswith("check")]
+    return f"{own[-1][0].relative_to(root).as_posix()} line {own[-1][1]}" if own else ""
+
+
+class _Recorder(io.TextIOBase):
+    """Standard output that remembers what was written first, and where."""
+
+    def __init__(self, root: str):
+        self.root, self.text, self.place = root, "", ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if text.strip() and not self.text:
+            frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(self.root)]
+            frames = [f for f in frames if not Path(f.filename).name.startswith("check")]
+            if frames:
+                self.place = f"{Path(frames[-1].filename).relative_to(self.root).as_posix()} line {frames[-1].lineno}"
+        self.text = (self.text + text)[:1000]
+        return len(text)
+
+
+@contextlib.contextmanager
+def _recorded_output(root: str) -> Iterator[_Recorder]:
+    """Record standard output, also what goes past Python; standard error is the solution's, and not looked at."""
+    recorder, raw = _Recorder(root), Path.cwd() / "output"
+    os.dup2(os.open(raw, os.O_CREAT | os.O_WRONLY), 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.stdout = recorder
+    yield recorder
+    recorder.text = recorder.text or raw.read_bytes().decode(errors="replace")
+
+
+def _globals() -> dict[str, object]:
+    """What a solution shares with everybody, and should leave alone."""
+    return {
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.nn.ReLU.forward": nn.ReLU.forward,
+        "torch.nn.functional.relu": nn.functional.relu,
+        "torch.relu": torch.relu,
+        "numpy.geterr()": np.geterr(),
+        "the working directory": Path.cwd(),
+    }
+
+
+def _changed(before: dict[str, object]) -> list[str]:
+    now = _globals()
+    return [name for name, value in before.items() if now[name] != value]

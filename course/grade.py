@@ -1,0 +1,236 @@
+"""Grade submissions: unpack each into a clean folder, put the course's own files around it, check it, add up points.
+
+python course/grade.py SUBMISSION.zip …
+python course/grade.py SUBMISSION.zip --json results.json
+python course/grade.py submissions/*.zip --csv points.csv
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tqdm import tqdm
+
+from course.make_starter import BLANKS, course_files
+from course.rubric import EDITIONS, Row, rows
+from file_utils import atomic_write
+
+ROOT = Path(__file__).resolve().parent.parent
+MOST_FILES, MOST_BYTES = 1000, 50_000_000  # in a submission, unpacked
+PATIENCE = 900  # seconds for all items of a submission
+STUDENTS = frozenset(blank.file for blank in BLANKS)  # the files that are taken from the submission
+
+
+class SubmissionError(Exception):
+    """Why a submission cannot be graded, on one line."""
+
+
+@dataclass
+class Grade:
+    """The points of a submission."""
+
+    name: str
+    scores: list[tuple[Row, float, str]] = field(default_factory=list)  # row, points, what the check says
+    error: str = ""  # why nothing could be checked
+
+    @property
+    def total(self) -> float:
+        """All points together."""
+        return sum(points for _, points, _ in self.scores)
+
+
+def grade(path: Path, edition: str) -> Grade:
+    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "submission"
+        try:
+            unpack(path, folder)
+            outcomes = checked(folder, Path(name))
+        except SubmissionError as error:
+            return Grade(path.name, [(row, 0, str(error)) for row in rows(edition)], str(error))
+    scores = []
+    for row in rows(edition):
+        outcome = outcomes[row.item]
+        scores.append((row, row.points if outcome["status"] == "ok" else 0, f"{outcome['status']} {outcome['words']}"))
+    return Grade(path.name, [(row, points, words.strip()) for row, points, words in scores])
+
+
+# --- The clean folder ---
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """Write the students' part of a submission into an empty folder, and the course's files around it.
+
+    Raises:
+        SubmissionError: it is no zip or folder, not safe to unpack, too large, or holds none of the students' files.
+    """
+    try:
+        files = dict(_zip_files(source) if source.is_file() else _folder_files(source))
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise SubmissionError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+    top = _top_folder(files)
+    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
+    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
+    for name, content in ({name: content for name, content in own.items() if name.endswith(".py")} | given).items():
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        except OSError as error:
+            raise SubmissionError(f"{name!r} cannot be written: {error.strerror}") from error
+
+
+def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a zip, read under the limits whatever its table of contents says."""
+    with zipfile.ZipFile(path) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        if len(members) > MOST_FILES:
+            raise SubmissionError(f"holds {len(members)} files; at most {MOST_FILES} are unpacked")
+        left = MOST_BYTES
+        for info in members:
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise SubmissionError(f"holds a link, {info.filename!r}")
+            name = _safe_name(info.filename)
+            with archive.open(info) as file:
+                content = file.read(left + 1)
+            left -= len(content)
+            if left < 0:
+                raise SubmissionError(f"unpacks to more than {MOST_BYTES // 1_000_000} MB")
+            yield name, content
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the code of a folder, as Gradescope has unpacked it."""
+    if not folder.is_dir():
+        raise SubmissionError("there is no such zip or folder")
+    paths = sorted(path for path in folder.rglob("*.py") if path.is_file() and not path.is_symlink())
+    if len(paths) > MOST_FILES or sum(path.stat().st_size for path in paths) > MOST_BYTES:
+        raise SubmissionError("is too large")
+    for path in paths:
+        yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+def _safe_name(name: str) -> str:
+    """Return a member's path, which stays inside the folder.
+
+    Raises:
+        SubmissionError: it does not.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise SubmissionError(f"holds a path that leads outside, {name!r}")
+    return str(path)
+
+
+def _top_folder(files: dict[str, bytes]) -> str:
+    """Return the folder in the zip that the students' files lie in, "" or "name/", whichever holds most of them.
+
+    Raises:
+        SubmissionError: there are none.
+    """
+    tops = [name.removesuffix(own) for name in files for own in STUDENTS if name == own or name.endswith(f"/{own}")]
+    tops = [top for top in tops if not top.startswith("__MACOSX") and top.count("/") <= 3]
+    if not tops:
+        raise SubmissionError("holds none of the files that students write, such as visualizers/saliency_map.py")
+    return max(sorted(set(tops)), key=tops.count)
+
+
+def checked(folder: Path, scratch: Path) -> dict[str, dict]:
+    """Return what the course's check.py says of a folder: item → outcome.
+
+    Raises:
+        SubmissionError: it says nothing.
+    """
+    result = scratch / "outcomes.json"
+    command = [sys.executable, str(ROOT / "check.py"), "--root", str(folder), "--json", str(result)]
+    environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
+        )
+        return {outcome["name"]: outcome for outcome in json.loads(result.read_text())}
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(f"the check took more than {PATIENCE} s") from None
+    except (OSError, ValueError) as error:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise SubmissionError(f"the check failed: {' '.join(said) or error}") from error
+
+
+# --- What comes out ---
+
+
+def table(result: Grade) -> str:
+    """Return the points of a submission as lines of text."""
+    lines = [result.name]
+    for row, points, words in result.scores:
+        lines.append(f"  {row.question:4} {row.title:30} {points:4g} / {row.points:<4g} {words}".rstrip())
+    most = sum(row.points for row, _, _ in result.scores)
+    return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
+
+
+def gradescope(result: Grade) -> dict:
+    """Return the points as Gradescope's autograder takes them."""
+    tests = [
+        {
+            "name": row.title,
+            "number": row.question,
+            "score": points,
+            "max_score": row.points,
+            "output": words,
+            "visibility": "visible",
+        }
+        for row, points, words in result.scores
+    ]
+    return {"output": result.error, "visibility": "visible", "stdout_visibility": "hidden", "tests": tests}
+
+
+def write_csv(path: Path, results: Sequence[Grade], edition: str) -> None:
+    """Write a line per submission."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["submission", "total", *(row.item for row in rows(edition)), "error"])
+        for result in results:
+            writer.writerow([result.name, result.total, *(points for _, points, _ in result.scores), result.error])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
+    parser = argparse.ArgumentParser(description="Grade submissions.")
+    parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
+    parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a line per submission")
+    options = parser.parse_args(argv)
+    if options.json and len(options.submissions) > 1:
+        parser.error("--json: Gradescope's format holds one submission; use --csv for several")
+    jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(grade, path, options.edition) for path in options.submissions]
+        bar = tqdm(concurrent.futures.as_completed(pending), total=len(pending), desc="grading", disable=None)
+        for _ in bar:
+            pass
+    results = [future.result() for future in pending]
+    print(*map(table, results), sep="\n\n")
+    if options.json:
+        with atomic_write(options.json) as temporary:
+            temporary.write_text(json.dumps(gradescope(results[0]), ensure_ascii=False, indent=1))
+    if options.csv:
+        write_csv(options.csv, results, options.edition)
+    return 2 if any(result.error for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""The mistakes that `check.py` knows: for each item a right solution, and what to change in it to make one of them.
+
+`make_expected.py` stores what they give; only these values go to the students, not this file.
+"""
+
+SCORES = {
+    "gradient of the loss instead of the raw score": (
+        "scores.gather(1, labels[:, None]).sum()",
+        "torch.nn.functional.cross_entropy(scores, labels)",
+    ),
+    "gradient of the probability instead of the raw score": (
+        "scores.gather(1, labels[:, None]).sum()",
+        "scores.softmax(dim=1).gather(1, labels[:, None]).sum()",
+    ),
+    "gradient of the highest score instead of the labelled class's": (
+        "scores.gather(1, labels[:, None]).sum()",
+        "scores.amax(dim=1).sum()",
+    ),
+}
+
+# A ReLU of the guided kind in the place of every other one, in a copy of the network.
+GUIDED = """
+import copy
+
+class Guided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g.clamp(min=0) * (x > 0)
+
+class GuidedReLU(nn.Module):
+    def forward(self, x):
+        return Guided.apply(x)
+
+def exchange(module, deep=True):
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, GuidedReLU())
+        elif deep or isinstance(child, nn.Sequential):
+            exchange(child, deep)
+
+guided = copy.deepcopy(gc_model).eval()
+exchange(guided)
+labels = y_tensor
+images = X_tensor.detach().clone().requires_grad_()
+scores = guided(images)
+score = scores.gather(1, labels[:, None]).sum()
+(gradient,) = torch.autograd.grad(score, images)
+"""
+
+CAM = """
+import copy
+labels = y_tensor
+plain = copy.deepcopy(gc_model).eval()
+images = X_tensor.detach().clone().requires_grad_()
+activation = plain.features(images)
+scores = plain.classifier(activation).flatten(1)
+score = scores.gather(1, labels[:, None]).sum()
+(by_layer,) = torch.autograd.grad(score, activation, retain_graph=True)
+weights = by_layer.mean(dim=(2, 3), keepdim=True)
+low = (weights * activation).sum(dim=1, keepdim=True).relu()
+high = torch.nn.functional.interpolate(low, images.shape[2:], mode="bicubic", antialias=True)
+cam = high[:, 0]
+cam = (cam - cam.min()) / (cam.max() - cam.min())
+"""
+
+ALONE = "cam = (cam - cam.amin((1, 2), True)) / (cam.amax((1, 2), True) - cam.amin((1, 2), True))"
+TOGETHER = "cam = (cam - cam.min()) / (cam.max() - cam.min())"
+
+RIGHT = {
+    "saliency_map": """
+import copy
+labels = y
+images = X.detach().clone().requires_grad_()
+network = copy.deepcopy(model).eval()
+scores = network(images)
+(gradient,) = torch.autograd.grad(scores.gather(1, labels[:, None]).sum(), images)
+return gradient.abs().amax(dim=1)
+""",
+    "custom_relu": """
+(output,) = ctx.saved_tensors
+return gradient.relu() * (output > 0)
+""",
+    "guided_backprop": GUIDED + "return gradient.permute(0, 2, 3, 1).numpy()",
+    "grad_cam": CAM + "return cam.detach().numpy()",
+    "guided_grad_cam": CAM + GUIDED + "return (gradient * cam[:, None]).detach().permute(0, 2, 3, 1).numpy()",
+    "fooling_image": """
+import copy
+network = copy.deepcopy(model).eval()
+image = X.detach().clone().requires_grad_()
+for _ in range(100):
+    scores = network(image)
+    if scores.argmax() == target_y:
+        break
+    (gradient,) = torch.autograd.grad(scores[0, target_y], image)
+    image = (image + 10 * gradient / gradient.norm()).detach().requires_grad_()
+return image.detach()
+""",
+    "class_visualization": """
+image = image.detach().requires_grad_()
+scores = model(image)
+(gradient,) = torch.autograd.grad(scores[0, target], image)
+return scores[0, target].detach(), gradient - 2 * l2_reg * image.detach()
+""",
+    "content_loss": "return content_weight * ((content_current - content_original) ** 2).sum()",
+    "gram_matrix": """
+n, c, h, w = features.shape
+matrix = features.reshape(n, c, h * w)
+gram = matrix @ matrix.transpose(1, 2)
+return gram / (c * h * w) if normalize else gram
+""",
+    "style_loss": """
+loss = feats[0].new_zeros(())
+for i, layer in enumerate(style_layers):
+    loss = loss + style_weights[i] * ((self.gram_matrix(feats[layer]) - style_targets[i]) ** 2).sum()
+return loss
+""",
+    "tv_loss": """
+down = ((img[:, :, 1:] - img[:, :, :-1]) ** 2).sum()
+right = ((img[..., 1:] - img[..., :-1]) ** 2).sum()
+return tv_weight * (down + right)
+""",
+    "style_transfer": """
+if t == self.count - 20:
+    self.adam = torch.optim.Adam([self.pixels], lr=0.1)
+self.adam.zero_grad()
+(content + style + tv).backward()
+self.adam.step()
+""",
+}
+
+CONTIGUOUS = ".eval().to(memory_format=torch.contiguous_format)"
+DOUBLE = (".detach().clone()", ".detach().double()")
+OTHER_BICUBIC = (", antialias=True", "")
+
+# Item → other ways to be right, as changes to `RIGHT`: each a list of replacements. They show what tolerance is needed.
+OTHER_WAYS = {
+    "saliency_map": {
+        "contiguous layout": [(".eval()", CONTIGUOUS)],
+        "float64": [(".eval()", ".eval().double()"), DOUBLE, ("amax(dim=1)", "amax(dim=1).float()")],
+    },
+    "guided_backprop": {
+        "contiguous layout": [(".eval()", CONTIGUOUS)],
+        "float64": [(".eval()", ".eval().double()"), DOUBLE],
+    },
+    "grad_cam": {
+        "contiguous layout": [(".eval()", CONTIGUOUS)],
+        "float64": [(".eval()", ".eval().double()"), DOUBLE],
+        "torch's bicubic kernel": [OTHER_BICUBIC],
+    },
+    "guided_grad_cam": {
+        "contiguous layout": [(".eval()", CONTIGUOUS)],
+        "float64": [(".eval()", ".eval().double()"), DOUBLE],
+        "torch's bicubic kernel": [OTHER_BICUBIC],
+    },
+    "fooling_image": {
+        "contiguous layout": [(".eval()", CONTIGUOUS)],
+        "float64": [
+            (".eval()", ".eval().double()"),
+            DOUBLE,
+            ("return image.detach()", "return image.detach().float()"),
+        ],
+    },
+    "class_visualization": {
+        "contiguous layout": [("scores = model", "scores = model.to(memory_format=torch.contiguous_format)")],
+        "float64": [
+            ("image = image.detach()", "model, image = model.double(), image.detach().double()"),
+            ("gradient - 2", "gradient.float() - 2"),
+            ("image.detach()\n", "image.detach().float()\n"),
+            ("return scores", "model.float()\nreturn scores"),
+        ],
+    },
+    "content_loss": {
+        "float64": [("content_current - content_original", "content_current.double() - content_original")]
+    },
+    "gram_matrix": {"einsum": [("matrix @ matrix.transpose(1, 2)", "torch.einsum('nip,njp->nij', matrix, matrix)")]},
+    "style_loss": {"float64": [("feats[layer]", "feats[layer].double()")]},
+    "tv_loss": {"float64": [("down =", "img = img.double()\ndown =")]},
+    "style_transfer": {
+        "autograd.grad": [
+            ("self.adam.zero_grad()", "(g,) = torch.autograd.grad(content + style + tv, self.pixels)"),
+            ("(content + style + tv).backward()", "self.pixels.grad = g"),
+        ],
+        "terms in another order": [("content + style + tv", "tv + style + content")],
+    },
+}
+
+# Item → what the mistake looks like → (what is there in the right solution, what takes its place).
+MISTAKES = {
+    "saliency_map": {
+        "sum instead of maximum over channels": ("amax(dim=1)", "sum(dim=1)"),
+        "mean instead of maximum over channels": ("amax(dim=1)", "mean(dim=1)"),
+        "absolute value missing": ("gradient.abs()", "gradient"),
+        "absolute value taken after the maximum, not before it": ("abs().amax(dim=1)", "amax(dim=1).abs()"),
+        **SCORES,
+    },
+    "custom_relu": {
+        "guided rule without the forward mask": (" * (output > 0)", ""),
+        "only the forward mask: that is the plain gradient": ("gradient.relu()", "gradient"),
+    },
+    "guided_backprop": {
+        "guided rule without the forward mask": (" * (x > 0)", ""),
+        "the plain gradient: the guided rule is not in use": ("g.clamp(min=0)", "g"),
+        "the ReLUs inside the Fire modules are not guided": ("exchange(guided)", "exchange(guided, deep=False)"),
+        **SCORES,
+    },
+    "grad_cam": {
+        "ReLU missing: negative evidence is kept": ("keepdim=True).relu()", "keepdim=True)"),
+        "each map scaled to [0, 1] alone, not all together": (TOGETHER, ALONE),
+        "not scaled to [0, 1]": (TOGETHER, ""),
+        "enlarged before the ReLU; what is positive comes first": (
+            "keepdim=True).relu()\nhigh = torch.nn.functional.interpolate(low, ",
+            "keepdim=True)\nhigh = (lambda *a, **b: torch.nn.functional.interpolate(*a, **b).relu())(low, ",
+        ),
+        "enlarged bilinearly; bicubic was asked for": ('mode="bicubic", antialias=True', 'mode="bilinear"'),
+        "enlarged without interpolation": ('mode="bicubic", antialias=True', 'mode="nearest"'),
+        **SCORES,
+    },
+    "guided_grad_cam": {
+        "gradients accumulated: those of Grad-CAM's backward pass are in it": (
+            "return (gradient",
+            "return ((gradient + torch.autograd.grad(plain(images).gather(1, labels[:, None]).sum(), images)[0])",
+        ),
+        "the plain gradient instead of guided backprop": ("g.clamp(min=0) * (x > 0)", "g * (x > 0)"),
+        "guided rule without the forward mask": (" * (x > 0)", ""),
+        "Grad-CAM's ReLU missing": ("keepdim=True).relu()", "keepdim=True)"),
+        "each Grad-CAM map scaled to [0, 1] alone, not all together": (TOGETHER, ALONE),
+    },
+    "fooling_image": {
+        "stops a step late: look whether the network is fooled before the step": (
+            "return image.detach()",
+            "gradient = torch.autograd.grad(network(image)[0, target_y], image)[0]\n"
+            "return (image + 10 * gradient / gradient.norm()).detach()",
+        ),
+        "the gradient is not brought to length 1": ("10 * gradient / gradient.norm()", "10 * gradient"),
+        # Both have the same direction.
+        "gradient of the loss or of the probability instead of the raw score": (
+            "scores[0, target_y]",
+            "scores.softmax(dim=1)[0, target_y]",
+        ),
+        "one step in all": ("range(100)", "range(1)"),
+    },
+    "class_visualization": {
+        "L2 term left out": (" - 2 * l2_reg * image.detach()", ""),
+        "L2 term with the wrong sign": ("gradient - 2", "gradient + 2"),
+        "L2 term's derivative without the factor 2": ("- 2 * l2_reg", "- l2_reg"),
+        "gradient of the loss instead of the raw score": (
+            "grad(scores[0, target]",
+            "grad(-torch.nn.functional.cross_entropy(scores, torch.tensor([target]))",
+        ),
+        "gradient of the probability instead of the raw score": (
+            "grad(scores[0, target]",
+            "grad(scores.softmax(dim=1)[0, target]",
+        ),
+    },
+    "content_loss": {
+        "weight squared": ("content_weight *", "content_weight**2 *"),
+        "weight forgotten": ("content_weight *", ""),
+        "mean instead of sum": (".sum()", ".mean()"),
+        "absolute differences instead of squares": ("** 2).sum()", ").abs().sum()"),
+        "half of what it should be": ("content_weight *", "content_weight / 2 *"),
+    },
+    "gram_matrix": {
+        "Gram matrix not normalised": (" / (c * h * w) if normalize else gram", ""),
+        "always normalised, also with normalize=False": (" if normalize else gram", ""),
+        "divided by H·W instead of C·H·W": ("(c * h * w)", "(h * w)"),
+        "divided by N·C·H·W instead of C·H·W": ("(c * h * w)", "(n * c * h * w)"),
+        "features reshaped so that channels and positions are mixed": (
+            "features.reshape(n, c, h * w)",
+            "features.permute(0, 2, 3, 1).reshape(n, c, h * w)",
+        ),
+    },
+    "style_loss": {
+        "weight squared": ("style_weights[i]", "style_weights[i] ** 2"),
+        "weight forgotten": ("style_weights[i] *", ""),
+        "mean instead of sum": ("** 2).sum()", "** 2).mean()"),
+        "absolute differences instead of squares": ("** 2).sum()", ").abs().sum()"),
+        "the last layer only: the terms are not added up": ("loss = loss +", "loss ="),
+        "features taken by the count of the layer, not by style_layers": ("feats[layer]", "feats[i]"),
+    },
+    "tv_loss": {
+        "TV over one direction only: the horizontal differences are missing": ("(down + right)", "down"),
+        "TV over one direction only: the vertical differences are missing": ("(down + right)", "right"),
+        "weight squared": ("tv_weight *", "tv_weight**2 *"),
+        "weight forgotten": ("tv_weight *", ""),
+        "absolute differences instead of squares": ("** 2).sum()", ").abs().sum()"),
+        "mean instead of sum": ("** 2).sum()", "** 2).mean()"),
+    },
+    "style_transfer": {
+        "learning rate never lowered": ("if t == self.count - 20:", "if False:"),
+        "learning rate lowered, but Adam's averages are kept: a new Adam was asked for": (
+            "self.adam = torch.optim.Adam([self.pixels], lr=0.1)",
+            'self.adam.param_groups[0]["lr"] = 0.1',
+        ),
+        "learning rate lowered a step late": ("== self.count - 20", "== self.count - 19"),
+        "gradients accumulated: those of the last step are still there": ("self.adam.zero_grad()", ""),
+        "content left out": ("(content + style + tv)", "(style + tv)"),
+        "style left out": ("(content + style + tv)", "(content + tv)"),
+        "total variation left out": ("(content + style + tv)", "(content + style)"),
+        "a step up instead of down": ("(content + style + tv)", "(-content - style - tv)"),
+    },
+    # Of the two scripts, in the reference's own words.
+    "saliency_captum": {
+        "Saliency summed over the channels; the largest was asked for": ("amax(dim=1", "sum(dim=1"),
+        "Saliency with its sign: the absolute value is missing": (
+            "attribute(attr.Saliency)",
+            "attribute(attr.Saliency, abs=False)",
+        ),
+    },
+    "gradcam_captum": {
+        "Guided Grad-CAM enlarged by Captum's default, nearest neighbour": (', interpolate_mode="bicubic"', ""),
+        "LayerGradCam without relu_attributions": (", relu_attributions=True", ""),
+    },
+}

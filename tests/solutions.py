@@ -1,0 +1,215 @@
+"""Right solutions as students might write them, and one mistake each in them, for the tests of check and grader.
+
+They are written otherwise than the package and than course/mistakes.py: backward() and hooks, loops over photos, NumPy
+at the end, contiguous layout, PIL's resizing.
+"""
+
+RIGHT = {
+    "saliency_map": """
+maps = []
+model.eval()
+for photo, label in zip(X, y):
+    photo = photo[None].clone().requires_grad_(True)
+    score = model(photo)[0, label]
+    score.backward()
+    maps.append(np.abs(photo.grad[0].numpy()).max(axis=0))
+return torch.from_numpy(np.stack(maps))
+""",
+    "custom_relu": """
+(output,) = ctx.saved_tensors
+gradient = gradient.clone()
+gradient[gradient < 0] = 0
+gradient[output == 0] = 0
+return gradient
+""",
+    "guided_backprop": """
+class Guided(nn.Module):
+    def forward(self, x):
+        return CustomReLU.apply(x)
+
+X = X_tensor.detach().clone().contiguous().requires_grad_()
+gc_model.eval()
+swapped = []
+for parent in list(gc_model.modules()):
+    for name, child in list(parent.named_children()):
+        if isinstance(child, nn.ReLU):
+            swapped.append((parent, name, child))
+            setattr(parent, name, Guided())
+try:
+    gc_model(X).gather(1, y_tensor.view(-1, 1)).sum().backward()
+finally:
+    for parent, name, child in swapped:
+        setattr(parent, name, child)
+return X.grad.permute(0, 2, 3, 1).numpy()
+""",
+    "grad_cam": """
+from PIL import Image
+
+kept = {}
+module = gc_model.features[12]
+handles = [
+    module.register_forward_hook(lambda m, i, output: kept.update(activation=output.detach())),
+    module.register_full_backward_hook(lambda m, i, gradients: kept.update(gradient=gradients[0])),
+]
+gc_model.eval()
+X = X_tensor.detach().clone().requires_grad_()
+score = gc_model(X).gather(1, y_tensor.view(-1, 1)).sum()
+score.backward()
+for handle in handles:
+    handle.remove()
+maps = []
+for activation, gradient in zip(kept["activation"].numpy(), kept["gradient"].numpy()):
+    weights = gradient.mean(axis=(1, 2))
+    cam = np.einsum("k,khw->hw", weights, activation)
+    cam = np.maximum(cam, 0)
+    cam = np.array(Image.fromarray(cam).resize((X.shape[3], X.shape[2]), Image.Resampling.BICUBIC))
+    maps.append(cam)
+maps = np.stack(maps)
+return (maps - maps.min()) / (maps.max() - maps.min())
+""",
+    "guided_grad_cam": """
+guided = self.guided_backprop(X_tensor, y_tensor, gc_model)
+cam = self.grad_cam(X_tensor, y_tensor, gc_model)
+return guided * cam[..., None]
+""",
+    "fooling_image": """
+model.eval()
+fooling = X.clone()
+for _ in range(100):
+    fooling = fooling.detach().requires_grad_()
+    scores = model(fooling)
+    if scores.data.max(1)[1][0] == target_y:
+        break
+    score = scores[0, target_y]
+    score.backward()
+    step = 10 * fooling.grad / fooling.grad.norm()
+    fooling = fooling.detach() + step
+return fooling.detach()
+""",
+    "class_visualization": """
+image = image.detach().clone().contiguous().requires_grad_()
+scores = model(image)
+objective = scores[0, target] - l2_reg * (image**2).sum()
+objective.backward()
+return scores[0, target].detach(), image.grad
+""",
+    "content_loss": """
+error = torch.nn.functional.mse_loss(content_current, content_original, reduction="sum")
+return content_weight * error
+""",
+    "gram_matrix": """
+N, C, H, W = features.size()
+gram = torch.einsum("nahw,nbhw->nab", features, features)
+if normalize:
+    gram = gram / float(C * H * W)
+return gram
+""",
+    "style_loss": """
+terms = [torch.zeros(())]
+for layer, target, weight in zip(style_layers, style_targets, style_weights):
+    gram = self.gram_matrix(feats[layer])
+    terms.append(weight * torch.sum(torch.pow(gram - target, 2)))
+return torch.stack(terms).sum()
+""",
+    "tv_loss": """
+vertical = torch.diff(img, dim=2).pow(2).sum()
+horizontal = torch.diff(img, dim=3).pow(2).sum()
+return tv_weight * vertical + tv_weight * horizontal
+""",
+    "style_transfer": """
+if self.count - t == 20:
+    self.adam = torch.optim.Adam([self.pixels], lr=0.1)
+loss = content + style + tv
+self.adam.zero_grad()
+loss.backward()
+self.adam.step()
+""",
+}
+
+LOSS = "torch.nn.functional.cross_entropy"
+UNCOPIED = ("X_tensor.detach().clone()", "X_tensor")
+BOTH_INTO_ONE_GRADIENT = """
+X_tensor.requires_grad_()
+gc_model.eval()
+cam = self.grad_cam(X_tensor, y_tensor, gc_model)
+gc_model(X_tensor).gather(1, y_tensor.view(-1, 1)).sum().backward()
+guided = self.guided_backprop(X_tensor, y_tensor, gc_model) + X_tensor.grad.permute(0, 2, 3, 1).numpy()
+return guided * cam[..., None]
+"""
+LATE = """
+model.eval()
+fooling, fooled = X.clone(), False
+while not fooled:
+    fooling = fooling.detach().requires_grad_()
+    scores = model(fooling)
+    scores[0, target_y].backward()
+    fooled = scores[0].argmax().item() == target_y
+    fooling = fooling + 10 * fooling.grad / fooling.grad.norm()
+return fooling.detach()
+"""
+TV_LOOPS = """
+total = 0
+for i in range(img.shape[2]):
+    for j in range(img.shape[3]):
+        if i + 1 < img.shape[2]:
+            total = total + ((img[:, :, i + 1, j] - img[:, :, i, j]) ** 2).sum()
+        if j + 1 < img.shape[3]:
+            total = total + ((img[:, :, i, j + 1] - img[:, :, i, j]) ** 2).sum()
+return tv_weight * total
+"""
+
+# Item, what is there (None: all of it), what takes its place, words of the diagnosis.
+WRONG = (
+    ("saliency_map", "max(axis=0)", "sum(axis=0)", "sum instead of maximum over channels"),
+    ("saliency_map", "np.abs(photo.grad[0].numpy())", "photo.grad[0].numpy()", "absolute value missing"),
+    ("saliency_map", "model(photo)[0, label]", f"{LOSS}(model(photo), label[None])", "gradient of the loss"),
+    ("saliency_map", "model(photo)[0, label]", "model(photo).softmax(1)[0, label]", "gradient of the probability"),
+    ("saliency_map", "model.eval()", "", "dropout is left on"),
+    ("saliency_map", "model.eval()", "model.eval()\nprint('maps')", "prints 'maps'"),
+    ("saliency_map", "photo.grad[0]", "photo.grad[0].mul_(3)", "3 times what they should be"),
+    ("saliency_map", "return torch", "model.classifier[1].weight.data *= 2\nreturn torch", "network is ruined"),
+    ("custom_relu", "gradient[output == 0] = 0", "", "guided rule without the forward mask"),
+    ("custom_relu", "gradient[gradient < 0] = 0", "", "only the forward mask"),
+    ("guided_backprop", "        setattr(parent, name, child)\nreturn", "        pass\nreturn", "network is ruined"),
+    ("guided_backprop", "CustomReLU.apply(x)", "x.relu()", "the guided rule is not in use"),
+    ("guided_backprop", *UNCOPIED, "gradients accumulated: a second call"),
+    ("guided_backprop", "gc_model.eval()", "", "dropout is left on"),
+    ("guided_backprop", ".permute(0, 2, 3, 1)", "", "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)"),
+    ("grad_cam", "cam = np.maximum(cam, 0)", "", "ReLU missing"),
+    ("grad_cam", "cam = np.array(", "np.array(", "not enlarged"),
+    (
+        "grad_cam",
+        "(X.shape[3], X.shape[2])",
+        "(X.shape[2], X.shape[3])",
+        "height and width, or channels, are exchanged",
+    ),
+    ("grad_cam", "    handle.remove()", "    pass", "hooks are left on it"),
+    ("grad_cam", "maps.append(cam)", "maps.append((cam - cam.min()) / np.ptp(cam))", "scaled to [0, 1] alone"),
+    ("guided_grad_cam", None, BOTH_INTO_ONE_GRADIENT, "gradients accumulated"),
+    ("fooling_image", None, LATE, "stops a step late"),
+    ("fooling_image", "10 * fooling.grad / fooling.grad.norm()", "10 * fooling.grad", "not brought to length 1"),
+    ("fooling_image", "scores[0, target_y]", f"-{LOSS}(scores, torch.tensor([target_y]))", "gradient of the loss or"),
+    ("fooling_image", "return fooling", "X.copy_(fooling)\nreturn fooling", "is overwritten; work on a copy"),
+    ("class_visualization", " - l2_reg * (image**2).sum()", "", "L2 term left out"),
+    ("class_visualization", "- l2_reg", "+ l2_reg", "L2 term with the wrong sign"),
+    ("class_visualization", "= scores[0, target]", "= scores.softmax(1)[0, target]", "gradient of the probability"),
+    ("content_loss", "content_weight *", "content_weight ** 2 *", "weight squared"),
+    ("content_loss", "content_weight *", "", "weight forgotten"),
+    ("content_loss", "mse_loss", "l1_loss", "absolute differences instead of squares"),
+    ("gram_matrix", "if normalize:", "if False:", "Gram matrix not normalised"),
+    ("gram_matrix", "float(C * H * W)", "float(H * W)", "divided by H·W"),
+    ("style_loss", "weight * torch", "weight**2 * torch", "weight squared"),
+    ("style_loss", "weight * torch", "torch", "weight forgotten"),
+    ("style_loss", "return torch.stack(terms).sum()", "return terms[-1]", "the last layer only"),
+    (
+        "feature_inversion",
+        "torch.stack(terms).sum()",
+        "torch.stack(terms).sum() if terms[1:] else 0",
+        "a tensor of value 0",
+    ),
+    ("tv_loss", " + tv_weight * horizontal", "", "TV over one direction only"),
+    ("tv_loss", None, TV_LOOPS, "computed with loops"),
+    ("style_transfer", "if self.count - t == 20:", "if False:", "learning rate never lowered"),
+    ("style_transfer", "self.adam.zero_grad()", "", "gradients accumulated"),
+    ("style_transfer", "+ style", "", "style left out"),
+)
