@@ -12,6 +12,7 @@ import argparse
 import ast
 import concurrent.futures
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +99,7 @@ class Measured:
 def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
     """Run an item on the solution in a folder, in a process of its own."""
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(kind)
+    context: Any = multiprocessing.get_context(kind)
     if kind == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -119,12 +121,10 @@ def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
 
 
 def _start_item(*arguments) -> None:
-    import check_process  # with torch: in the item's own process
-
-    check_process.run(*arguments)
+    importlib.import_module("check_process").run(*arguments)  # with torch: in the item's own process
 
 
-def _end(process: multiprocessing.Process) -> None:
+def _end(process: Any) -> None:
     """End a process and, where it leads a group of its own, those that it started."""
     process.kill()
     process.join()
@@ -139,7 +139,7 @@ def _read(folder: Path) -> Measured:
 
 
 def _last_place(folder: Path, root: Path) -> str:
-    """Where the solution was when time was up, by the dump of the stack that the process left."""
+    """Return where the solution was when time was up, by the dump of the stack that the process left."""
     with contextlib.suppress(OSError):
         for file, line in re.findall(r'File "(.+)", line (\d+)', (folder / "stack").read_text()):
             if Path(file).is_relative_to(root) and not Path(file).name.startswith("check"):
@@ -230,7 +230,7 @@ def scale(found: Arrays, wanted: Arrays) -> tuple[float, float]:
 def _definition(root: Path, item: Item) -> str:
     """Return the file and line where the student's function is."""
     with contextlib.suppress(OSError, SyntaxError, ValueError, StopIteration):
-        node = ast.parse((root / item.file).read_bytes())
+        node: Any = ast.parse((root / item.file).read_bytes())
         for part in item.function.split("."):
             node = next(n for n in node.body if getattr(n, "name", None) == part)
         return f"{item.file} line {node.lineno}"

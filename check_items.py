@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,12 @@ def solution(name: str) -> types.ModuleType:
 
 
 def network() -> nn.Module:
-    """SqueezeNet with the bundled weights, in training mode: dropout is on until a solution turns it off."""
+    """Return SqueezeNet with the bundled weights, in training mode: dropout is on until a solution turns it off."""
     return solution("model_utils").load_model(weights="bundled", device="cpu").train()
 
 
 def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Two photos, uint8 (2, HEIGHT, WIDTH, 3), for the network, float32 (2, 3, HEIGHT, WIDTH), and their classes."""
+    """Return two photos, uint8 (2, HEIGHT, WIDTH, 3), as the network sees them, (2, 3, HEIGHT, WIDTH), and classes."""
     package_file, open_image = solution("course_files").package_file, solution("image_utils").open_image
     pictures = [open_image(package_file("skimage", name)).resize((WIDTH, HEIGHT)) for name, _ in PHOTOS]
     X = np.stack([np.asarray(picture) for picture in pictures])
@@ -58,11 +59,11 @@ def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
-    """Seeded normal random numbers."""
+    """Return seeded normal random numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def expect(value, kind: type, shape: tuple[int, ...]) -> np.ndarray:
+def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return a result as an array when it has the type and shape that the docstring promises.
 
     Raises:
@@ -181,11 +182,19 @@ def captum_figures(script: str, draw: Callable[..., None], figures: dict[str, in
     drawn: dict[str, list] = {}
     X, images, labels = photos()
     model = network().eval()
-    page = SimpleNamespace(number=1, X=X, images=images, y=labels, titles=["cat", "cup"], file_name=lambda name: name)
+    page = SimpleNamespace(
+        X=X,
+        images=images,
+        y=labels,
+        titles=["cat", "cup"],
+        file_name=lambda name: name,
+        compute=lambda technique: list(technique(images, labels)),
+    )
     session = SimpleNamespace(
         model=model,
         device=torch.device("cpu"),
-        options=SimpleNamespace(steps=steps, chunk=8),
+        options=SimpleNamespace(steps=steps),
+        option=lambda name: {"size": 224}.get(name),
         figures=solution("figure_utils"),
         save_rows=lambda name, rows, *_, **__: drawn.__setitem__(name, rows),
     )
@@ -262,10 +271,11 @@ def measure_gram_matrix() -> Arrays:
 
 
 def measure_style_loss() -> Arrays:
-    """With the solution's own Gram matrix, and with a substitute for it: one that is right is enough."""
+    """Measure with the solution's own Gram matrix, and with a substitute for it: one that is right is enough."""
     features = numbers(6, 3, 1, 4, 5, 6)  # of three layers
     targets = [numbers(seed, 1, 4, 4) for seed in (9, 10)]
-    arrays, missing = {}, None
+    arrays: Arrays = {}
+    missing = NotImplementedError()
 
     def substitute(features: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         return features[:, :, :4, 0] * features[:, :, :4, 1]
@@ -311,7 +321,7 @@ def measure_tv_loss() -> Arrays:
 
 
 def measure_style_transfer() -> Arrays:
-    """The rule on a loss whose terms are written down, so that nothing depends on the other questions."""
+    """Run the rule on a loss whose terms are written down, so that nothing depends on the other questions."""
     count, pictures = 40, []
     goals = [numbers(seed, 1, 3, 4, 5) for seed in (13, 14, 15)]
     rule = solution("style_modules.rules").CourseRule(numbers(16, 1, 3, 4, 5), count)
@@ -324,7 +334,7 @@ def measure_style_transfer() -> Arrays:
 
 
 def measure_feature_inversion() -> Arrays:
-    """From noise, without style layers, by a rule that is given: the losses bring the photo's features nearer."""
+    """Start from noise, without style layers, by a rule that is given: the losses bring the photo's features nearer."""
     style_loss = solution("style_modules.style_loss").StyleLoss()
     content_loss = solution("style_modules.content_loss").ContentLoss()
     tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()

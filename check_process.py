@@ -45,7 +45,7 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
 
 def _measured(item: str, root: Path, file: Path) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
-    found = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
+    found: dict = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
     try:
         found["arrays"] = getattr(check_items, f"measure_{item}")()
     except check_items.Finding as finding:
@@ -62,7 +62,7 @@ def _measured(item: str, root: Path, file: Path) -> dict:
 
 
 def _place(error: BaseException, root: Path, file: Path) -> str:
-    """The innermost line of the item's file, or of the solution, that an exception passed through."""
+    """Return the innermost line of the item's file, or of the solution, that an exception passed through."""
     if isinstance(error, SyntaxError) and error.filename:
         places = [(Path(error.filename), error.lineno)]
     else:
@@ -103,7 +103,7 @@ def _recorded_output(root: str) -> Iterator[_Recorder]:
 
 
 def _globals() -> dict[str, object]:
-    """What a solution shares with everybody, and should leave alone."""
+    """Return what a solution shares with everybody, and should leave alone."""
     return {
         "torch.is_grad_enabled()": torch.is_grad_enabled(),
         "torch.get_default_dtype()": torch.get_default_dtype(),

@@ -306,10 +306,13 @@ MISTAKES = {
     },
     # Of the two scripts, in the reference's own words.
     "saliency_captum": {
-        "Saliency summed over the channels; the largest was asked for": ("amax(dim=1", "sum(dim=1"),
+        "Saliency summed over the channels; the largest was asked for": (
+            'attr.Saliency, "amax"',
+            'attr.Saliency, "sum"',
+        ),
         "Saliency with its sign: the absolute value is missing": (
-            "attribute(attr.Saliency)",
-            "attribute(attr.Saliency, abs=False)",
+            'attr.Saliency, "amax"',
+            'attr.Saliency, "amax", abs=False',
         ),
     },
     "gradcam_captum": {

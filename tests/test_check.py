@@ -107,7 +107,7 @@ def test_there_are_enough_mistakes():
 @pytest.mark.parametrize(
     "name, old, new, words",
     [
-        ("saliency_captum", "amax(dim=1", "sum(dim=1", "Saliency summed over the channels"),
+        ("saliency_captum", 'attr.Saliency, "amax"', 'attr.Saliency, "sum"', "Saliency summed over the channels"),
         ("saliency_captum", '"attributions_captum.png"', '"other.png"', "attributions_captum.png was expected"),
         ("gradcam_captum", ", relu_attributions=True", "", "LayerGradCam without relu_attributions"),
         ("gradcam_captum", ', interpolate_mode="bicubic"', "", "nearest neighbour"),
