@@ -61,10 +61,10 @@ BLANKS = (
         "saliency_map.py",
         ("draw_captum",),
         "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the largest channel. "
-        "attributions_captum.png: the photos, Saliency, IntegratedGradients (--steps steps) and Occlusion (squares SQUARE "
-        "of the photos' side wide, STRIDE apart), the latter two summed over the channels. Use compute_attributions and "
-        "attribution_row of captum_utils, page.compute or page.images and page.y, session.option('size') for the side, "
-        "and session.save_rows.",
+        "attributions_captum.png: the photos, Saliency, IntegratedGradients (--steps steps) and Occlusion (squares "
+        "SQUARE of the photos' side wide, STRIDE apart), the latter two summed over the channels. Use "
+        "compute_attributions and attribution_row of captum_utils, page.compute or page.images and page.y, "
+        "session.option('size') for the side, and session.save_rows.",
     ),
     Blank(
         "1.2",

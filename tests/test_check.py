@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from solutions import RIGHT, WRONG
 
 import check
 from course.make_starter import course_files, replace_body
+from file_utils import ROOT
 
 ITEMS = {item.name: item for item in check.ITEMS}
 BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed

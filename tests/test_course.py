@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from solutions import RIGHT
 from test_check import ITEMS, put
 
@@ -31,6 +30,7 @@ from course.make_starter import (
     starter_files,
 )
 from course.rubric import EDITIONS, RUBRIC, rows
+from file_utils import ROOT
 
 SCRIPTS = ("saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py")
 POINTS = {row.item: row.points for row in RUBRIC}
@@ -107,7 +107,7 @@ def test_helpers_of_blanked_functions_are_dropped(starter_zip):
         }
 
     gone = names(course_files(ROOT)) - names(starter_zip)
-    assert {"_guide_relus", "_SelfProduct", "class_scores", "_scaled"} <= gone
+    assert {"_guide_relus", "_SelfProduct", "_kept_output", "_scaled"} <= gone
     assert not gone & (GIVEN | {"default_layer", "is_fooled", "preprocess_image", "blur_image"})
     for name in ("visualizers/gradcam.py", "visualizers/common.py"):
         assert len(starter_zip[name]) < len((ROOT / name).read_bytes())
