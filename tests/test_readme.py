@@ -36,6 +36,7 @@ RUN_BY_THEIR_TESTS = {
     "bash collect_submission.sh",
     "bash collect_submission.sh --code-only",
 }
+RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map grad_cam"}
 BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
 NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
 RUN_HERE = [
