@@ -22,9 +22,10 @@ Column = tuple[int, list["np.ndarray"], list[str]]  # iteration, and for each cl
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "chunk")
+    add_photo_options(parser, "chunk", "classes")
     add = parser.add_argument
-    add("--target", nargs="+", default=["187"], metavar="CLASS", help="the classes, ids or names (default: 187)")
+    target = "the classes, ids or names (default: 187, or the last if there are fewer)"
+    add("--target", nargs="+", metavar="CLASS", help=target)
     add("--iterations", type=whole_number(1, 10_000), default=100, metavar="N", help="steps of gradient ascent")
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=25.0, metavar="LENGTH", help=step)
@@ -50,6 +51,7 @@ def make_figures(session: Session) -> None:
     """Write class_visualization_iter_N.png for the first, each --show-every-th and the last iteration N, and all in
     class_visualization.png. More classes than --chunk go on further pages: name_2.png, name_3.png, …
     """
+    session.options.target = session.options.target or [session.class_or_last(187)]
     targets = list(dict.fromkeys(map(session.class_id, session.options.target)))
     chunk = session.options.chunk
     for start in range(0, len(targets), chunk):

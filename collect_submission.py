@@ -32,6 +32,7 @@ REQUIRED = (
     "writeup.py",
     "bundled_weights.py",
     "captum_utils.py",
+    "checkpoint_utils.py",
     "course_files.py",
     "data_utils.py",
     "array_utils.py",
@@ -57,6 +58,7 @@ REQUIRED = (
     "visualizers/common.py",
     "visualizers/fooling_image.py",
     "visualizers/gradcam.py",
+    "visualizers/layers.py",
     "visualizers/saliency_map.py",
     "visualizers/sanity.py",
 )

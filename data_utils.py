@@ -5,6 +5,7 @@ As a command it brings the course's data into the project, as `course_files.py` 
 
 import glob
 import itertools
+import json
 import logging
 import sys
 import warnings
@@ -129,6 +130,37 @@ def package_files() -> list[Path]:
 def imagenet_classes() -> dict[int, str]:
     """Return ImageNet's 1000 classes, id → name, as torchvision lists them."""
     return dict(enumerate(SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]))
+
+
+def read_class_names(path: Path, count: int) -> dict[int, str]:
+    """Read the names of a network's classes: of a text file each line is one, and JSON is a list, or ids → names.
+
+    Args:
+        path: the file; synonyms in a name are separated by commas, and titles show the first.
+        count: how many classes the network knows.
+
+    Returns:
+        class id → name, `count` of them; "class 3" where ids → names leave one out.
+
+    Raises:
+        InputError: the file cannot be read, holds something else, or as many names as the network has not.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+        found = json.loads(text) if text.startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
+        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        names = {int(key): name for key, name in pairs}
+    except (OSError, ValueError) as error:
+        what = "its keys are no ids (id → name is expected)" if "invalid literal" in str(error) else cause(error)
+        raise InputError(f"cannot read the class names in {quoted(path)}: {what}") from error
+    wrong = next((name for name in names.values() if not isinstance(name, str) or not name.strip()), None)
+    if wrong is not None or not names:
+        what = "no names" if not names else "an empty name" if wrong == "" else f"{wrong!r} among the names"
+        raise InputError(f"{quoted(path)} holds {what}; a name a line is expected, or JSON: a list, or id → name")
+    if (isinstance(found, list) and len(names) != count) or not 0 <= min(names) <= max(names) < count:
+        ids = f"{len(names)} names" if isinstance(found, list) else f"ids from {min(names)} to {max(names)}"
+        raise InputError(f"{quoted(path)} holds {ids}, but the network has {count} classes, 0 to {count - 1}")
+    return {i: names.get(i, f"class {i}") for i in range(count)}
 
 
 # --- Photos of one's own ---
@@ -314,7 +346,7 @@ def parse_label(text: str, class_names: dict[int, str]) -> int:
             listed = ", ".join(f"{i} {class_names[i]}" for i in matches[:8])
             more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
             raise InputError(f"class {quoted(text)} is ambiguous: {listed}{more}; give the id")
-    raise InputError(f"unknown class {quoted(text)}; give an ImageNet id (0 to {max(class_names)}) or part of a name")
+    raise InputError(f"unknown class {quoted(text)}; give an id (0 to {max(class_names)}) or part of a name")
 
 
 if __name__ == "__main__":

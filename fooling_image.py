@@ -25,10 +25,11 @@ AMPLIFIED = 10  # how much larger the last tile shows the difference
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "num", "size", "whole")
+    add_photo_options(parser, "images", "num", "size", "whole", "classes")
     add = parser.add_argument
     add("--index", type=whole_number(0), default=0, metavar="N", help="which of the photos, counted from 0")
-    add("--target", default="6", metavar="CLASS", help="the class to reach, id or name")
+    target = "the class to reach, id or name (default: 6, or the last if there are fewer)"
+    add("--target", metavar="CLASS", help=target)
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=10.0, metavar="LENGTH", help=step)
     add("--max-iter", type=whole_number(1, 10_000), default=100, metavar="N", help="the largest number of steps")
@@ -38,6 +39,7 @@ def make_figures(session: Session) -> None:
     """Write fooling_image.png and fooling_image_valid.png, and print whether the network is fooled."""
     from visualizers import FoolingImage
 
+    session.options.target = session.options.target or session.class_or_last(6)
     photo, target = chosen_photo(session), session.class_id(session.options.target)
     X = session.batch(photo[None])
     technique, options = FoolingImage(), session.options
@@ -79,9 +81,9 @@ def draw(session: Session, photo: np.ndarray, X: torch.Tensor, fooling: torch.Te
     length, largest = difference.norm().item(), difference.abs().max().item()
     words = f"difference: L2 {length:.1f}, L∞\u00a0{largest:.2f}\u00a0(normalised)"
     tiles = [photo, session.tile(fooling), *map(session.figures.about_grey, (difference, AMPLIFIED * difference))]
+    named = dict.fromkeys((f"class {target}", session.title(target)))  # without names both are the same
     heading = (
-        f"Fooling image for class {target}, {session.title(target)}: "
-        f"{before[target].item():.2%} before, {after[target].item():.2%} after"
+        f"Fooling image for {', '.join(named)}: {before[target].item():.2%} before, {after[target].item():.2%} after"
     )
     session.save_rows("fooling_image.png", [("", tiles)], [*likeliest, words, f"difference ×{AMPLIFIED}"], heading)
 

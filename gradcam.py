@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,19 @@ if TYPE_CHECKING:
 
     from session import Page, Session
 
+log = logging.getLogger(__name__)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "per_image", "arrays", "figures")
+    add_photo_options(
+        parser, "images", "labels", "num", "chunk", "size", "whole", "per_image", "arrays", "figures", "classes"
+    )
     add = parser.add_argument
-    layer = "Grad-CAM's layer, dotted name (default: features.12 for SqueezeNet, else the last one with feature maps)"
+    layer = (
+        "Grad-CAM's layer, dotted name (default: features.12 for SqueezeNet, else the last one with feature maps; of "
+        "transformers the last norm that the patches pass)"
+    )
     add("--layer", metavar="NAME", help=layer)
     layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
     add("--captum-layer", metavar="NAME", help=layer)
@@ -28,37 +37,59 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png;
-    with --arrays maps.npz, and each photo's Grad-CAM in the folder gradcam_overlays.
+    """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png; of
+    a network without ReLUs those of Grad-CAM alone and of Captum's layers. With --arrays also maps.npz, and each
+    photo's Grad-CAM in the folder gradcam_overlays.
     """
     layer = session.layer_name("layer")
     captum_layer = session.layer_name("captum_layer", "features.3" if session.is_squeezenet else layer)
+    guided = has_relus(session)
     save = functools.partial(session.save_rows, layer=layer, captum_layer=captum_layer)
     with session.maps_file() as keep:
         for page in session.pages("Grad-CAM"):
-            maps = compute_maps(session, page, layer)
+            maps = compute_maps(session, page, layer, guided)
             keep(page, maps)
             overlays = overlaid(session, page, maps["gradcam"])
             if session.options.arrays:
                 session.save_singly(overlays, page.names, "gradcam_overlays", layer=layer)
             if page.drawn:
                 draw_manual(session, page, save, maps, overlays)
-                draw_captum(session, page, save, layer, captum_layer)
+                draw_captum(session, page, save, layer, captum_layer, guided)
 
 
-def compute_maps(session: Session, page: Page, layer: str) -> dict[str, list[np.ndarray]]:
-    """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) of the guided ones."""
+def has_relus(session: Session) -> bool:
+    """Return whether the network has ReLUs, which guided backprop is about; a notice says where it has none, and where
+    Captum's counterpart is something else.
+    """
+    from visualizers.gradcam import count_relus
+
+    relus, modules = count_relus(session.model, session.example)
+    if not relus:
+        log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
+    elif modules < relus:
+        log.warning(
+            "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since Captum sees "
+            "nn.ReLU modules only, not functions or ReLU6",
+            "all" if not modules else f"{relus - modules} of {relus}",
+        )
+    return relus > 0
+
+
+def compute_maps(session: Session, page: Page, layer: str, guided: bool) -> dict[str, list[np.ndarray]]:
+    """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
     from visualizers import GradCam, SaliencyMap
 
     techniques, model = GradCam(), session.model
     # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
     how = {"layer": layer, "per_image": session.options.per_image or session.options.whole}
-    return {
+    maps = {
         "saliency_map": page.compute(lambda X, y: SaliencyMap().compute_saliency_maps(X, y, model).cpu().numpy()),
-        "guided_backprop": page.compute(lambda X, y: techniques.guided_backprop(X, y, model)),
         "gradcam": page.compute(lambda X, y: techniques.grad_cam(X, y, model, **how)),
-        "guided_gradcam": page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **how)),
     }
+    if guided:
+        maps["guided_backprop"] = page.compute(lambda X, y: techniques.guided_backprop(X, y, model))
+        maps["guided_gradcam"] = page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **how))
+    return maps
 
 
 def overlaid(session: Session, page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -70,17 +101,18 @@ def overlaid(session: Session, page: Page, maps: Sequence[np.ndarray]) -> list[n
 def draw_manual(
     session: Session, page: Page, save: Callable, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray]
 ) -> None:
-    """Draw the three maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
+    """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
     figures, words = session.figures, titles(session, page)
     photos, cam_row = ("photo", list(page.X)), ("Grad-CAM", overlays)
-    saliency_row = ("saliency map", [figures.heat(m) for m in maps["saliency_map"]])
-    guided_row = ("guided backprop", [figures.signed(m) for m in maps["guided_backprop"]])
-    product_row = ("Guided Grad-CAM", [figures.signed(m) for m in maps["guided_gradcam"]])
-    everything = [photos, saliency_row, guided_row, cam_row, product_row]
-    save(page.file_name("guided_backprop.png"), [photos, guided_row], words, "Guided backprop")
+    rows = [photos, ("saliency map", [figures.heat(m) for m in maps["saliency_map"]]), cam_row]
     save(page.file_name("gradcam.png"), [photos, cam_row], words, "Grad-CAM")
-    save(page.file_name("guided_gradcam.png"), [photos, product_row], words, "Guided Grad-CAM")
-    save(page.file_name("figure1.png"), everything, words, "What the network sees, class and its probability")
+    if "guided_backprop" in maps:
+        guided_row = ("guided backprop", [figures.signed(m) for m in maps["guided_backprop"]])
+        product_row = ("Guided Grad-CAM", [figures.signed(m) for m in maps["guided_gradcam"]])
+        save(page.file_name("guided_backprop.png"), [photos, guided_row], words, "Guided backprop")
+        save(page.file_name("guided_gradcam.png"), [photos, product_row], words, "Guided Grad-CAM")
+        rows = [*rows[:2], guided_row, cam_row, product_row]
+    save(page.file_name("figure1.png"), rows, words, "What the network sees, class and its probability")
 
 
 def titles(session: Session, page: Page) -> list[str]:
@@ -89,40 +121,37 @@ def titles(session: Session, page: Page) -> list[str]:
     return [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
 
 
-def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str) -> None:
+def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool) -> None:
     """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
     from captum_utils import attr, attribution_row, compute_attributions
+    from visualizers.layers import as_maps, influence
 
     model, steps = session.model, session.options.steps
-    module, captum_module = model.get_submodule(layer), model.get_submodule(captum_layer)
 
-    def draw(name, heading, label, algorithm, merge=False, target=True, **kwargs):
+    def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
         def technique(images, y):
-            maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
+            module = model.get_submodule(at or "")
+            laid_out = as_maps(module, influence(model, module, images)) if at else contextlib.nullcontext(model)
+            with laid_out as module:
+                algorithm = make(model, module) if at else make(model)
+                maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
             return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels
 
         maps = page.compute(technique)
         rows = [("photo", list(page.X)), attribution_row(label, maps, page.X)]
         save(page.file_name(f"{name}_captum.png"), rows, page.titles, heading)
 
-    draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop(model))
-    product = attr.GuidedGradCam(model, module)
-    heading = "Guided Grad-CAM by Captum"
-    draw("guided_gradcam", heading, "Guided Grad-CAM", product, interpolate_mode="bicubic")
-    activation = attr.LayerActivation(model, captum_module)
-    draw(
-        "layer_activation",
-        f"Activation of {captum_layer} by Captum",
-        "mean activation",
-        activation,
-        merge=True,
-        target=False,
-    )
-    cam = attr.LayerGradCam(model, captum_module)
-    draw("layer_gradcam", f"Grad-CAM at {captum_layer} by Captum", "Grad-CAM", cam, relu_attributions=True)
-    conductance = attr.LayerConductance(model, captum_module)
+    if guided:
+        draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop)
+        product = functools.partial(draw, "guided_gradcam", "Guided Grad-CAM by Captum", "Guided Grad-CAM")
+        product(attr.GuidedGradCam, layer, interpolate_mode="bicubic")
+    heading = f"Activation of {captum_layer} by Captum"
+    draw("layer_activation", heading, "mean activation", attr.LayerActivation, captum_layer, merge=True, target=False)
+    heading = f"Grad-CAM at {captum_layer} by Captum"
+    draw("layer_gradcam", heading, "Grad-CAM", attr.LayerGradCam, captum_layer, relu_attributions=True)
     heading = f"Conductance of {captum_layer} by Captum, {steps} steps"
-    draw("layer_conductance", heading, "mean conductance", conductance, merge=True, n_steps=steps)
+    conductance = functools.partial(draw, "layer_conductance", heading, "mean conductance", attr.LayerConductance)
+    conductance(captum_layer, merge=True, n_steps=steps)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

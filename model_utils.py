@@ -4,10 +4,11 @@ import difflib
 import importlib.util
 import logging
 import os
-import pickle
 import re
+import sys
 import tempfile
 import textwrap
+import traceback
 import warnings
 from pathlib import Path
 
@@ -16,54 +17,59 @@ from torch import nn
 from torchvision import models
 
 from bundled_weights import bundled_state
+from checkpoint_utils import read_checkpoint, with_fitting_names
 from errors import InputError, cause, quoted
-from file_utils import download, is_file, is_folder, sha256_of
+from file_utils import download, is_file, sha256_of
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = ("auto", "torchvision", "bundled", "none")  # or a path to a state dict
-RANDOM_SEED = 0  # of the random weights "none"
+RANDOM_SEED = 0  # of the random weights "none", and of those that a network of one's own begins with
+IMAGENET = 1000  # classes
+WITH_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}  # what their names begin with
 
 
 def load_model(arch: str = "squeezenet1_1", weights: str = "auto", device: str | torch.device = "auto") -> nn.Module:
-    """A frozen classification network in eval mode and channels-last layout, which is 1.4 times faster on the CPU.
+    """Return a frozen classification network in eval mode and channels-last layout, 1.4 times faster on the CPU.
 
     Args:
-        arch: any torchvision classification network by name.
+        arch: any torchvision classification network by name, or one of your own as FILE.py:NAME: the file is run, and
+            NAME in it is a module, or what returns one when it is called.
         weights: where the parameters come from:
             "torchvision": the official ImageNet weights, from torch hub's cache or else downloaded into it;
             "bundled": SqueezeNet v1.1's original release, which the package `ndf` ships;
-            a path: a state dict in a .pth or .safetensors file, loaded without executing code;
+            a path: a state dict, or a checkpoint that holds one, in a .pth or .safetensors file, loaded without
+                executing code. A torchvision network gets as many classes as its last layer there has;
             "none": random numbers, the same every time;
             "auto": $SQUEEZENET_WEIGHTS for squeezenet1_1 if set, else torchvision's, and where these cannot be had
-            bundled, with one notice in the log (standard error).
+                bundled, with one notice in the log (standard error). A network of your own stays as its file gives it.
         device: "auto" (cuda, else mps, else cpu) or a device's name.
 
     Returns:
-        The network, logits out; `.arch` and `.weights_name` say what it is. It expects RGB in [0, 1], normalised with
-        ImageNet's mean and standard deviation.
+        The network, in float32 but for quantised parts, logits out; `.arch` and `.weights_name` say what it is. One of
+        torchvision's expects RGB in [0, 1], normalised with ImageNet's mean and standard deviation.
 
     Raises:
         InputError: an unknown network or device, or weights that cannot be had, read or fitted.
     """
     device = pick_device(device)
-    known = models.list_models(module=models)
-    if arch not in known:
-        near = difflib.get_close_matches(str(arch), known, n=3)
-        raise InputError(
-            f"unknown network {quoted(arch)}; "
-            + (f"did you mean {', '.join(near)}?" if near else "give a torchvision classification network's name")
-        )
-    state, name = _read_weights(arch, str(weights))
-    model = _build(arch)
-    if state is not None:
-        _fit(model, state, arch, name)
-    model.arch, model.weights_name = arch, name
-    return model.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
+    if own := re.fullmatch(r"(.+\.py):(\w+)", str(arch), re.DOTALL):
+        model, name = _own_network(Path(own[1]), own[2], str(weights))
+        arch = f"{Path(own[1]).name}:{own[2]}"
+    else:
+        model, name = _torchvision_network(arch, str(weights))
+    for attribute, value in (("arch", arch), ("weights_name", name)):
+        if not hasattr(model, attribute):  # else it is the network's own
+            setattr(model, attribute, value)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.eval().to(device)
+    if all(parameter.dim() < 5 for parameter in model.parameters()):  # else torch refuses the layout
+        model.to(memory_format=torch.channels_last)
+    return model
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device by that name; "auto" is cuda, else mps, else cpu.
+    """Return the device by that name; "auto" is cuda, else mps, else cpu.
 
     Raises:
         InputError: no such device here.
@@ -84,13 +90,102 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
-def _build(arch: str) -> nn.Module:
-    """The bare network with seeded random parameters; the caller's random state stays as it was."""
+# --- Networks ---
+
+
+def _torchvision_network(arch: str, weights: str) -> tuple[nn.Module, str]:
+    """Return a network of torchvision's, and the name of its weights."""
+    known = models.list_models(module=models)
+    if arch not in known:
+        near = difflib.get_close_matches(str(arch), known, n=3)
+        raise InputError(
+            f"unknown network {quoted(arch)}; "
+            + (f"did you mean {', '.join(near)}?" if near else "give a torchvision classification network's name")
+            + (" or FILE.py:NAME" if ".py" in str(arch) else "")
+        )
+    state, name = _read_weights(arch, weights)
+    if state is None:
+        return _build(arch), name
+    model = _build(arch)
+    state = with_fitting_names(state, model.state_dict().keys())
+    if differences := _differences(arch, model, state):
+        model = _build(arch, **differences)
+        state = with_fitting_names(state, model.state_dict().keys())
+    _fit(model, state, arch, name)
+    return model, name
+
+
+def _build(arch: str, **options) -> nn.Module:
+    """Return the bare network with seeded random parameters; the caller's random state stays as it was."""
     # These two were trained on another normalisation, which transform_input undoes; their own initialisation is slow.
-    extra = {"init_weights": False, "transform_input": True} if arch in ("googlenet", "inception_v3") else {}
+    extra = {"init_weights": False, "transform_input": True} if arch in WITH_AUXILIARY_HEADS else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        return models.get_model(arch, weights=None, **extra)
+        model = models.get_model(arch, weights=None, **extra, **options)
+        if isinstance(model, models.VisionTransformer):  # begins with a last layer of zeros, which would show nothing
+            nn.init.trunc_normal_(model.heads[-1].weight, std=0.02)
+        return model
+
+
+def _differences(arch: str, model: nn.Module, state: dict[str, torch.Tensor]) -> dict:
+    """With what options the network must be built for a state dict: another number of classes, no auxiliary heads."""
+    options = {}
+    last_layer = [key for key, value in model.state_dict().items() if value.dim() > 1][-1]
+    if last_layer in state and state[last_layer].dim() > 1 and len(state[last_layer]) != IMAGENET:
+        options["num_classes"] = len(state[last_layer])
+    if arch in WITH_AUXILIARY_HEADS and not any(key.startswith(WITH_AUXILIARY_HEADS[arch]) for key in state):
+        options["aux_logits"] = False
+    return options
+
+
+def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
+    """Return the network that a Python file of the user's holds under a name, and the name of its weights."""
+    if weights in ("torchvision", "bundled", "none"):
+        raise InputError(
+            f"weights {weights!r} are for torchvision's networks; for {path.name}:{name} give a checkpoint's path, or "
+            "leave them out, and the network is taken as the file gives it"
+        )
+    state, weights_name = _read_weights(name, weights) if weights != "auto" else (None, f"as {path.name} gives it")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = _made_by(path, name)
+    model = getattr(model, "_orig_mod", model)  # compiled, its layers could not be looked into
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{quoted(path)}: {name} gives a {type(model).__name__}, not a torch.nn.Module")
+    if state is not None:
+        _fit(model, with_fitting_names(state, model.state_dict().keys()), f"{path.name}:{name}", weights_name)
+    if not isinstance(model, torch.jit.ScriptModule):  # TorchScript takes no hooks
+        model.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))  # it may alter them
+    return model.float(), weights_name
+
+
+def _made_by(path: Path, name: str) -> object:
+    """Return what a Python file holds under a name; a function or class is called.
+
+    Raises:
+        InputError: no such file or name, or its code fails.
+    """
+    if not is_file(path):
+        raise InputError(f"network {quoted(path)}: no such file; give FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location("_own_network", path.resolve())
+    assert spec is not None and spec.loader is not None  # of a file that is there
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as dataclasses and pickle want it
+    if str(path.resolve().parent) not in sys.path:
+        sys.path.append(str(path.resolve().parent))  # modules beside it; at the end, so that ours keep their names
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, name):
+            raise InputError(f"network {quoted(path)}: it holds no {name}")
+        made = getattr(module, name)
+        return made() if callable(made) and not isinstance(made, nn.Module) else made
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
+        where = f", line {lines[-1]}" if lines else ""
+        raise InputError(f"network {quoted(path)}{where}: {type(error).__name__}: {cause(error)}") from error
 
 
 def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
@@ -106,14 +201,20 @@ def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
     except (RuntimeError, ValueError) as error:
         first, *differences = (textwrap.shorten(line, 120, placeholder=" …") for line in str(error).splitlines())
         why = "; ".join(differences[:3]) or first
-        raise InputError(f"the weights {quoted(name)} do not fit {arch}: {why}") from error
+        raise InputError(
+            f"the weights {quoted(name)} do not fit {arch}: {why}; a network that you have altered is given as "
+            "FILE.py:NAME"
+        ) from error
     broken = [key for key, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise InputError(f"the weights {quoted(name)} hold NaN or infinity in {', '.join(broken[:3])}")
 
 
+# --- Weights ---
+
+
 def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
-    """The state dict for a choice of weights (None: keep the random ones) and the name they go by."""
+    """Return the state dict for a choice of weights (None: keep the random ones) and the name they go by."""
     if weights == "auto" and arch == "squeezenet1_1":
         weights = os.environ.get("SQUEEZENET_WEIGHTS") or "auto"
     if weights == "none":
@@ -124,10 +225,10 @@ def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
         return bundled_state(), "bundled (original SqueezeNet v1.1 release, package ndf)"
     if weights in ("auto", "torchvision"):
         return _official_or_bundled(arch, fall_back=weights == "auto")
-    return _read_file(Path(weights)), Path(weights).name
+    return read_checkpoint(Path(weights))
 
 
-def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict, str]:
+def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
     entry = _official_entry(arch)
     try:
         return _official_state(entry), f"torchvision {entry}"
@@ -158,7 +259,7 @@ def _official_state(entry) -> dict:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cached = folder / name
     if is_file(cached) and sha256_of(cached).startswith(checksum):
-        return _read_file(cached)
+        return read_checkpoint(cached)[0]
     try:
         if not folder.is_absolute():  # no home folder is known
             raise OSError
@@ -167,38 +268,6 @@ def _official_state(entry) -> dict:
     except OSError:  # a cache that cannot be written: fetch for this time only
         with tempfile.TemporaryDirectory() as temporary:
             download(url, Path(temporary) / name, checksum, most)
-            return _read_file(Path(temporary) / name)
+            return read_checkpoint(Path(temporary) / name)[0]
     download(url, cached, checksum, most)
-    return _read_file(cached)
-
-
-def _read_file(path: Path) -> dict:
-    """A state dict from a .safetensors file, or from torch's format by the reader that never executes code."""
-    if not is_file(path):
-        what = "a folder, not a file" if is_folder(path) else "no such file"
-        raise InputError(f"weights {quoted(path)}: {what}; give {', '.join(WEIGHTS)} or the path of a state dict")
-    try:
-        if path.suffix == ".safetensors":
-            if not importlib.util.find_spec("safetensors"):
-                raise InputError(f"reading {quoted(path)} needs a package: pip install safetensors")
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # remarks on the file's age
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"weights {quoted(path)}: refused, since the file holds more than plain tensors or is "
-            "damaged; a state dict saved by torch.save is expected"
-        ) from error
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file can make the readers raise nearly anything
-        raise InputError(f"weights {quoted(path)}: not a readable state dict: {cause(error)[:120]}") from error
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    ):
-        raise InputError(f"weights {quoted(path)}: a state dict (names → tensors) is expected")
-    return state
+    return read_checkpoint(cached)[0]

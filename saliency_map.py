@@ -20,7 +20,7 @@ STRIDE, SQUARE = 40 / 224, 64 / 224  # between the occluding squares, and their 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "arrays", "figures")
+    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "arrays", "figures", "classes")
     steps = "steps of integrated gradients"
     parser.add_argument("--steps", type=whole_number(1, 1000), default=10, metavar="N", help=steps)
 

@@ -24,7 +24,7 @@ MEASURES = ("rank correlation", "SSIM", "deletion area", "insertion area", "sens
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk")
+    add_photo_options(parser, "images", "labels", "num", "chunk", "classes")
     parser.add_argument("--steps", type=whole_number(1), default=10, metavar="N", help="steps of integrated gradients")
 
 

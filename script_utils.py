@@ -43,13 +43,19 @@ def make_parser(description: str) -> Parser:
     """Return a parser with the options of all scripts."""
     parser = Parser(description=description, formatter_class=_Help)
     add = parser.add_argument_group("network and output").add_argument
-    add("--arch", default="squeezenet1_1", metavar="NAME", help="a torchvision classification network")
+    add(
+        "--arch",
+        default="squeezenet1_1",
+        metavar="NAME",
+        help="a torchvision classification network, or one of your own, FILE.py:NAME: a module in that file, or what "
+        "returns one when called",
+    )
     add(
         "--weights",
         default="auto",
         metavar="WEIGHTS",
-        help="torchvision, bundled, none (random), the path of a state dict, or auto: for squeezenet1_1 what "
-        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled",
+        help="torchvision, bundled, none (random), the path of a checkpoint, or auto: for squeezenet1_1 what "
+        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled; those that a network of your own comes with",
     )
     add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
     add("--out", type=Path, metavar="FOLDER", help="where figures go (default: the project's visualization folder)")
@@ -96,7 +102,8 @@ PHOTO_OPTIONS: dict[str, dict] = {
     "labels": {
         "nargs": "+",
         "metavar": "CLASS",
-        "help": "a class for each photo, id or name (default: the course's labels; the predicted class of yours)",
+        "help": "a class for each photo, id or name (default: the course's labels for its photos and ImageNet's "
+        "classes, else the predicted ones)",
     },
     "num": {
         "type": whole_number(1),
@@ -136,6 +143,12 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "type": whole_number(1),
         "metavar": "N",
         "help": "how many pages of photos get figures, the first ones (default: all; with --arrays 10)",
+    },
+    "classes": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "the names of the network's classes: one a line, or JSON, a list or id → name (default: ImageNet's "
+        "names where there are 1000, else 'class 3')",
     },
 }
 # Recorded in the figures where they are not the default.

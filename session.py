@@ -34,14 +34,16 @@ from data_utils import (
     imagenet_classes,
     package_files,
     parse_label,
+    read_class_names,
 )
 from errors import InputError, cause, quoted
 from file_utils import ROOT
 from image_utils import deprocess, open_image, to_batch
-from model_utils import load_model
+from model_utils import IMAGENET, load_model
 from process_utils import advice
 from script_utils import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD
-from visualizers.gradcam import default_layer, find_module
+from visualizers.common import evaluated
+from visualizers.layers import default_layer, find_module, influence
 
 log = logging.getLogger(__name__)
 FIGURES = 10  # pages that get figures beside arrays, unless asked
@@ -115,7 +117,7 @@ class Session:
     @property
     def device(self) -> torch.device:
         """The network's device."""
-        return next(self.model.parameters()).device
+        return next(self.model.parameters(), torch.empty(0)).device
 
     def bundled_squeezenet(self) -> nn.Module:
         """Return SqueezeNet with the bundled weights, on the network's device."""
@@ -130,11 +132,12 @@ class Session:
         """Return the dotted name of the layer that an option names; without, of Grad-CAM's own choice.
 
         Raises:
-            InputError: the network has no such layer.
+            InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
         """
         name = getattr(self.options, option) or default
         try:
-            layer = find_module(self.model, name) if name else default_layer(self.model)
+            layer = find_module(self.model, name) if name else default_layer(self.model, self.example)
+            influence(self.model, layer, self.example)
         except InputError as error:
             raise InputError(f"--{option.replace('_', '-')}: {error}") from error
         return next(name for name, module in self.model.named_modules() if module is layer)
@@ -142,10 +145,48 @@ class Session:
     # --- Classes and photos ---
 
     @functools.cached_property
+    def example(self) -> torch.Tensor:
+        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black one."""
+        photos = (photo.pixels[None] for photo in self.photos) if "images" in self.options else iter(())
+        return self.batch(next(photos, np.zeros((1, PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)))
+
+    @functools.cached_property
+    def class_count(self) -> int:
+        """How many classes the network knows.
+
+        Raises:
+            InputError: it cannot be evaluated, or gives no scores.
+        """
+        try:
+            return self.scores(self.example).shape[1]
+        except Exception as error:
+            if advice(error):
+                raise
+            size = "×".join(map(str, self.example.shape[2:]))
+            raise InputError(f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}") from error
+
+    @property
+    def knows_imagenet(self) -> bool:
+        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other names."""
+        return self.options.classes is None and self.class_count == IMAGENET
+
+    @functools.cached_property
     def class_names(self) -> dict[int, str]:
-        """Class id → name."""
+        """Class id → name.
+
+        Raises:
+            InputError: --classes names no file with names that fit the network.
+        """
+        if self.options.classes is not None:
+            return read_class_names(self.options.classes, self.class_count)
+        if not self.knows_imagenet:
+            return {i: f"class {i}" for i in range(self.class_count)}
         of_course = "images" in self.options and self.options.images is None
         return self._course[2] if of_course else imagenet_classes()
+
+    def class_or_last(self, label: int) -> str:
+        """Return a class's id, or the last one of a network with fewer classes."""
+        return str(min(label, self.class_count - 1))
 
     def class_id(self, text: str) -> int:
         """Return the class meant by an id or a name.
@@ -187,13 +228,13 @@ class Session:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes by --labels, or the course's, int64 (N,); None: the network's predictions are taken.
+        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the network's predictions.
 
         Raises:
             InputError: an unknown class, or not one per photo.
         """
         if self.options.labels is None:
-            return self._course[1] if self.options.images is None else None
+            return self._course[1] if self.options.images is None and self.knows_imagenet else None
         labels = [self.class_id(text) for text in self.options.labels]
         count = sum(1 for _ in self.photos)  # of what is in a folder, not everything may be a photo
         if len(labels) != count:
@@ -263,20 +304,17 @@ class Session:
         """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
 
         Raises:
-            InputError: the network takes no photos of that size, or the scores are not finite.
+            InputError: the network gives none, they are not finite, or it takes no photos of that size.
         """
         try:
             with torch.no_grad():
-                scores = self.model(images)
+                return evaluated(self.model, images)
         except (AssertionError, RuntimeError, ValueError) as error:
             height, width = images.shape[2:]
             if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
                 raise
             why = textwrap.shorten(cause(error), 120, placeholder=" …")
             raise InputError(f"the network takes no photos of {width}×{height} pixels: {why}") from error
-        if not scores.isfinite().all():
-            raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
-        return scores
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
         """Return the softmax of `scores`."""

@@ -1,6 +1,5 @@
 """Style transfer and feature inversion: features, the optimisation, and the course's small helpers."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from figure_utils import draw_rows, provenance, save_png
 from file_utils import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.rules import RULES, Rule
-from visualizers.common import integer
+from visualizers.common import check_model, copied, integer
+from visualizers.layers import layout_of
 
 __all__ = [
     "ITERATIONS",
@@ -137,6 +137,7 @@ class StyleTransferProgress:
         return self.content + self.style + self.total_variation
 
 
+@torch.inference_mode(False)
 def style_transfer(
     name: str,
     content_image: str | Path | Image.Image,
@@ -199,6 +200,7 @@ def style_transfer(
         ValueError: arguments that do not fit.
         InputError: files that cannot be read or written, or losses that are not finite.
     """
+    check_model(cnn)
     _layer(content_layer, "content_layer", len(_layers(cnn)))
     style_layers, style_weights = _used(style_layers, style_weights, len(_layers(cnn)))
     _weight(content_weight, "content_weight")
@@ -210,6 +212,7 @@ def style_transfer(
     with torch.no_grad():
         content_target = extract_features(content_img, layers)[content_layer]
         style_feats = extract_features(style_img, layers)
+        _check_maps(layers, style_feats, style_layers, style_img)
         style_targets = [style_loss.gram_matrix(style_feats[layer]) for layer in style_layers]
 
     def losses(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -276,7 +279,7 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
 
 def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
     """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = copy.deepcopy(nn.Sequential(*_layers(cnn)[:depth])).requires_grad_(False).eval()
+    layers = copied(nn.Sequential(*_layers(cnn)[:depth])).requires_grad_(False).eval()
     return layers.to(like).to(memory_format=torch.channels_last)
 
 
@@ -301,6 +304,17 @@ def _weight(weight: float, argument: str) -> float:
     if not 0 <= weight < math.inf:
         raise ValueError(f"{argument} must be at least 0 and finite, got {weight}")
     return weight
+
+
+def _check_maps(layers: nn.Module, feats: list[torch.Tensor], style_layers: list[int], image: torch.Tensor) -> None:
+    """Refuse style layers whose Gram matrices would be taken over something else than places."""
+    for layer in style_layers:
+        shape = feats[layer].shape
+        maps = len(shape) == 4
+        if maps and shape[2:].numel() > 1:  # of a single pixel no layout can be told
+            maps = layout_of(layers, layers[layer], shape, image).kind == "channels first"
+        if not maps:
+            raise InputError(f"style layer {layer} gives {tuple(shape)}, not feature maps (N, C, H, W)")
 
 
 def _layers(cnn: nn.Module) -> list[nn.Module]:

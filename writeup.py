@@ -196,7 +196,7 @@ def _words(value: object) -> object:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole")
+    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "classes")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
     left_out = ", ".join(question.name for question in QUESTIONS if not question.by_default)

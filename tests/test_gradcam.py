@@ -298,7 +298,7 @@ def test_relus_without_relu(batch):
         ("googlenet", "inception5b"),
         ("mobilenet_v3_small", "features"),
         ("densenet121", "features"),
-        ("swin_t", "permute"),
+        ("swin_t", "norm"),
     ],
 )
 def test_layer_default(arch, name, batch):

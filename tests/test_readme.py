@@ -38,12 +38,23 @@ RUN_BY_THEIR_TESTS = {
 }
 RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map grad_cam"}
 BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
+NEEDS_WEIGHTS = {"python gradcam.py --arch my_timm.py:network --images cat.jpg"}  # timm's, from the network
 NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
 RUN_HERE = [
     command
     for command in COMMANDS
-    if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA
+    if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_WEIGHTS | NEEDS_CONDA
 ]
+
+
+MY_NETWORK = """from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        convolution = nn.Conv2d(3, 4, kernel_size=3, stride=4)
+        super().__init__(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +62,7 @@ def holiday(tmp_path_factory, photos):
     """A folder with the files that the commands name."""
     import torch
     from PIL import Image
+    from torchvision import models
 
     from model_utils import load_model
 
@@ -59,6 +71,12 @@ def holiday(tmp_path_factory, photos):
     for name, photo in zip(("cat.jpg", "holiday/cup.jpg", "holiday/dusk.png"), photos[0], strict=False):
         Image.fromarray(photo).save(folder / name)
     torch.save(load_model("resnet18", "none", "cpu").state_dict(), folder / "resnet18.pth")
+    torch.save({"epoch": 3, "model": models.resnet18(num_classes=10).state_dict()}, folder / "ten_classes.pth")
+    (folder / "classes.txt").write_text("\n".join(["cup", "dusk", *(f"thing {i}" for i in range(8))]))
+    (folder / "my_network.py").write_text(MY_NETWORK)
+    own: dict = {}
+    exec(MY_NETWORK, own)
+    torch.save(own["Net"]().state_dict(), folder / "my_weights.pth")
     return folder
 
 
@@ -86,7 +104,7 @@ def test_every_environment_variable_is_looked_at():
 
 
 def test_commands_that_others_run_are_there_as_they_stand():
-    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_CONDA
+    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_WEIGHTS | NEEDS_CONDA
     ci = (ROOT / ".ci/run").read_text().splitlines()
     assert all(command in ci for command in RUN_BY_CI)
     makefile = (ROOT / "Makefile").read_text()

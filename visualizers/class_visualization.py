@@ -1,6 +1,5 @@
 """Class visualization: the picture that scores highest for a class, grown out of noise."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import nn
 
 from image_utils import as_type, blur_image, clip_pixels, deprocess
 
-from .common import class_scores, evaluation_mode, figures, integer, positive, unit_length
+from .common import check_model, class_scores, copied, evaluation_mode, figures, integer, positive, unit_length
 
 SIZE = 224  # height and width of the pictures in pixels
 BLUR_SIGMA = 0.5  # of the blur every few iterations, in pixels
@@ -136,10 +135,9 @@ class ClassVisualization:
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
-        start = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float32, **source)
-        images = [start.to(reference)] * len(ids)
-        scores = [reference] * len(ids)
         with evaluation_mode(model):
+            start = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float32, **source)
+            images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
                 # One image at a time: in a batch the network rounds otherwise, which 100 steps make another picture.
@@ -194,10 +192,10 @@ def _source(generator: torch.Generator | None, seed: int | None) -> dict:
 
 def _placed(model: nn.Module, dtype: torch.dtype | torch.device | type | str) -> tuple[nn.Module, torch.Tensor]:
     """Return the network, copied if `dtype` asks for another type or device, and an empty tensor of that type there."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    own = next(model.parameters(), torch.empty(0)).detach().new_empty(0)
+    check_model(model)
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    own = torch.empty(0, dtype=like.dtype, device=like.device)
     wanted = as_type(own, dtype)
     if (wanted.device, wanted.dtype) == (own.device, own.dtype):
         return model, own
-    return copy.deepcopy(model).to(wanted.device, wanted.dtype), wanted
+    return copied(model).to(wanted.device, wanted.dtype), wanted

@@ -1,8 +1,10 @@
 """What the techniques share: checked inputs, deterministic evaluation, and the score that is differentiated."""
 
 import contextlib
+import copy
 import math
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +16,8 @@ from torchvision.models import SqueezeNet
 
 from errors import InputError
 
+DAMAGED = "the network's scores are not finite (NaN or infinity): its weights are damaged"
+NOT_FINITE = "the gradient is not finite (NaN or infinity): damaged weights, or numbers too large"
 CHUNK = 8  # images that go through a network together: more cost memory, and gain no speed on several threads
 
 Labels = torch.Tensor | np.ndarray | Sequence[int] | int  # class ids
@@ -27,9 +31,13 @@ _one_at_a_time = threading.RLock()
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluate a network deterministically, with gradients: no dropout, batch norm by its running statistics.
 
-    The modes are restored afterwards. Threads take turns, since the modes and hooks of a network are shared by all.
+    Also where the caller has switched to inference mode; a compiled network is evaluated as it was written, since
+    compiled code hides layers, hooks and ReLUs. The modes are restored afterwards. Threads take turns, since the modes
+    and hooks of a network are shared by all.
     """
-    with _one_at_a_time, torch.enable_grad():
+    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")  # from torch 2.6 on
+    as_written = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    with _one_at_a_time, as_written, torch.inference_mode(False), torch.enable_grad():
         training = [module for module in model.modules() if module.training]
         for module in training:
             module.training = False
@@ -38,6 +46,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network.
+
+    What is computed before each evaluation (the weight of a `weight_norm` or `spectral_norm` by hooks) still hangs on
+    its graph, with which Python copies no tensor; the copy has it without.
+    """
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def in_chunks(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -53,6 +76,23 @@ def in_chunks(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.
 # --- The score ---
 
 
+def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Evaluate a network on a copy of the images, which it may alter: (N, 3, H, W) → finite scores (N, classes).
+
+    Raises:
+        InputError: the network gives something else, or what no gradient can be taken of.
+    """
+    scores = model(images.clone())
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
+        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise InputError(f"model must give scores of shape (N, classes), got {got}")
+    if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
+        raise InputError("model gives scores without a gradient: it detaches them, or runs under torch.no_grad()")
+    if not scores.isfinite().all():
+        raise InputError(DAMAGED)
+    return scores
+
+
 def class_scores(model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:
     """Evaluate a network and return the raw score (logit) s_y of each image's class: (N, 3, H, W) and (N,) → (N,).
 
@@ -63,24 +103,24 @@ def class_scores(model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: 
         InputError: the network gives no (N, classes) tensor of finite scores, or has no such class.
     """
     if not _has_plain_classifier(model):
-        return labelled_scores(model(images), y, name)
+        return labelled_scores(evaluated(model, images), y, name)
     features, convolution = model.features(images), model.classifier[1]
     _check_range(y, convolution.out_channels, name)
     maps = torch.einsum("nchw,nc->nhw", features, convolution.weight[y].flatten(1)) + convolution.bias[y, None, None]
-    return _finite(maps.relu().mean(dim=(1, 2)))
+    scores = maps.relu().mean(dim=(1, 2))
+    if not scores.isfinite().all():
+        raise InputError(DAMAGED)
+    return scores
 
 
 def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:
     """Return the raw score of each image's class from all scores: (N, classes) and (N,) → (N,).
 
     Raises:
-        InputError: as `class_scores`.
+        InputError: the network has no such class.
     """
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2:
-        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise InputError(f"model must give scores of shape (N, classes), got {got}")
     _check_range(y, scores.shape[1], name)
-    return _finite(scores).gather(1, y[:, None])[:, 0]
+    return scores.gather(1, y[:, None])[:, 0]
 
 
 def _has_plain_classifier(model: nn.Module) -> bool:
@@ -104,10 +144,21 @@ def _check_range(y: torch.Tensor, classes: int, name: str) -> None:
         raise InputError(f"{name} must lie in 0…{classes - 1}, got {min(ids)}…{max(ids)}")
 
 
-def _finite(scores: torch.Tensor) -> torch.Tensor:
-    if not scores.isfinite().all():
-        raise InputError("the network's scores are not finite (NaN or infinity): its weights are damaged")
-    return scores
+def finite(gradient: torch.Tensor) -> torch.Tensor:
+    """Return a gradient, or what was computed from it, of any shape.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    # Their sum tells as much as the single numbers, in a fiftieth of the time.
+    if not at_least_float32(gradient).sum().isfinite():
+        raise InputError(NOT_FINITE)
+    return gradient
+
+
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor, of half precision in float32: it would overflow in sums, and has no bicubic enlargement."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def figures():
@@ -120,14 +171,33 @@ def figures():
 # --- Arguments ---
 
 
+def check_model(model: nn.Module) -> None:
+    """Raise an error for what no gradient can be taken through.
+
+    Raises:
+        ValueError: `model` is not a torch module.
+        InputError: it is quantised, or was made in inference mode.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(".quantized" in type(module).__module__ for module in model.modules()):
+        raise InputError("the network is quantised, so it has no gradients; give the float network it was made from")
+    if any(tensor.is_inference() for tensors in (model.parameters(), model.buffers()) for tensor in tensors):
+        raise InputError("the network was made under torch.inference_mode(), so it has no gradients; make it outside")
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor without its graph; one made in inference mode is copied, as autograd takes it for no input."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
 def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Tensor:
     """Return the images on the network's device and in its dtype.
 
     Raises:
-        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1, or `model` is not a torch module.
+        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1, or as `check_model`.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if not isinstance(X, torch.Tensor) or not X.is_floating_point():
         got = f"a tensor of {X.dtype}" if isinstance(X, torch.Tensor) else type(X).__name__
         raise ValueError(f"{name} must be a float tensor (N, 3, H, W), got {got}")
@@ -135,8 +205,9 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         raise ValueError(f"{name} must have shape (N, 3, H, W), got {tuple(X.shape)}")
     if not X.isfinite().all():
         raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
-    parameter = next(model.parameters(), X)
-    return X.detach().to(device=parameter.device, dtype=parameter.dtype)
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
+    with torch.inference_mode(False):
+        return _plain(X).to(device=like.device, dtype=like.dtype)
 
 
 def check_labels(y: Labels, X: torch.Tensor, name: str = "y") -> torch.Tensor:
@@ -159,7 +230,8 @@ def check_labels(y: Labels, X: torch.Tensor, name: str = "y") -> torch.Tensor:
         raise ValueError(f"{name} must hold integers, got {labels.dtype}")
     if labels.dim() and labels.shape != X.shape[:1]:
         raise ValueError(f"{name} must hold one label for each of the {len(X)} images, got shape {tuple(labels.shape)}")
-    return labels.to(device=X.device, dtype=torch.int64).expand(len(X))
+    with torch.inference_mode(False):
+        return _plain(labels).to(device=X.device, dtype=torch.int64).expand(len(X))
 
 
 def integer(value: int, name: str, least: int = 0) -> int:
@@ -200,5 +272,5 @@ def unit_length(gradient: torch.Tensor) -> torch.Tensor:
     """
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
     if not norm.isfinite().all():
-        raise InputError("the gradient is not finite (NaN or infinity): damaged weights, or numbers too large")
+        raise InputError(NOT_FINITE)
     return gradient / torch.where(norm > 0, norm, 1)

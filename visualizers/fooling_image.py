@@ -8,7 +8,7 @@ from torch import nn
 
 from image_utils import clip_pixels, round_to_8_bits
 
-from .common import check_images, evaluation_mode, integer, labelled_scores, positive, unit_length
+from .common import check_images, evaluated, evaluation_mode, integer, labelled_scores, positive, unit_length
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,6 @@ def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
 
 def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, bool]:
     """Return the target's raw score for an image, 0-dim, and whether it is the highest of all."""
-    scores = model(image)
+    scores = evaluated(model, image)
     score = labelled_scores(scores, torch.tensor([target], device=image.device), "target_y")[0]
     return score, scores.argmax().item() == target

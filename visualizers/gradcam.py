@@ -1,17 +1,30 @@
 """Guided backprop, Grad-CAM and Guided Grad-CAM: what in a photo speaks for a class."""
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import SqueezeNet
 
 from errors import InputError
 
-from .common import Labels, check_images, check_labels, class_scores, evaluation_mode, in_chunks
+from .common import (
+    Labels,
+    at_least_float32,
+    check_images,
+    check_labels,
+    class_scores,
+    evaluated,
+    evaluation_mode,
+    finite,
+    in_chunks,
+)
+from .layers import check_visible, default_layer, find_module, kept_maps
+
+__all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer", "find_module"]
+
+
+# Nodes of the graph that stand for whole parts of a network: torch.compile's, TorchScript's.
+HIDING = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
@@ -39,7 +52,7 @@ class GradCam:
     """Guided backprop, Grad-CAM and their product.
 
     After `grad_cam` and `guided_grad_cam`, `activation_value` and `gradient_value` hold the layer's feature maps A and
-    the gradient of the labelled scores by them, both (N, C, h, w), detached.
+    the gradient of the labelled scores by them, both (N, C, h, w), detached; of tokens the patches' alone.
     """
 
     def __init__(self):
@@ -69,7 +82,7 @@ class GradCam:
             images.requires_grad_()
             score = class_scores(gc_model, images, labels, "y_tensor").sum()
             _guide_relus(score)
-            return torch.autograd.grad(score, images)
+            return (finite(*torch.autograd.grad(score, images)),)
 
         with evaluation_mode(gc_model):
             (gradients,) = in_chunks(guided, images, labels)
@@ -93,8 +106,8 @@ class GradCam:
             X_tensor: float (N, 3, H, W), preprocessed images.
             y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
             gc_model: network with scores (N, classes); evaluated in eval mode and left as it was.
-            layer: a module with feature maps (N, C, h, w), or its dotted name. Default: SqueezeNet's features[12]; of
-                another network the last layer with spatial feature maps.
+            layer: a module with feature maps (N, C, h, w), channels-last ones (N, h, w, C) or tokens (N, 1+h·w, C), or
+                its dotted name. Default: SqueezeNet's features[12]; of another network `layers.default_layer`.
             per_image: scale each map to [0, 1] alone; otherwise all together, as the course does.
 
         Returns:
@@ -106,9 +119,9 @@ class GradCam:
         images, labels = _checked(X_tensor, y_tensor, gc_model)
 
         def activation_and_gradient(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            with _kept_output(module) as outputs:
+            with kept_maps(gc_model, module, images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            return outputs[0].detach(), _gradient(score, outputs[0])
+            return kept.maps.detach(), kept.gradient(score)
 
         with evaluation_mode(gc_model):
             module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images)
@@ -140,11 +153,11 @@ class GradCam:
 
         def both(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             images.requires_grad_()
-            with _kept_output(module) as outputs:
+            with kept_maps(gc_model, module, images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            plain = _gradient(score, outputs[0], retain_graph=True)  # at the layer, before any ReLU is guided
+            plain = kept.gradient(score, retain_graph=True)  # at the layer, before any ReLU is guided
             _guide_relus(score)
-            return torch.autograd.grad(score, images)[0], outputs[0].detach(), plain
+            return finite(*torch.autograd.grad(score, images)), kept.maps.detach(), plain
 
         with evaluation_mode(gc_model):
             module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images)
@@ -153,104 +166,46 @@ class GradCam:
 
     def _maps(self, size: torch.Size, per_image: bool) -> torch.Tensor:
         """Combine activation and gradient to maps (N, H, W) in [0, 1]."""
-        weights = self.gradient_value.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
-        maps = (weights * self.activation_value).sum(dim=1, keepdim=True).relu()  # equation 2
+        assert self.activation_value is not None and self.gradient_value is not None  # kept by who calls
+        A, gradient = map(at_least_float32, (self.activation_value, self.gradient_value))
+        weights = gradient.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
+        maps = (weights * A).sum(dim=1, keepdim=True).relu()  # equation 2
         # antialias=True selects PIL's bicubic kernel (a = −0.5), without it torch's own is sharper (a = −0.75).
         if not len(maps):
             return maps.new_zeros((0, *size))
         return _scaled(F.interpolate(maps, size, mode="bicubic", antialias=True)[:, 0].float(), per_image)
 
 
-def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> nn.Module:
-    """Return SqueezeNet's features[12]; of another network the last layer evaluated that fits.
-
-    It gives feature maps (1, C, h, w) larger than one pixel and is evaluated once; pooling to a fixed size does not
-    count.
-
-    Args:
-        images: (N, 3, H, W), the first of which shows the order of evaluation; a black one of 224×224 by default.
-
-    Raises:
-        InputError: there is none.
-    """
-    if isinstance(model, SqueezeNet):
-        return model.features[12]
-    if images is None:
-        images = check_images(torch.zeros(1, 3, 224, 224), model)
-    seen = []
-
-    def note(module, _, output):
-        seen.append((module, isinstance(output, torch.Tensor) and output.dim() == 4 and output[0, 0].numel() > 1))
-
-    handles = [m.register_forward_hook(note) for m in model.modules() if m is not model]
-    try:
-        with torch.no_grad():
-            model(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    calls = [module for module, _ in seen]
-    for module, spatial in reversed(seen):
-        if spatial and calls.count(module) == 1 and not isinstance(module, nn.AdaptiveAvgPool2d | nn.Dropout):
-            return module
-    raise InputError("the network has no layer with spatial feature maps (N, C, h, w), which Grad-CAM needs")
-
-
-def find_module(model: nn.Module, layer: nn.Module | str) -> nn.Module:
-    """Look a module up by its dotted name; a module is returned as it is.
-
-    Raises:
-        InputError: the network has no such module.
-    """
-    modules = dict(model.named_modules())
-    if isinstance(layer, nn.Module):
-        if all(layer is not module for module in modules.values()):
-            raise InputError("layer is not a module of gc_model")
-        return layer
-    if not isinstance(layer, str) or layer not in modules or not layer:
-        names = [name for name in modules if name and "." not in name]
-        raise InputError(
-            f"layer must be a module of gc_model or its dotted name, got {layer!r}; "
-            f"its first names are {', '.join(names[:6])}"
-        )
-    return modules[layer]
-
-
 def _checked(X: torch.Tensor, y: Labels, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     images = check_images(X, model, "X_tensor")
+    check_visible(model)
     return images, check_labels(y, images, "y_tensor")
 
 
-@contextlib.contextmanager
-def _kept_output(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Keep a layer's output in the graph so that a gradient by it can be taken. The hook is always removed."""
-    outputs = []
+def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
+    """Count a network's ReLUs by evaluating it on the first of some images (N, 3, H, W).
 
-    def keep(_, __, output):
-        if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise InputError(f"layer must give feature maps (N, C, h, w), got {got}")
-        # Of a frozen network and a plain image, the graph begins here.
-        outputs.append(output if output.requires_grad else output.detach().requires_grad_())
-        return outputs[-1].clone()  # an in-place ReLU after the layer would overwrite what is kept
+    Returns:
+        How many follow the guided rule here, and how many of them are `nn.ReLU` modules, which is all that libraries
+        working with hooks on modules, such as Captum, can see.
 
-    handle = layer.register_forward_hook(keep)
+    Raises:
+        InputError: as `GradCam.guided_backprop`, except that there may be no ReLU.
+    """
+    check_visible(model)
+    modules = []
+    handles = [
+        module.register_forward_hook(lambda module, *_: modules.append(module))
+        for module in model.modules()
+        if isinstance(module, nn.ReLU)
+    ]
     try:
-        yield outputs
+        with evaluation_mode(model):
+            nodes = _relu_nodes(evaluated(model, check_images(images, model)[:1].requires_grad_()).sum())
     finally:
-        handle.remove()
-    if len(outputs) != 1:
-        times = f"is evaluated {len(outputs)} times" if outputs else "is never evaluated"
-        raise InputError(f"layer {times} in a forward pass; choose one that is evaluated once")
-
-
-def _gradient(score: torch.Tensor, output: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
-    gradient = None
-    if score.requires_grad:
-        (gradient,) = torch.autograd.grad(score, output, allow_unused=True, retain_graph=retain_graph)
-    if gradient is None:
-        raise InputError("layer has no influence on the scores, so there is no gradient by it")
-    return gradient
+        for handle in handles:
+            handle.remove()
+    return len(nodes), len(modules)
 
 
 def _guide_relus(score: torch.Tensor) -> None:
@@ -259,17 +214,32 @@ def _guide_relus(score: torch.Tensor) -> None:
     The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or not, are met alike,
     and nothing has to be undone.
     """
+    relus = _relu_nodes(score)
+    if not relus:
+        raise InputError("the network has no ReLU, so guided backprop is not defined for it")
+    for relu in relus:
+        relu.register_hook(_keep_positive)
+
+
+def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
+    """Return the nodes of the ReLUs, ReLU6 included, in the graph that a score comes from."""
     nodes, seen, relus = [score.grad_fn], set(), []
     while nodes:
         node = nodes.pop()
         if node is not None and node not in seen:
             seen.add(node)
             nodes += [source for source, _ in node.next_functions]
-            relus += [node] if node.name() in ("ReluBackward0", "CustomReLUBackward") else []
-    if not relus:
-        raise InputError("the network has no ReLU, so guided backprop is not defined for it")
-    for relu in relus:
-        relu.register_hook(_keep_positive)
+            relus += [node] if _is_relu(node) else []
+    return relus
+
+
+def _is_relu(node: torch.autograd.graph.Node) -> bool:
+    name = node.name()
+    if name.endswith(HIDING):
+        raise InputError("a part of the network is compiled or TorchScript, which hides its ReLUs; give the original")
+    return name in ("ReluBackward0", "CustomReLUBackward") or (
+        name == "HardtanhBackward0" and getattr(node, "_saved_min_val", None) == 0  # ReLU6
+    )
 
 
 def _keep_positive(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from image_utils import to_batch
 
-from .common import Labels, check_images, check_labels, class_scores, evaluation_mode, figures, in_chunks
+from .common import Labels, check_images, check_labels, class_scores, evaluation_mode, figures, finite, in_chunks
 
 
 class SaliencyMap:
@@ -35,7 +35,7 @@ class SaliencyMap:
             images.requires_grad_()
             scores = class_scores(model, images, labels)  # s_y
             (gradient,) = torch.autograd.grad(scores.sum(), images)  # ∂s_y/∂x: no score depends on another image
-            return (gradient.abs().amax(dim=1),)  # max over the colours
+            return (finite(gradient.abs().amax(dim=1)),)  # max over the colours
 
         with evaluation_mode(model):
             (maps,) = in_chunks(saliency, images, labels)

@@ -18,7 +18,7 @@ from torch import nn
 
 from image_utils import blur_image
 
-from .common import Method, check_images, check_labels, evaluation_mode, in_chunks, labelled_scores
+from .common import Method, check_images, check_labels, evaluated, evaluation_mode, in_chunks, labelled_scores
 
 STEPS = 16  # of deletion and insertion
 BLUR = 10  # pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little
@@ -250,7 +250,7 @@ def deletion_insertion(
     counts = torch.linspace(0, place.shape[1], steps + 1, device=images.device).round()
 
     def probability(pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
-        return (labelled_scores(model(pictures).softmax(dim=1), labels, "labels"),)
+        return (labelled_scores(evaluated(model, pictures).softmax(dim=1), labels, "labels"),)
 
     curves: list[torch.Tensor] = []
     with evaluation_mode(model), torch.no_grad():

@@ -1,0 +1,307 @@
+"""Grad-CAM where maps are tokens or have their channels last: against the same computed by hand, and refused."""
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerActivation, LayerConductance, LayerGradCam
+from helpers import network_state, same_state
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+import gradcam
+from captum_utils import compute_attributions
+from errors import InputError
+from model_utils import load_model
+from visualizers import GradCam
+from visualizers.layers import Layout, as_maps, default_layer, influence, layout_of
+
+SIZE = 32
+
+
+def vit(**changes) -> nn.Module:
+    """A small ViT for pictures of 32×32: a class token before 4×4 patches."""
+    torch.manual_seed(0)
+    sizes = {"num_layers": 3, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24, "num_classes": 5}
+    model = models.VisionTransformer(**({"image_size": SIZE, "patch_size": 8} | sizes | changes)).eval()
+    nn.init.normal_(model.heads[-1].weight)
+    return model
+
+
+def swin(**changes) -> nn.Module:
+    """A small Swin: 8×8 and 4×4 places for pictures of 32×32, with 8 and 16 channels last."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4], "num_classes": 5}
+    return models.SwinTransformer(**({"patch_size": [4, 4]} | sizes | changes)).eval()
+
+
+class Pooled(nn.Module):
+    """Tokens without a class token, of which the mean is taken in the end."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 12, 8, 8)
+        self.block = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True, activation="gelu")
+        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.block(self.patches(x).flatten(2).mT)).mean(dim=1))
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    return torch.randn(3, 3, SIZE, SIZE), torch.tensor([4, 0, 2])
+
+
+def by_hand(activation: torch.Tensor, gradient: torch.Tensor, h: int, w: int, size=(SIZE, SIZE)) -> np.ndarray:
+    """Equations 1 and 2 for vectors (N, h·w, C) of the patches in rows, enlarged by PIL, scaled over the batch."""
+    activation, gradient = activation.detach().numpy(), gradient.numpy()
+    maps = np.maximum((gradient.mean(axis=1, keepdims=True) * activation).sum(axis=2), 0).reshape(-1, h, w)
+    maps = np.stack([np.asarray(Image.fromarray(m).resize(size[::-1], Image.Resampling.BICUBIC)) for m in maps])
+    assert maps.max() > 0
+    return (maps - maps.min()) / (maps.max() - maps.min())
+
+
+def name_of(model: nn.Module, layer: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+# --- Against the same by hand ---
+
+
+@pytest.mark.parametrize("block", [0, 2])
+def test_vit(data, block):
+    """The network's evaluation is repeated step by step, so that the norm's output is at hand."""
+    model, (X, y) = vit(), data
+    x = model.conv_proj(X).flatten(2).mT
+    x = torch.cat([model.class_token.expand(3, -1, -1), x], dim=1) + model.encoder.pos_embedding
+    for i, layer in enumerate(model.encoder.layers):
+        normed = layer.ln_1(x)
+        if i == block:
+            kept = normed = normed.detach().requires_grad_()
+            x = x.detach()  # the gradient by the norm's output does not pass here
+        x = x + layer.self_attention(normed, normed, normed, need_weights=False)[0]
+        x = x + layer.mlp(layer.ln_2(x))
+    scores = model.heads(model.encoder.ln(x)[:, 0])
+    (gradient,) = torch.autograd.grad(scores.gather(1, y[:, None]).sum(), kept)
+    expected = by_hand(kept[:, 1:], gradient[:, 1:], 4, 4)
+    before, ours = network_state(model), GradCam()
+    cam = ours.grad_cam(X, y, model, layer=f"encoder.layers.encoder_layer_{block}.ln_1")
+    assert np.allclose(cam, expected, atol=1e-4)
+    assert torch.allclose(ours.gradient_value, gradient[:, 1:].mT.unflatten(2, (4, 4)), atol=1e-6)
+    assert same_state(before, network_state(model))
+    if block == 2:  # the last block's norm before attention is the default
+        assert np.array_equal(GradCam().grad_cam(X, y, model), cam)
+
+
+def test_swin(data):
+    model, (X, y) = swin(), data
+    kept = model.norm(model.features(X)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=(1, 2))).gather(1, y[:, None]).sum(), kept)
+    assert kept.shape == (3, 4, 4, 16)
+    expected = by_hand(kept.flatten(1, 2), gradient.flatten(1, 2), 4, 4)
+    assert np.allclose(GradCam().grad_cam(X, y, model), expected, atol=1e-4)
+    assert np.allclose(GradCam().grad_cam(X, y, model, layer="permute"), expected, atol=1e-4)  # the same, laid out
+
+
+def test_tokens_without_a_class_token(data):
+    model, (X, y) = Pooled().eval(), data
+    kept = model.norm(model.block(model.patches(X).flatten(2).mT)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept)
+    assert name_of(model, default_layer(model, X)) == "norm"
+    assert np.allclose(GradCam().grad_cam(X, y, model), by_hand(kept, gradient, 4, 4), atol=1e-4)
+
+
+def test_pictures_that_are_not_square():
+    """Rows and columns are not exchanged: 6×3 places, for tokens and for channels last."""
+    torch.manual_seed(1)
+    X, y, model = torch.randn(2, 3, 48, 24), torch.tensor([1, 3]), Pooled().eval()
+    kept = model.norm(model.block(model.patches(X).flatten(2).mT)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept)
+    expected = by_hand(kept, gradient, 6, 3, (48, 24))
+    assert np.allclose(GradCam().grad_cam(X, y, model), expected, atol=1e-4)
+    small = swin(window_size=[3, 3])
+    assert influence(small, small.features[1], X) == Layout("channels last", 12, 6)
+
+
+# --- torchvision's networks ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "name", "layout"),
+    [
+        ("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 14, 14, 1)),
+        ("swin_t", "norm", Layout("channels last", 7, 7)),
+        ("swin_v2_t", "norm", Layout("channels last", 7, 7)),
+        ("maxvit_t", "blocks.3", Layout("channels first", 7, 7)),
+    ],
+)
+def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch):
+    model = load_model(arch, "none", "cpu")
+    X, y = batch[0][:1], batch[1][:1]
+    layer = default_layer(model, X)
+    assert name_of(model, layer) == name and influence(model, layer, X) == layout
+    cam = GradCam().grad_cam(X, y, model)
+    assert cam.max() == 1 and cam.std() > 0.05
+    outputs = []  # the module's own output, by a hook of this test's, gives the same map
+    handle = layer.register_forward_hook(lambda *args: outputs.append(args[2]))
+    score = model(X.clone().requires_grad_())[0, y[0]]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, outputs[0])
+    vectors = [layout.maps(t).flatten(2).mT for t in (outputs[0], gradient)]
+    assert np.allclose(cam, by_hand(*vectors, layout.height, layout.width, (224, 224)), atol=2e-3)
+
+
+# --- What is not recognised is refused ---
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("encoder", "patches have no influence"),
+        ("encoder.ln", "patches have no influence .* last block's norm before attention"),
+        ("encoder.layers.encoder_layer_0.self_attention", r"layer must give feature maps .*got tuple"),
+        ("encoder.layers.encoder_layer_0.self_attention.out_proj", "never evaluated"),
+        ("heads", r"got \(3, 5\) for 3 pictures of 32×32"),
+    ],
+)
+def test_refused_of_a_vit(data, layer, words):
+    with pytest.raises(InputError, match=words):
+        GradCam().grad_cam(*data, vit(), layer=layer)
+
+
+class Sequence(nn.Module):
+    """Gives what `arrange` makes of 4×4 feature maps through a layer of its own, `out`; `channels` of them."""
+
+    def __init__(self, channels: int, arrange):
+        super().__init__()
+        self.conv, self.out, self.head = nn.Conv2d(3, channels, 8, 8), nn.Identity(), nn.Linear(channels, 5)
+        self.arrange = arrange
+
+    def forward(self, x):
+        maps = self.conv(x)
+        return self.head(maps.mean(dim=(2, 3)) + self.out(self.arrange(maps)).mean())
+
+
+@pytest.mark.parametrize(
+    ("channels", "arrange"),
+    [
+        (7, lambda m: m.flatten(2)),  # (N, C, L): 7 is no number of patches
+        (7, lambda m: m.flatten(2).permute(2, 0, 1)),  # (L, N, C)
+        (7, lambda m: torch.cat([m.flatten(2).mT] * 2, dim=1)),  # twice as many
+        (16, lambda m: m.flatten(2)),  # (N, 16, 16), which might be tokens
+        (7, lambda m: m.flatten(2).mT[:, None]),  # (N, 1, L, C), as of heads of attention
+        (7, lambda m: m[..., None]),
+        (7, lambda m: (m.flatten(2).mT @ m.flatten(2)).softmax(dim=-1)[:, None]),  # weights of attention
+    ],
+)
+def test_sequences_that_cannot_be_told(data, channels, arrange):
+    with pytest.raises(InputError, match="layer must give"):
+        GradCam().grad_cam(*data, Sequence(channels, arrange).eval(), layer="out")
+
+
+def test_as_many_channels_as_rows_and_columns(data):
+    """Both axes could be the width; a wider picture tells."""
+    X, _ = data
+    for arrange, kind in ((lambda m: m, "channels first"), (lambda m: m.permute(0, 2, 3, 1), "channels last")):
+        model = Sequence(4, arrange).eval()
+        assert influence(model, model.out, X) == Layout(kind, 4, 4)
+    square = swin(embed_dim=4, num_heads=[1, 2])  # 8×8 places of 4 channels, then 4×4 of 8
+    assert influence(square, square.features[2], X) == Layout("channels last", 4, 4)
+    fixed = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
+    assert influence(fixed, fixed[1], X) == Layout("channels first", 8, 8)  # though it takes no wider picture
+
+
+def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
+    torch.manual_seed(0)
+    X, y = torch.randn(1, 3, 32, 32), torch.tensor([3])
+    assert bundled_model.features(X).shape[2:] == (1, 1)
+    with pytest.raises(InputError, match="maps of a single pixel"):
+        GradCam().grad_cam(X, y, bundled_model, layer="features.12")
+    layer = default_layer(bundled_model, X)
+    assert name_of(bundled_model, layer).startswith("features.") and GradCam().grad_cam(X, y, bundled_model).max() == 1
+    X = torch.randn(1, 3, 60, 60)  # still 3×3
+    assert default_layer(bundled_model, X) is bundled_model.features[12]
+
+
+# --- Captum at these layers, and the script ---
+
+
+@pytest.mark.parametrize(("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")])
+def test_captum_sees_maps(data, make, name):
+    model, (X, y) = make(), data
+    layer = model.get_submodule(name)
+    layout, before = influence(model, layer, X), network_state(model)
+    ours = GradCam()
+    ours.grad_cam(X, y, model, layer=name)
+    with as_maps(layer, layout) as module:
+        activation = compute_attributions(LayerActivation(model, module), X)
+        cam = compute_attributions(LayerGradCam(model, module), X, target=y)
+        conductance = compute_attributions(LayerConductance(model, module), X, target=y, n_steps=3)
+    assert torch.allclose(activation, ours.activation_value, atol=1e-5)
+    weights = ours.gradient_value.mean(dim=(2, 3), keepdim=True)
+    assert torch.allclose(cam, (weights * ours.activation_value).sum(dim=1, keepdim=True), atol=1e-5)
+    assert conductance.shape == ours.activation_value.shape and conductance.abs().max() > 0
+    assert same_state(before, network_state(model))
+
+
+WITHOUT_RELU = {
+    *("gradcam.png", "figure1.png"),
+    *("layer_activation_captum.png", "layer_gradcam_captum.png", "layer_conductance_captum.png"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["vit", "swin"])
+def test_the_script_without_relus(make, tmp_path, caplog):
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torchvision import models\n\n"
+        "def vit():\n    model = models.VisionTransformer(224, 32, 2, 2, 12, 24, num_classes=5)\n"
+        "    torch.nn.init.normal_(model.heads[-1].weight)\n    return model\n\n"
+        "def swin():\n    return models.SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=5)\n"
+    )
+    options = ["--arch", f"{tmp_path}/nets.py:{make}", "--num", "2", "--steps", "1", "--device", "cpu"]
+    assert gradcam.main([*options, "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WITHOUT_RELU
+    assert [m for m in caplog.messages if "ReLU" in m] == [
+        "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--captum-layer", "classifier"], "--captum-layer: layer gives maps of a single pixel"),
+        (["--arch", "resnet18", "--weights", "none", "--captum-layer", "fc"], "--captum-layer: layer must give"),
+        (["--arch", "googlenet", "--weights", "none", "--captum-layer", "aux1"], "--captum-layer: layer is never"),
+        (
+            ["--arch", "inception_v3", "--weights", "none", "--captum-layer", "AuxLogits"],
+            "--captum-layer: layer is never",
+        ),
+        (["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"], "--layer: layer: its patches have no"),
+    ],
+)
+def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, capsys):
+    assert gradcam.main([*options, "--num", "1", "--quiet", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_layouts_are_views_and_back(data):
+    output = torch.randn(2, 1 + 12, 5)
+    layout = Layout("tokens", 3, 4, 1)
+    maps = layout.maps(output)
+    assert maps.shape == (2, 5, 3, 4) and torch.equal(maps[0, :, 1, 2], output[0, 1 + 4 + 2])
+    assert torch.equal(layout.output(maps, output), output)
+    layout = Layout("channels last", 3, 4)
+    output = torch.randn(2, 3, 4, 5)
+    assert torch.equal(layout.maps(output)[0, :, 1, 2], output[0, 1, 2])
+    assert torch.equal(layout.output(layout.maps(output), output), output)
+    assert layout_of(vit(), nn.GELU(), torch.Size((3, 21, 12)), data[0]) == Layout("tokens", 4, 4, 5)
+    with pytest.raises(InputError):
+        layout_of(vit(), nn.GELU(), torch.Size((3, 22, 12)), data[0])
