@@ -14,6 +14,7 @@ from captum.metrics import sensitivity_max
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
 from visualizers.common import CHUNK, Method, class_scores, evaluation_mode
+from visualizers.layers import as_maps, influence
 
 __all__ = ["attribution_row", "compute_attributions", "visualize_attr_maps"]
 
@@ -160,6 +161,12 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
     colours = heat(values, cmap, normalize=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
     rows, columns = (np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True))
     return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)
+
+
+def layer_as_maps(model: torch.nn.Module, layer: str, images: torch.Tensor):
+    """Give a layer, by its dotted name, whose output Captum's layer methods see as feature maps (N, C, h, w)."""
+    module = model.get_submodule(layer)
+    return as_maps(module, influence(model, module, images))
 
 
 # --- For the sanity checks ---

@@ -61,9 +61,7 @@ def has_relus(session: Session) -> bool:
     """Return whether the network has ReLUs, which guided backprop is about; a notice says where it has none, and where
     Captum's counterpart is something else.
     """
-    from visualizers.gradcam import count_relus
-
-    relus, modules = count_relus(session.model, session.example)
+    relus, modules = session.count_relus()
     if not relus:
         log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
     elif modules < relus:
@@ -123,16 +121,13 @@ def titles(session: Session, page: Page) -> list[str]:
 
 def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool) -> None:
     """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum_utils import attr, attribution_row, compute_attributions
-    from visualizers.layers import as_maps, influence
+    from captum_utils import attr, attribution_row, compute_attributions, layer_as_maps
 
     model, steps = session.model, session.options.steps
 
     def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
         def technique(images, y):
-            module = model.get_submodule(at or "")
-            laid_out = as_maps(module, influence(model, module, images)) if at else contextlib.nullcontext(model)
-            with laid_out as module:
+            with layer_as_maps(model, at, images) if at else contextlib.nullcontext(model) as module:
                 algorithm = make(model, module) if at else make(model)
                 maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
             return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels

@@ -43,6 +43,7 @@ from model_utils import IMAGENET, load_model
 from process_utils import advice
 from script_utils import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD
 from visualizers.common import evaluated
+from visualizers.gradcam import count_relus
 from visualizers.layers import default_layer, find_module, influence
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,10 @@ class Session:
     def is_squeezenet(self) -> bool:
         """Whether the layers of the course's hand-out are meant by default."""
         return isinstance(self.model, SqueezeNet)
+
+    def count_relus(self) -> tuple[int, int]:
+        """Count the network's ReLUs, and those that Captum sees: `visualizers.gradcam.count_relus`."""
+        return count_relus(self.model, self.example)
 
     def layer_name(self, option: str, default: str | None = None) -> str:
         """Return the dotted name of the layer that an option names; without, of Grad-CAM's own choice.

@@ -217,11 +217,8 @@ def style_transfer(
 
     def losses(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         feats = extract_features(image, layers)
-        return (
-            content_loss(content_weight, feats[content_layer], content_target),
-            style_loss(feats, style_layers, style_targets, style_weights),
-            tv_loss(image, tv_weight),
-        )
+        content = content_loss(content_weight, feats[content_layer], content_target)
+        return content, style_loss(feats, style_layers, style_targets, style_weights), tv_loss(image, tv_weight)
 
     path, text = Path(output) / f"{name}.png", provenance(cnn, seed) if notes is None else notes
     if not testing:

@@ -33,7 +33,7 @@ LAYER = {name: number for number, names in enumerate(LAYERS, start=1) for name i
 SAME_LAYER = {("session", "script_utils"), ("course_files", "file_utils"), ("markdown_utils", "font_utils")} | {
     ("report_utils", name) for name in ("font_utils", "markdown_utils")
 }  # what is light is lower
-# Of the standard library, to run where the project's own files are broken; and the self-check, which is about all layers.
+# To run where the project's own files are broken; and the self-check, which is about all layers.
 APART = {"collect_submission", "check", "check_items", "check_process"}
 TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
 INSIDE_FUNCTIONS = 15  # imports, in the whole house

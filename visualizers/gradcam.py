@@ -252,7 +252,7 @@ def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
     low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
     span = high - low
     # Enlarged, a constant map is constant but for rounding, so differences below 1e-6 count as zero.
-    return (maps - low) / span.where(span > 1e-6 * high, torch.inf)
+    return maps.sub_(low).div_(span.where(span > 1e-6 * high, torch.inf))
 
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:
