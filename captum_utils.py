@@ -1,5 +1,6 @@
 """Captum's attributions: computed in chunks, drawn under the photos; and what the sanity checks need of Captum."""
 
+import contextlib
 import functools
 import inspect
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from captum import attr
 from captum.metrics import sensitivity_max
+from torch import nn
 
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
@@ -163,13 +165,22 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
     return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)
 
 
-def layer_as_maps(model: torch.nn.Module, layer: str, images: torch.Tensor):
-    """Give a layer, by its dotted name, whose output Captum's layer methods see as feature maps (N, C, h, w)."""
-    module = model.get_submodule(layer)
-    return as_maps(module, influence(model, module, images))
-
-
 # --- For the sanity checks ---
+
+
+def at_layer(model: nn.Module, name: str, images: torch.Tensor) -> contextlib.AbstractContextManager[nn.Module]:
+    """Give, while it lasts, a module for Captum's layer attributions whose output is a layer's as maps (N, C, h, w).
+
+    Args:
+        model: the network.
+        name: the layer's dotted name.
+        images: (N, 3, H, W), those to be looked into.
+
+    Raises:
+        InputError: the layer gives no feature maps that have influence on the scores.
+    """
+    layer = model.get_submodule(name)
+    return as_maps(layer, influence(model, layer, images))
 
 
 def explanation_methods(steps: int) -> dict[str, Method]:

@@ -103,14 +103,16 @@ def draw_manual(
     figures, words = session.figures, titles(session, page)
     photos, cam_row = ("photo", list(page.X)), ("Grad-CAM", overlays)
     rows = [photos, ("saliency map", [figures.heat(m) for m in maps["saliency_map"]]), cam_row]
-    save(page.file_name("gradcam.png"), [photos, cam_row], words, "Grad-CAM")
+    pictures = {"gradcam.png": ("Grad-CAM", [photos, cam_row])}
     if "guided_backprop" in maps:
         guided_row = ("guided backprop", [figures.signed(m) for m in maps["guided_backprop"]])
         product_row = ("Guided Grad-CAM", [figures.signed(m) for m in maps["guided_gradcam"]])
-        save(page.file_name("guided_backprop.png"), [photos, guided_row], words, "Guided backprop")
-        save(page.file_name("guided_gradcam.png"), [photos, product_row], words, "Guided Grad-CAM")
+        pictures["guided_backprop.png"] = ("Guided backprop", [photos, guided_row])
+        pictures["guided_gradcam.png"] = ("Guided Grad-CAM", [photos, product_row])
         rows = [*rows[:2], guided_row, cam_row, product_row]
-    save(page.file_name("figure1.png"), rows, words, "What the network sees, class and its probability")
+    pictures["figure1.png"] = ("What the network sees, class and its probability", rows)
+    for name, (heading, rows) in pictures.items():
+        save(page.file_name(name), rows, words, heading)
 
 
 def titles(session: Session, page: Page) -> list[str]:
@@ -121,13 +123,13 @@ def titles(session: Session, page: Page) -> list[str]:
 
 def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool) -> None:
     """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum_utils import attr, attribution_row, compute_attributions, layer_as_maps
+    from captum_utils import at_layer, attr, attribution_row, compute_attributions
 
     model, steps = session.model, session.options.steps
 
     def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
         def technique(images, y):
-            with layer_as_maps(model, at, images) if at else contextlib.nullcontext(model) as module:
+            with at_layer(model, at, images) if at else contextlib.nullcontext() as module:
                 algorithm = make(model, module) if at else make(model)
                 maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
             return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels

@@ -129,10 +129,6 @@ class Session:
         """Whether the layers of the course's hand-out are meant by default."""
         return isinstance(self.model, SqueezeNet)
 
-    def count_relus(self) -> tuple[int, int]:
-        """Count the network's ReLUs, and those that Captum sees: `visualizers.gradcam.count_relus`."""
-        return count_relus(self.model, self.example)
-
     def layer_name(self, option: str, default: str | None = None) -> str:
         """Return the dotted name of the layer that an option names; without, of Grad-CAM's own choice.
 
@@ -146,6 +142,10 @@ class Session:
         except InputError as error:
             raise InputError(f"--{option.replace('_', '-')}: {error}") from error
         return next(name for name, module in self.model.named_modules() if module is layer)
+
+    def count_relus(self) -> tuple[int, int]:
+        """Return how many ReLUs the network evaluates, and how many of them are `nn.ReLU` modules."""
+        return count_relus(self.model, self.example)
 
     # --- Classes and photos ---
 
@@ -173,7 +173,7 @@ class Session:
     @property
     def knows_imagenet(self) -> bool:
         """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other names."""
-        return self.options.classes is None and self.class_count == IMAGENET
+        return self.option("classes") is None and self.class_count == IMAGENET
 
     @functools.cached_property
     def class_names(self) -> dict[int, str]:
@@ -182,8 +182,8 @@ class Session:
         Raises:
             InputError: --classes names no file with names that fit the network.
         """
-        if self.options.classes is not None:
-            return read_class_names(self.options.classes, self.class_count)
+        if self.option("classes") is not None:
+            return read_class_names(self.option("classes"), self.class_count)
         if not self.knows_imagenet:
             return {i: f"class {i}" for i in range(self.class_count)}
         of_course = "images" in self.options and self.options.images is None

@@ -211,9 +211,7 @@ def style_transfer(
     layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
     with torch.no_grad():
         content_target = extract_features(content_img, layers)[content_layer]
-        style_feats = extract_features(style_img, layers)
-        _check_maps(layers, style_feats, style_layers, style_img)
-        style_targets = [style_loss.gram_matrix(style_feats[layer]) for layer in style_layers]
+        style_targets = [style_loss.gram_matrix(maps) for maps in _style_maps(layers, style_layers, style_img)]
 
     def losses(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         feats = extract_features(image, layers)
@@ -303,8 +301,9 @@ def _weight(weight: float, argument: str) -> float:
     return weight
 
 
-def _check_maps(layers: nn.Module, feats: list[torch.Tensor], style_layers: list[int], image: torch.Tensor) -> None:
-    """Refuse style layers whose Gram matrices would be taken over something else than places."""
+def _style_maps(layers: nn.Module, style_layers: list[int], image: torch.Tensor) -> list[torch.Tensor]:
+    """Return the style layers' feature maps; refuse what would give Gram matrices over something else than places."""
+    feats = extract_features(image, layers)
     for layer in style_layers:
         shape = feats[layer].shape
         maps = len(shape) == 4
@@ -312,6 +311,7 @@ def _check_maps(layers: nn.Module, feats: list[torch.Tensor], style_layers: list
             maps = layout_of(layers, layers[layer], shape, image).kind == "channels first"
         if not maps:
             raise InputError(f"style layer {layer} gives {tuple(shape)}, not feature maps (N, C, H, W)")
+    return [feats[layer] for layer in style_layers]
 
 
 def _layers(cnn: nn.Module) -> list[nn.Module]:

@@ -12,7 +12,7 @@ from torchvision.models import SqueezeNet
 from errors import InputError
 from model_utils import load_model
 from visualizers import GradCam
-from visualizers.common import class_scores, evaluation_mode, in_chunks, labelled_scores, unit_length
+from visualizers.common import class_scores, evaluated, evaluation_mode, in_chunks, unit_length
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_damaged_networks_and_unknown_classes(model, batch):
 )
 def test_scores_of_another_kind(scores, got):
     with pytest.raises(InputError, match=rf"model must give scores of shape \(N, classes\), got {got}"):
-        labelled_scores(scores, torch.tensor([0, 1]))
+        evaluated(lambda _: scores, torch.zeros(2, 3, 4, 4))
 
 
 # --- Chunks, modes, lengths ---

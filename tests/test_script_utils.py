@@ -12,13 +12,14 @@ from helpers import options, run_script, script
 from errors import InputError
 from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, real_number, whole_number
 
-OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole"}
+OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole", "classes"}
 SCRIPTS = {  # the options of its own that each offers, beside those of all
     "saliency_map": {"steps", "arrays", "figures"} | OF_PHOTOS,
     "gradcam": {"steps", "layer", "captum_layer", "per_image", "arrays", "figures"} | OF_PHOTOS,
     "fooling_image": {"index", "target", "learning_rate", "max_iter"} | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",
+        "classes",
         "target",
         "iterations",
         "learning_rate",
@@ -51,7 +52,7 @@ def test_defaults():
     assert vars(make_parser("a test").parse_args([])) == shared
     photos = {"images": None, "labels": None, "num": None, "chunk": 8}
     assert vars(options()) == shared | photos
-    photos |= {"size": 224, "whole": False, "per_image": False, "arrays": False, "figures": None}
+    photos |= {"size": 224, "whole": False, "per_image": False, "arrays": False, "figures": None, "classes": None}
     parser = make_parser("a test")
     add_photo_options(parser, *photos)
     assert vars(parser.parse_args([])) == shared | photos and shared.keys() | photos.keys() == SHARED_OPTIONS
