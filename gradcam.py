@@ -121,7 +121,9 @@ def titles(session: Session, page: Page) -> list[str]:
     return [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
 
 
-def draw_captum(session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool) -> None:
+def draw_captum(
+    session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool = True
+) -> None:
     """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
     from captum_utils import at_layer, attr, attribution_row, compute_attributions
 

@@ -280,7 +280,7 @@ def test_grad_cam_maps_scaled_alone(tmp_path, bundled_model):
     for more, alone in (([], False), (["--per-image"], True), (["--whole"], True)):
         own = session(gradcam, *images, *more, "--out", tmp_path, model=bundled_model)
         (page,) = own.pages("")
-        maps = gradcam.compute_maps(own, page, "features.12")
+        maps = gradcam.compute_maps(own, page, "features.12", guided=True)
         assert ([m.max() for m in maps["gradcam"]] == [1, 1]) == alone
         if not own.options.whole:
             expected = GradCam().grad_cam(page.images, page.y, bundled_model, per_image=alone)
@@ -308,7 +308,7 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     images = ["--images", folder, "--num", 3, "--chunk", 2, "--labels", 285, 1, 2]
     assert cam(*images, "--arrays", "--out", out, "--weights", "bundled") == 0
     own = session(gradcam, *images, "--out", out, model=bundled_model)
-    expected = [gradcam.compute_maps(own, page, "features.12") for page in own.pages("")]
+    expected = [gradcam.compute_maps(own, page, "features.12", guided=True) for page in own.pages("")]
     with np.load(out / "maps.npz") as maps:
         assert sorted(maps) == [
             "gradcam", "guided_backprop", "guided_gradcam", "labels", "names", "saliency_map",
