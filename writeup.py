@@ -199,8 +199,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "classes")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
-    left_out = ", ".join(question.name for question in QUESTIONS if not question.by_default)
-    words = f"these questions alone: {', '.join(names)} (default: all but {left_out})"
+    words = f"these questions alone: {', '.join(names)} (default: all but sanity_checks)"
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
     words = "your answers, each under a heading '# QUESTION'; text before the first goes on the title page"
@@ -220,7 +219,7 @@ def make_figures(session: Session) -> None:
     report = Report(TITLE, today())
     answers = assign(read_sections(options.answers)) if options.answers else {}
     files = {question.name: figure_files(question, options.out) for question in chosen}
-    failed = []
+    failed: list[str] = []
     if not options.no_run:
         before = {path: stamp(path) for paths in files.values() for path in paths}
         failed = run_scripts(session, chosen)
@@ -231,11 +230,12 @@ def make_figures(session: Session) -> None:
         }
     pictures = {name: read_pictures(paths) for name, paths in files.items()}
     path = (options.out or ROOT) / REPORT
-    folder = options.out or ROOT / "visualization"
-    tables = {name: read_table(folder / name) for question in chosen for name in question.tables}
+    tables = {name: read_table((options.out or ROOT / "visualization") / name) for q in chosen for name in q.tables}
     compose(report, chosen, tables, pictures, answers)
     report.save(path)
     there = {picture.name for of_question in pictures.values() for picture in of_question}
+    if not options.no_run and not session.count_relus()[0]:  # then the guided figures do not exist, which was told
+        there |= {name for question in chosen for name in question.figures if name.startswith("guided")}
     missing = [name for question in chosen for name in question.figures if name not in there]
     if failed or missing:
         problems = [f"{name}.py failed" for name in failed] + [f"{name} is missing" for name in missing]
@@ -245,8 +245,9 @@ def make_figures(session: Session) -> None:
 
 
 def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
-    """Run once each script that the questions need, all on one network and the same photos. One that fails is told of
-    on standard error and does not keep the others from running. Returns the names of those that failed.
+    """Run once each script that the questions need, on one network and the same photos; return those that failed.
+
+    A failing script is reported on standard error and does not keep the others from running.
     """
     names = list(dict.fromkeys(name for question in questions for name in question.scripts))
     _ = session.model, session.labels  # loaded here, they go on to every script
@@ -292,8 +293,7 @@ def stamp(path: Path) -> tuple[int, int]:
 def assign(sections: Sequence[Section]) -> dict[str, str]:
     """Give each question its answer: question's name → Markdown; "" → what goes on the title page.
 
-    Another heading of the first level goes on the title page, of the second level it stays in its answer; a notice says
-    so.
+    Another first-level heading goes on the title page, a second-level one stays in its answer; a notice says so.
     """
     known = {_plain(words): question.name for question in QUESTIONS for words in (question.name, question.title)}
     answers, name = {"": ""}, ""

@@ -182,7 +182,7 @@ def check_model(model: nn.Module) -> None:
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if any(".quantized" in type(module).__module__ for module in model.modules()):
         raise InputError("the network is quantised, so it has no gradients; give the float network it was made from")
-    if any(tensor.is_inference() for tensors in (model.parameters(), model.buffers()) for tensor in tensors):
+    if any(parameter.is_inference() for parameter in model.parameters()):
         raise InputError("the network was made under torch.inference_mode(), so it has no gradients; make it outside")
 
 

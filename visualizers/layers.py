@@ -92,10 +92,11 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> nn.Mo
     Raises:
         InputError: there is none.
     """
-    images = check_images(torch.zeros(1, 3, 224, 224) if images is None else images, model)[:1]
-    check_visible(model)
+    images = torch.zeros(1, 3, 224, 224) if images is None else images[:1]
     if isinstance(model, SqueezeNet) and max(images.shape[2:]) >= 64:
         return model.features[12]  # of smaller pictures its maps may be a single pixel
+    images = check_images(images, model)
+    check_visible(model)
     with evaluation_mode(model):
         shapes, tokens = _shapes_of_outputs(model, images), []
         if isinstance(model, SqueezeNet) and shapes[model.features[12]][2:].numel() > 1:
