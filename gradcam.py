@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +130,7 @@ def draw_captum(
 
     def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
         def technique(images, y):
-            with at_layer(model, at, images) if at else contextlib.nullcontext() as module:
+            with at_layer(model, at, images) as module:
                 algorithm = make(model, module) if at else make(model)
                 maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
             return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels

@@ -9,7 +9,7 @@ import yaml
 from helpers import ROOT
 from packaging.requirements import Requirement
 
-OPTIONAL = {"safetensors"}  # used where it is there
+OPTIONAL = {"safetensors", "pillow_heif"}  # used where it is there
 FOLDERS = (".", "style_modules", "visualizers")
 TESTS_ONLY = ("tests",)
 
