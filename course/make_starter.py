@@ -35,7 +35,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions"})
+GIVEN = frozenset({"compute_attributions", "at_layer"})
 
 
 @dataclass(frozen=True)
