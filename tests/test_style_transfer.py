@@ -78,7 +78,7 @@ def test_every_picture_records_how_it_was_made(tmp_path, capsys):
     pictures = (f"{name}.png", f"{name}_before.png", f"{name}_0004.png", "style_transfer.png", "style_losses.png")
     for file in pictures:
         with Image.open(tmp_path / file) as picture:
-            assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Options"], file
+            assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Threads", "Options"], file
             assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "7"
             assert picture.text["Weights"].startswith("bundled") and "torch " in picture.text["Software"]
             options = json.loads(picture.text["Options"])
