@@ -243,7 +243,7 @@ def _definition(root: Path, item: Item) -> str:
 def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order."""
     expected = Expected(EXPECTED)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: one core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(measure, item, root, patience) for item in items]
         try:
