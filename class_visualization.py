@@ -26,25 +26,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     target = "the classes, ids or names (default: 187, or the last if there are fewer)"
     add("--target", nargs="+", metavar="CLASS", help=target)
-    add("--iterations", type=whole_number(1, 10_000), default=100, metavar="N", help="steps of gradient ascent")
+    count = whole_number(1, 10_000)
+    add("--iterations", type=count, default=100, metavar="N", help="steps of gradient ascent")
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=25.0, metavar="LENGTH", help=step)
     add("--l2-reg", type=real_number(), default=1e-3, metavar="WEIGHT", help="weight of the picture's squared L2 norm")
-    add(
-        "--blur-every",
-        type=whole_number(1, 10_000),
-        default=10,
-        metavar="N",
-        help="iterations from one blur to the next",
-    )
+    add("--blur-every", type=count, default=10, metavar="N", help="iterations from one blur to the next")
     add("--max-jitter", type=whole_number(0, 224), default=16, metavar="PIXELS", help="the largest shift before a step")
-    add(
-        "--show-every",
-        type=whole_number(1, 10_000),
-        default=25,
-        metavar="N",
-        help="iterations from one figure to the next",
-    )
+    add("--show-every", type=count, default=25, metavar="N", help="iterations from one figure to the next")
 
 
 def make_figures(session: Session) -> None:
