@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT
+from PIL import Image
 
 from script_utils import make_parser
 
@@ -98,6 +100,19 @@ def test_commands_run(command, holiday, monkeypatch):
     assert importlib.import_module(Path(script).stem).main(arguments) == 0
     out = holiday / arguments[arguments.index("--out") + 1]
     assert any(out.iterdir())
+
+
+@pytest.mark.slow
+def test_the_lines_of_python_run(holiday):
+    program = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    assert len(program.splitlines()) <= 14
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{program}"]
+    result = subprocess.run(command, cwd=holiday, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    with Image.open(holiday / "maps.png") as picture:
+        photo, saliency, cam = (np.asarray(picture.convert("RGB"))[60:270, left : left + 224] for left in (6, 236, 466))
+    assert photo.std() > 20 and saliency.std() > 5 and cam.std() > 20
+    assert (saliency[..., 0] >= saliency[..., 2]).all()  # in the colours of heat
 
 
 def test_every_environment_variable_is_looked_at():
