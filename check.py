@@ -240,6 +240,14 @@ def _definition(root: Path, item: Item) -> str:
 # --- The command ---
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose error is one line; of its own, so that a broken file of the project stops no check."""
+
+    def error(self, message: str):
+        """Print one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
 def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order."""
     expected = Expected(EXPECTED)
@@ -255,19 +263,42 @@ def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: i
                 process.kill()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
-    parser = argparse.ArgumentParser(description="Check a solution, question by question, by the reference's values.")
+def make_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(description="Check a solution, question by question, by the reference's values.")
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
     parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    return parser
+
+
+def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the outcomes, all or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(
+            json.dumps([asdict(outcome) for outcome in outcomes], ensure_ascii=False, indent=1), "utf-8"
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
+    parser = make_parser()
     options = parser.parse_args(argv)
     if not EXPECTED.is_file():
-        print(f"{parser.prog}: error: data/expected.npz is missing; it comes with the starter", file=sys.stderr)
-        return 2
+        parser.error("data/expected.npz is missing; it comes with the starter")
+    if not options.root.is_dir():
+        parser.error(f"--root: there is no folder {str(options.root)!r}")
+    if not 0 < options.limit < 1e6:
+        parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
+    if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
     items = [item for item in ITEMS if not options.only or item.name in options.only]
     outcomes = []
     try:
@@ -280,7 +311,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
     print(f"{len(outcomes)} items: {', '.join(f'{count} {status}' for count, status in counts if count)}")
     if options.json:
-        options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], ensure_ascii=False, indent=1))
+        try:
+            write_json(options.json, outcomes)
+        except OSError as error:
+            parser.error(f"--json: cannot write {str(options.json)!r}: {error.strerror}")
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

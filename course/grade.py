@@ -5,7 +5,6 @@ python course/grade.py SUBMISSION.zip --json results.json
 python course/grade.py submissions/*.zip --csv points.csv
 """
 
-import argparse
 import concurrent.futures
 import csv
 import json
@@ -26,7 +25,9 @@ from tqdm import tqdm
 
 from course.make_starter import BLANKS, course_files
 from course.rubric import EDITIONS, Row, rows
+from errors import InputError
 from file_utils import atomic_write
+from script_utils import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # in a submission, unpacked
@@ -161,12 +162,25 @@ def checked(folder: Path, scratch: Path) -> dict[str, dict]:
         done = subprocess.run(
             command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
         )
-        return {outcome["name"]: outcome for outcome in json.loads(result.read_text())}
+        return {outcome["name"]: outcome for outcome in json.loads(result.read_text("utf-8"))}
     except subprocess.TimeoutExpired:
         raise SubmissionError(f"the check took more than {PATIENCE} s") from None
     except (OSError, ValueError) as error:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise SubmissionError(f"the check failed: {' '.join(said) or error}") from error
+
+
+def grade_all(paths: Sequence[Path], edition: str) -> list[Grade]:
+    """Grade submissions, a few at a time; the others are not begun when interrupted."""
+    jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(grade, path, edition) for path in paths]
+        try:
+            for _ in tqdm(concurrent.futures.as_completed(pending), total=len(pending), desc="grading", disable=None):
+                pass
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return [future.result() for future in pending]
 
 
 # --- What comes out ---
@@ -197,9 +211,15 @@ def gradescope(result: Grade) -> dict:
     return {"output": result.error, "visibility": "visible", "stdout_visibility": "hidden", "tests": tests}
 
 
+def write_json(path: Path, result: Grade) -> None:
+    """Write Gradescope's results.json."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(gradescope(result), ensure_ascii=False, indent=1), encoding="utf-8")
+
+
 def write_csv(path: Path, results: Sequence[Grade], edition: str) -> None:
     """Write a line per submission."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["submission", "total", *(row.item for row in rows(edition)), "error"])
         for result in results:
@@ -208,7 +228,7 @@ def write_csv(path: Path, results: Sequence[Grade], edition: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
-    parser = argparse.ArgumentParser(description="Grade submissions.")
+    parser = Parser(description="Grade submissions.")
     parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
@@ -216,19 +236,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
-    jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(grade, path, options.edition) for path in options.submissions]
-        bar = tqdm(concurrent.futures.as_completed(pending), total=len(pending), desc="grading", disable=None)
-        for _ in bar:
-            pass
-    results = [future.result() for future in pending]
-    print(*map(table, results), sep="\n\n")
-    if options.json:
-        with atomic_write(options.json) as temporary:
-            temporary.write_text(json.dumps(gradescope(results[0]), ensure_ascii=False, indent=1))
-    if options.csv:
-        write_csv(options.csv, results, options.edition)
+    try:
+        results = grade_all(options.submissions, options.edition)
+        print(*map(table, results), sep="\n\n")
+        if options.json:
+            write_json(options.json, results[0])
+        if options.csv:
+            write_csv(options.csv, results, options.edition)
+    except InputError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
+        return 130
     return 2 if any(result.error for result in results) else 0
 
 

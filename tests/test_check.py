@@ -182,9 +182,24 @@ def test_files_that_do_not_compile_or_are_missing(solution, expected):
         assert outcome(solution, name, expected).status == "ok"
 
 
-def test_unknown_items_and_missing_values_are_one_line(tmp_path):
-    result = run_check("--only", "unknown")
-    assert result.returncode == 2 and "saliency_map" in result.stderr and not result.stdout
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--only", "unknown"], "saliency_map"),
+        (["--root", "absent"], "--root: there is no folder 'absent'"),
+        (["--limit", "nan"], "--limit: a number of seconds above 0 was expected, got nan"),
+        (["--limit", "-1"], "--limit"),
+        (["--json", "."], "--json: '.' is a folder, or in none"),
+        (["--json", "absent/outcomes.json"], "--json"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(arguments, words, tmp_path):
+    result = run_check(*arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert words in result.stderr
+
+
+def test_missing_values_are_one_line(tmp_path):
     for name in ("check.py", "check_items.py", "check_process.py"):
         shutil.copy(ROOT / name, tmp_path)
     result = subprocess.run([sys.executable, tmp_path / "check.py"], capture_output=True, text=True)

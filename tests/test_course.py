@@ -6,9 +6,11 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -247,6 +249,30 @@ def test_grader_from_zip_to_results(tmp_path):
     assert sum(test["score"] for test in results["tests"]) == sum(test["max_score"] for test in results["tests"]) == 50
     for test in results["tests"]:
         assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "broken.zip").write_bytes(b"PK no zip")
+    for option in ("--json", "--csv"):
+        result = run(sys.executable, ROOT / "course/grade.py", "broken.zip", option, tmp_path, cwd=tmp_path)
+        assert (result.returncode, result.stderr.count("error:")) == (2, 1), result.stderr
+        assert "cannot write" in result.stderr and "Traceback" not in result.stderr
+        assert "broken.zip" in result.stdout and [path.name for path in tmp_path.iterdir()] == ["broken.zip"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_an_interruption_ends_all_grading(tmp_path):
+    source = archive({n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip")
+    command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(5)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "") and errors.endswith("grade.py: error: interrupted\n"), errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow

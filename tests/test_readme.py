@@ -66,7 +66,6 @@ class Net(nn.Sequential):
 def holiday(tmp_path_factory, photos):
     """A folder with the files that the commands name."""
     import torch
-    from PIL import Image
     from torchvision import models
 
     from model_utils import load_model
