@@ -84,7 +84,7 @@ def draw_cascade(session: Session, page: Page, states: Sequence[State]) -> None:
     """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both ends."""
     last, count = len(states) - 1, min(len(states), COLUMNS)
     chosen = [states[round(i * last / max(1, count - 1))] for i in range(count)]
-    photo, blank = page.X[0], page.X[0] // 255 * 0 + 255
+    photo, blank = page.X[0], page.X[0] * 0 + 255
     rows = [
         (name, [blank if i else photo, *(session.figures.heat(abs(state.maps[name])) for state in chosen)])
         for i, name in enumerate(states[0].maps)
