@@ -554,7 +554,7 @@ def test_script_layers(tmp_path):
     ],
 )
 def test_script_bad_layers(options, words):
-    assert_one_line_error(run_script("gradcam.py", "--num", "1", *options), *words)
+    assert_one_line_error(run_script("gradcam.py", "--num", "1", "--quiet", *options), *words)
 
 
 @pytest.mark.slow
