@@ -106,7 +106,7 @@ def class_scores(model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: 
         return labelled_scores(evaluated(model, images), y, name)
     features, convolution = model.features(images), model.classifier[1]
     _check_range(y, convolution.out_channels, name)
-    maps = torch.einsum("nchw,nc->nhw", features, convolution.weight[y].flatten(1)) + convolution.bias[y, None, None]
+    maps = (features * convolution.weight[y]).sum(dim=1) + convolution.bias[y, None, None]  # quicker than an einsum
     scores = maps.relu().mean(dim=(1, 2))
     if not scores.isfinite().all():
         raise InputError(DAMAGED)
@@ -150,10 +150,14 @@ def finite(gradient: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: it is not finite.
     """
-    # Their sum tells as much as the single numbers, in a fiftieth of the time.
-    if not at_least_float32(gradient).sum().isfinite():
+    if not is_finite(gradient):
         raise InputError(NOT_FINITE)
     return gradient
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are finite, and so small that their sum is: it tells as much, in a fiftieth of the time."""
+    return bool(at_least_float32(tensor).sum().isfinite())
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
@@ -203,7 +207,7 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         raise ValueError(f"{name} must be a float tensor (N, 3, H, W), got {got}")
     if X.dim() != 4 or X.shape[1] != 3 or 0 in X.shape[2:]:
         raise ValueError(f"{name} must have shape (N, 3, H, W), got {tuple(X.shape)}")
-    if len(X) and not X.abs().amax().isfinite():  # a tenth of the time of a look at each value
+    if not is_finite(X):
         raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
     with torch.inference_mode(False):
