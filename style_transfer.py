@@ -113,19 +113,24 @@ def make_figures(session: Session) -> None:
         print_line(line)
     curves: dict[str, list[Losses]] = {}
     rows: list[tuple[str, list[np.ndarray]]] = []
-    for preset in chosen:
-        content, style = pictures[preset.content], pictures[preset.style]
-        curves[preset.name], result = make(session, preset, content, style, losses)
-        tiles = [session.tile(picture, (320, 240)) for picture in (content, style, result)]
-        facts = {"iterations": len(curves[preset.name]) - 1, "pictures": preset.description()}
-        if preset.name == INVERSION:
-            titles = ["content", "inverted features"]
-            session.save_rows("inverted_features.png", [("", tiles[::2])], titles, "Feature inversion", **facts)
-        else:
-            rows.append((preset.name.replace("_", " "), tiles))
-            facts["pictures"] = ". ".join(p.description() for p in chosen if p.name in curves and p.name != INVERSION)
-            session.save_rows("style_transfer.png", rows, ["content", "style", "result"], "Style transfer", **facts)
-        session.save_losses("style_losses.png", curves, **facts)
+    facts: dict[str, Any] = {}
+    try:
+        for preset in chosen:
+            content, style = pictures[preset.content], pictures[preset.style]
+            curves[preset.name], result = make(session, preset, content, style, losses)
+            tiles = [session.tile(picture, (320, 240)) for picture in (content, style, result)]
+            facts = {"iterations": len(curves[preset.name]) - 1, "pictures": preset.description()}
+            if preset.name == INVERSION:
+                titles = ["content", "inverted features"]
+                session.save_rows("inverted_features.png", [("", tiles[::2])], titles, "Feature inversion", **facts)
+            else:
+                rows.append((preset.name.replace("_", " "), tiles))
+                done = [p for p in chosen if p.name in curves and p.name != INVERSION]
+                facts["pictures"] = ". ".join(p.description() for p in done)
+                session.save_rows("style_transfer.png", rows, ["content", "style", "result"], "Style transfer", **facts)
+    finally:  # also when a later picture is interrupted
+        if curves:
+            session.save_losses("style_losses.png", curves, **facts)
 
 
 def chosen_presets(options: argparse.Namespace) -> list[Preset]:

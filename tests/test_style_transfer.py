@@ -15,6 +15,7 @@ from helpers import HALF_WEIGHTS, ROOT, assert_one_line_error, run_script
 from PIL import Image
 
 import style_transfer
+import style_utils
 from course_files import package_file
 from style_modules import ContentLoss
 from style_transfer import INVERSION, presets
@@ -199,6 +200,24 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys
     assert f"{name}: the loss is not finite at step 2 (content nan" in error and "step 1 is kept" in error
     assert names(tmp_path) == {f"{name}{part}.png" for part in ("", "_before", "_0000", "_0001")}
     assert np.array_equal(*(Image.open(tmp_path / f"{name}{part}.png") for part in ("", "_0001")))
+
+
+@pytest.mark.slow
+def test_a_later_picture_that_fails_leaves_the_figures_of_the_first(tmp_path, capsys, monkeypatch):
+    first, second = (preset.name for preset in presets()[:2])
+    paint, names_seen = style_utils.style_transfer, []
+
+    def interrupted_at_the_second(name, *arguments, **options):
+        names_seen.append(name)
+        if name == second:
+            raise KeyboardInterrupt
+        return paint(name, *arguments, **options)
+
+    monkeypatch.setattr(style_utils, "style_transfer", interrupted_at_the_second)
+    options = ["--only", first, second, "--iterations", "2", "--quiet", "--out", str(tmp_path)]
+    assert style_transfer.main(options) == 130 and names_seen == [first, second]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert names(tmp_path) == {f"{first}.png", f"{first}_before.png", "style_transfer.png", "style_losses.png"}
 
 
 def test_a_network_that_gives_no_numbers_is_one_line(bundled_model, tmp_path, capsys):
