@@ -235,4 +235,4 @@ def save_png(picture: Image.Image, path: str | Path, text: Mapping[str, str]) ->
     for key, value in text.items():
         info.add_text(key, value)
     with atomic_write(path if path.suffix else path.with_suffix(".png")) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info, compress_level=3)  # half the time of 6 for 6 % more bytes
+        picture.save(temporary, format="PNG", pnginfo=info, compress_level=1)  # 0.4 of the time of 6 for 8 % more bytes
