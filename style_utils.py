@@ -275,7 +275,7 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
 def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
     """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
     layers = copied(nn.Sequential(*_layers(cnn)[:depth])).requires_grad_(False).eval()
-    for layer in layers:
+    for layer in layers.children():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or `extract_features` would copy what it overwrites
     return layers.to(like).to(memory_format=torch.channels_last)
