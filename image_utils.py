@@ -9,20 +9,19 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from torchvision.transforms import functional as TF
 
 from errors import InputError, cause, quoted
 
-try:
+with contextlib.suppress(ImportError):  # without it HEIC photos are refused, and the package is named
     import pillow_heif
-except ImportError:  # HEIC photos are then refused, and the package is named
-    pass
-else:
+
     pillow_heif.register_heif_opener()
 
 __all__ = [
@@ -74,7 +73,7 @@ def open_image(path: str | Path) -> Image.Image:
 
     EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette, 1-bit, CMYK and
     16-bit pictures are brought to RGB, transparent ones put on white; of an animation the first frame is taken.
-    A JPEG of more than 89 megapixels comes at half its width and height.
+    A JPEG or JPEG 2000 of more than 89 megapixels comes at half its width and height.
 
     Raises:
         InputError: no such file, not a regular file, not a photo, damaged, or above 178 megapixels, from where on
@@ -132,18 +131,26 @@ def _plain(error: Exception, path: Path) -> str:
 
 
 def _decode_at_half_size(image: Image.Image) -> None:
-    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows: JPEG."""
+    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows it."""
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        image.draft(None, (image.width // 2, image.height // 2))
+        if isinstance(image, Jpeg2KImageFile) and image.fp and _is_stored_in_halves(image.fp):
+            image.reduce = 1
+        image.draft(None, (image.width // 2, image.height // 2))  # of a JPEG; for other formats it does nothing
+
+
+def _is_stored_in_halves(file: IO[bytes]) -> bool:
+    """Whether a JPEG 2000 file holds its picture at half size: its header says how often it was halved (A.6.1)."""
+    file.seek(0)
+    header = file.read(100_000).partition(b"\xff\x4f\xff\x51")[2]
+    return header.partition(b"\xff\x52")[2][7:8] > b"\0"  # after length, style, order, layers and colour transform
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF cannot be rewritten."""
     image.load()
-    try:
+    turn = None
+    with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # EXIF that cannot be read says nothing
-        turn = None
     return image.transpose(turn) if turn is not None else image
 
 
@@ -270,8 +277,7 @@ def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
     values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
     if not np.isfinite(values).all():
         raise ValueError("img has values that are not finite (NaN or infinity)")
-    if rescale:
-        values = _stretched(values)
+    values = _stretched(values) if rescale else values
     return np.rint(255 * values).clip(0, 255).astype(np.uint8)
 
 
@@ -304,8 +310,7 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
     """
     if not isinstance(img, torch.Tensor):
         raise ValueError(f"img must be a tensor, got {type(img).__name__}")
-    if img.dim() == 4 and len(img):
-        img = img[0]
+    img = img[0] if img.dim() == 4 and len(img) else img
     if img.dim() != 3 or img.shape[0] != 3:
         raise ValueError(f"img must have shape (N, 3, H, W) or (3, H, W), got {tuple(img.shape)}")
     values = img.detach().permute(1, 2, 0).cpu().float().numpy()
@@ -314,12 +319,11 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
 
 def rescale(x: Values) -> Values:
     """Stretch a tensor's (or array's) values to [0, 1]; a constant one gives zeros."""
-    return _stretched(x)
-
-
-def _stretched(x: Values) -> Values:
     low, high = x.min(), x.max()
     return (x - low) / (high - low) if high > low else x * 0
+
+
+_stretched = rescale  # a name that no argument hides
 
 
 def clip_pixels(X: torch.Tensor) -> torch.Tensor:
