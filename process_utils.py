@@ -82,18 +82,29 @@ def unwinding_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def share_cores() -> None:
-    """Have torch, when it is imported, use the cores that other programs leave free; a setting of the user's wins.
+def check_working_directory() -> None:
+    """Raise InputError if the working directory was removed: torch's libraries cannot be loaded from nowhere."""
+    try:
+        Path.cwd()
+    except OSError:
+        raise InputError("the working directory no longer exists; change to another one") from None
 
+
+def prepare_torch() -> None:
+    """Set what torch reads when it is imported; a setting of the user's wins.
+
+    On a Mac, the CPU computes what Apple's GPU lacks. On Linux, torch uses the cores that other programs leave free:
     OpenMP's threads spin while they wait for one another. When one of them has no core, since other programs keep the
     cores busy, everything takes ten to a hundred times as long; with one thread per free core, two to three times.
     """
+    if sys.platform == "darwin":
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     settings = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
     load = Path("/proc/loadavg")  # Linux alone says how many threads run at this moment
     if "torch" in sys.modules or not load.exists() or any(name in os.environ for name in settings):
         return
     others = []
-    for _ in range(3):  # what runs for a moment does not count
+    for _ in range(8):  # what runs for a moment does not count
         others.append(int(load.read_text().split()[3].partition("/")[0]) - 1)
         time.sleep(0.01)
     cores = len(os.sched_getaffinity(0))
@@ -109,7 +120,7 @@ def import_torch() -> None:
     """
     if "torchvision" in sys.modules or not gc.isenabled():
         return
-    share_cores()
+    prepare_torch()
     gc.disable()
     try:
         importlib.import_module("torchvision")

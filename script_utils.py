@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import quoted
-from process_utils import advice, import_torch, open_closed_streams, unwinding_signals
+from process_utils import advice, check_working_directory, import_torch, open_closed_streams, unwinding_signals
 
 if TYPE_CHECKING:
     from session import Session
@@ -58,7 +58,12 @@ def make_parser(description: str) -> Parser:
         "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled; those that a network of your own comes with",
     )
     add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
-    add("--out", type=Path, metavar="FOLDER", help="where figures go (default: the project's visualization folder)")
+    add(
+        "--out",
+        type=named_path,
+        metavar="FOLDER",
+        help="where figures go (default: the project's visualization folder)",
+    )
     add("--seed", type=whole_number(0), default=1, metavar="N", help="random seed")
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
     return parser
@@ -69,6 +74,13 @@ def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
     group = parser.add_argument_group("photos")
     for name in names:
         group.add_argument(f"--{name.replace('_', '-')}", **PHOTO_OPTIONS[name])
+
+
+def named_path(text: str) -> Path:
+    """Return the path that an option names; an empty name, as of an unset variable, would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
 
 
 def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
@@ -145,7 +157,7 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "help": "how many pages of photos get figures, the first ones (default: all; with --arrays 10)",
     },
     "classes": {
-        "type": Path,
+        "type": named_path,
         "metavar": "FILE",
         "help": "the names of the network's classes: one a line, or JSON, a list or id → name (default: ImageNet's "
         "names where there are 1000, else 'class 3')",
@@ -177,6 +189,7 @@ def run(
     options = parser.parse_args(argv)
     with unwinding_signals() as received, _notices(options.quiet):
         try:
+            check_working_directory()
             import_torch()
             from session import Session
 

@@ -13,7 +13,7 @@ from course_files import course_file, package_file
 from errors import InputError, quoted
 from file_utils import ROOT
 from process_utils import exit_now, print_line
-from script_utils import run, whole_number
+from script_utils import named_path, run, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,8 +84,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="make these pictures alone (default: all; a wrong name lists them)")
-    add("--content", type=Path, metavar="PATH", help="your own picture to be painted anew (default: the presets')")
-    add("--style", type=Path, metavar="PATH", help="your own picture to take the style from (default: the presets')")
+    add(
+        "--content", type=named_path, metavar="PATH", help="your own picture to be painted anew (default: the presets')"
+    )
+    add(
+        "--style",
+        type=named_path,
+        metavar="PATH",
+        help="your own picture to take the style from (default: the presets')",
+    )
     size: dict[str, Any] = {
         "type": whole_number(32, 4096),
         "metavar": "PIXELS",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from errors import InputError, quoted
 from file_utils import ROOT
 from process_utils import advice, exit_now
-from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, run
+from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, named_path, run
 
 if TYPE_CHECKING:
     from markdown_utils import Section
@@ -203,7 +203,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
     words = "your answers, each under a heading '# QUESTION'; text before the first goes on the title page"
-    add("--answers", type=Path, metavar="FILE.md", help=words)
+    add("--answers", type=named_path, metavar="FILE.md", help=words)
 
 
 def make_figures(session: Session) -> None:

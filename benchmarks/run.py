@@ -187,9 +187,9 @@ def script_table(folder: Path, rounds: int) -> list[str]:
 STEP_TIMES = """
 import statistics, sys, time
 sys.path[:0] = ["benchmarks", "."]
-from process_utils import share_cores
+from process_utils import prepare_torch
 if sys.argv[1] == "shared":
-    share_cores()
+    prepare_torch()
 import techniques as t
 versions = {"saliency": 1, "class_visualization": t.STEPS, "style": t.STEPS}
 for name, steps in versions.items():

@@ -6,10 +6,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from process_utils import share_cores
+from process_utils import prepare_torch
 
 # Before torch is imported. From here on the number of threads is fixed, so that all scripts give the same bytes.
-share_cores()
+prepare_torch()
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
 
 import torch  # noqa: E402

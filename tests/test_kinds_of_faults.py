@@ -31,10 +31,23 @@ SMALL = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
         ("class_visualization.py", "--images", "cat.jpg", "unrecognized arguments: --images"),
         ("style_transfer.py", "--num", "3", "unrecognized arguments: --num"),
         ("fooling_image.py", "--labels", "3", "unrecognized arguments: --labels"),
+        ("saliency_map.py", "--out", "", "the name is empty"),  # as of an unset variable
+        ("gradcam.py", "--classes", "", "the name is empty"),
+        ("style_transfer.py", "--content", "", "the name is empty"),
+        ("writeup.py", "--answers", "", "the name is empty"),
     ],
 )
 def test_an_option_out_of_range_or_without_a_meaning_is_one_line(tmp_path, script, option, value, words):
     assert_one_line_error(run_script(script, option, value, "--out", tmp_path), option.split("\n")[0], words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a folder that is in use")
+def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
+    gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
+    program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line_error(result, "working directory", "no longer exists")
     assert list(tmp_path.iterdir()) == []
 
 

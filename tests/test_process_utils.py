@@ -265,8 +265,8 @@ def test_a_real_script_under_a_tracer(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says how many threads run at this moment")
 def test_cores_are_shared_with_other_programs_unless_the_user_decides():
-    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import share_cores\n"
-    program += "share_cores(); print(os.environ.get('OMP_NUM_THREADS'))"
+    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import prepare_torch\n"
+    program += "prepare_torch(); print(os.environ.get('OMP_NUM_THREADS'))"
     own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
 
     def threads(**settings: str) -> str:
@@ -282,3 +282,13 @@ def test_cores_are_shared_with_other_programs_unless_the_user_decides():
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("system, own, then", [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)])
+def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
+    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import prepare_torch\n"
+    program += f"sys.platform = {system!r}; prepare_torch(); print(os.environ.get('PYTORCH_ENABLE_MPS_FALLBACK'))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTORCH_ENABLE_MPS_FALLBACK"}
+    environment |= {} if own is None else {"PYTORCH_ENABLE_MPS_FALLBACK": own}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"{then}\n"), result.stderr
