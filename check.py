@@ -289,6 +289,8 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
+    with contextlib.suppress(AttributeError):  # a letter that the console lacks is shown as \u732b
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = make_parser()
     options = parser.parse_args(argv)
     if not EXPECTED.is_file():

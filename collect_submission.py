@@ -15,6 +15,7 @@ import traceback
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARCHIVE = "assignment_3_submission.zip"
@@ -128,10 +129,10 @@ def check_imports(archive: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
+        how: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL, "timeout": PATIENCE, "encoding": "utf-8"}
+        any_letter = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
         try:
-            check = subprocess.run(
-                command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
-            )
+            check = subprocess.run(command, capture_output=True, env=any_letter, **how)
         except subprocess.TimeoutExpired:
             raise SubmissionError(f"the imports take more than {PATIENCE} s: nothing should run at import") from None
     problems = check.stdout.splitlines()

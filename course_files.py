@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from errors import InputError, cause, quoted
+from errors import InputError, cause, quoted, show_any_letter
 from file_utils import ROOT, atomic_write, download, is_file, sha256_of
 
 PHOTOS_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
@@ -125,6 +125,7 @@ def fetch_photos() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Bring the course's data into the project. Returns the exit status."""
+    show_any_letter()
     parser = argparse.ArgumentParser(description="Bring the course's data into the project, verified by checksum.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="source", metavar="PATH", type=Path, help="a starter zip or folder")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from course.make_starter import BLANKS, course_files
 from course.rubric import EDITIONS, Row, rows
-from errors import InputError
+from errors import InputError, show_any_letter
 from file_utils import atomic_write
 from script_utils import Parser
 
@@ -228,6 +228,7 @@ def write_csv(path: Path, results: Sequence[Grade], edition: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
+    show_any_letter()
     parser = Parser(description="Grade submissions.")
     parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")

@@ -199,6 +199,14 @@ def test_options_that_cannot_be_are_one_line(arguments, words, tmp_path):
     assert words in result.stderr
 
 
+@pytest.mark.slow
+def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeypatch):
+    put(solution, "tv_loss", "raise ValueError('cat \u732b')")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
+    result = run_check("--root", solution, "--only", "tv_loss")
+    assert (result.returncode, result.stderr) == (1, "") and "ValueError: cat \\u732b (style" in result.stdout
+
+
 def test_missing_values_are_one_line(tmp_path):
     for name in ("check.py", "check_items.py", "check_process.py"):
         shutil.copy(ROOT / name, tmp_path)

@@ -148,6 +148,13 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
     assert not [path for path in project.iterdir() if path.suffix == ".part"]
 
 
+@pytest.mark.slow
+def test_a_letter_that_the_console_lacks_is_shown_all_the_same(project, monkeypatch):
+    (project / "gradcam.py").write_text("raise ValueError('cat \u732b')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
+    assert_one_line_error(collect(project, "--code-only"), "gradcam.py line 1: ValueError: cat \\u732b")
+
+
 def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
     for name in ("file_utils.py", "script_utils.py"):
         write(project / name, "def broken(:\n")

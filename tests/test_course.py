@@ -262,6 +262,14 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+@pytest.mark.slow
+def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "cat \u732b.zip").write_bytes(b"PK no zip")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
+    result = run(sys.executable, ROOT / "course/grade.py", "cat \u732b.zip", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, result.stderr
+
+
 def test_an_interruption_ends_all_grading(tmp_path):
     source = archive({n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip")
     command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]
