@@ -136,12 +136,13 @@ class Session:
             InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
         """
         name = getattr(self.options, option) or default
+        model, example = self.model, self.example  # whose faults are not the layer's
         try:
-            layer = find_module(self.model, name) if name else default_layer(self.model, self.example)
-            influence(self.model, layer, self.example)
+            layer = find_module(model, name) if name else default_layer(model, example)
+            influence(model, layer, example)
         except InputError as error:
             raise InputError(f"--{option.replace('_', '-')}: {error}") from error
-        return next(name for name, module in self.model.named_modules() if module is layer)
+        return next(name for name, module in model.named_modules() if module is layer)
 
     def count_relus(self) -> tuple[int, int]:
         """Return how many ReLUs the network evaluates, and how many of them are `nn.ReLU` modules."""

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ from course_files import package_file
 from data_utils import read_class_names
 from errors import InputError
 from model_utils import load_model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch will give it up one day
+    QUANTISED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
 
 NETWORKS = """
 import torch
@@ -150,7 +155,7 @@ def test_the_number_of_classes_is_read_from_the_last_layer(arch, tmp_path):
         (nn.Linear(2, 2), r"refused.*Linear.*save a state dict with torch\.save\(model\.state_dict\(\)"),
         ({"a": {"x": torch.ones(1)}, "b": {"x": torch.ones(1)}}, "several state dicts are in it, 'a', 'b'"),
         ({"epoch": 3}, "no state dict .* is in it; save a state dict with"),
-        ({"fc.scale": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}, "they are quantised"),
+        ({"fc.scale": QUANTISED}, "they are quantised"),
     ],
 )
 def test_files_that_are_refused_say_what_to_do(content, words, tmp_path):
@@ -306,6 +311,13 @@ def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, capsys):
     capsys.readouterr()
     assert run(saliency_map, out, "--arch", f"{own_file}:without_scores", "--num", 1) == 2
     assert "model must give scores of shape (N, classes)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", [saliency_map, gradcam, fooling_image, class_visualization, style_transfer])
+def test_a_network_that_fails_is_blamed_not_the_layer(script, own_file, tmp_path, capsys):
+    assert run(script, tmp_path / "out", "--arch", f"{own_file}:damaged") == 2
+    error = capsys.readouterr().err
+    assert ".py: error: network '" in error and len(error.splitlines()) == 1, error
 
 
 @pytest.mark.slow
