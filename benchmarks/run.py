@@ -183,6 +183,51 @@ def script_table(folder: Path, rounds: int) -> list[str]:
     return [*lines, ""]
 
 
+# Prints how many seconds each part of `writeup.py` takes; sys.argv[1] is the folder for what it makes.
+PARTS = """
+import collections, importlib, sys, time
+sys.path.insert(0, ".")
+spent, last = collections.Counter(), time.perf_counter()
+def lap(part):
+    global last
+    spent[part] += time.perf_counter() - last
+    last = time.perf_counter()
+from process_utils import import_torch
+import_torch()
+lap("import torch, torchvision")
+import writeup
+def timed(name, make):
+    def run(session):
+        lap("network, photos, report")
+        make(session)
+        lap(name + ".py")
+    return run
+for name in dict.fromkeys(name for question in writeup.QUESTIONS if question.by_default for name in question.scripts):
+    script = importlib.import_module(name)
+    script.make_figures = timed(name, script.make_figures)
+status = writeup.main(["--quiet", "--out", sys.argv[1]])
+lap("network, photos, report")
+print(*(f"{part}: {seconds}" for part, seconds in spent.items()), sep="\\n", file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def parts_table(folder: Path, rounds: int) -> list[str]:
+    """Where the time of `writeup.py` goes."""
+    environment = {"SQUEEZENET_WEIGHTS": "bundled", **os.environ}
+    spent: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        command = [sys.executable, "-c", PARTS, str(folder / "parts")]
+        told = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stderr
+        for part, seconds in (line.split(": ") for line in told.splitlines()):
+            spent.setdefault(part, []).append(float(seconds))
+    whole = statistics.median(sum(times) for times in zip(*spent.values(), strict=True))
+    lines = ["### where the time of `writeup.py` goes", "", "| part | s | share |", "| --- | --: | --: |"]
+    for part, times in spent.items():
+        lines.append(f"| {part} | {statistics.median(times):.2f} | {statistics.median(times) / whole:.0%} |")
+    return [*lines, ""]
+
+
 # Prints the milliseconds of a saliency map, of an iteration of class visualization and of one of style transfer.
 STEP_TIMES = """
 import statistics, sys, time
@@ -272,6 +317,7 @@ def main() -> int:
     if not options.no_scripts:
         with tempfile.TemporaryDirectory() as folder:
             lines += script_table(Path(folder), max(3, options.rounds // 5))
+            lines += parts_table(Path(folder), max(1, options.rounds // 5))
         lines += busy_table(max(1, options.rounds // 5))
     options.output.write_text("\n".join(lines).rstrip() + "\n")
     return 0
