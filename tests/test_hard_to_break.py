@@ -30,6 +30,7 @@ import figure_utils
 import saliency_map
 from course_files import package_file
 from style_transfer import INVERSION
+from visualizers import SaliencyMap
 
 FIGURES = ["attributions_captum.png", "saliency_captum.png", "saliency_map.png"]
 
@@ -228,6 +229,39 @@ print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.mod
     assert result.returncode == 0 and not result.stderr, result.stderr
     kilobytes, captum, pyplot = result.stdout.split()
     assert int(kilobytes) < 100_000 and captum == pyplot == "False"
+
+
+@pytest.mark.slow
+def test_photos_that_vanish_meanwhile_are_left_out(tmp_path, photo, caplog, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        shutil.copy(photo, folder / f"{i}.png")
+    compute = SaliencyMap.compute_saliency_maps
+
+    def and_one_goes(*arguments):
+        (folder / "3.png").unlink(missing_ok=True)
+        return compute(*arguments)
+
+    monkeypatch.setattr(SaliencyMap, "compute_saliency_maps", and_one_goes)  # of the first page, of two
+    options = ["--chunk", "2", "--arrays", "--figures", "1", "--steps", "1", "--out", str(tmp_path / "out")]
+    assert saliency_map.main(["--images", str(folder), *options]) == 0 and "3.png': no such file" in caplog.text
+    with np.load(tmp_path / "out" / "maps.npz") as maps:
+        assert list(maps["names"]) == ["0.png", "1.png", "2.png"] and len(maps["saliency_map"]) == 3
+
+
+@pytest.mark.slow
+def test_few_open_files_suffice_for_many_photos(tmp_path, photo):
+    resource = pytest.importorskip("resource")
+    (tmp_path / "photos").mkdir()
+    for i in range(60):
+        (tmp_path / "photos" / f"{i}.png").symlink_to(photo)
+    program = f"import resource, sys; sys.path.insert(0, {str(ROOT)!r}); import saliency_map\n"
+    program += "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); sys.exit(saliency_map.main(sys.argv[1:]))"
+    options = ["--images", "photos", "--arrays", "--figures", "1", "--steps", "1", "--out", "out", "--quiet"]
+    result = subprocess.run([sys.executable, "-c", program, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 24 and (tmp_path / "out" / "maps.npz").is_file()
 
 
 # --- Surroundings ---
