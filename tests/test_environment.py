@@ -1,6 +1,8 @@
 """conda's environment and pip's requirements are one list, and the code imports nothing that is not on it."""
 
 import ast
+import shutil
+import subprocess
 import sys
 from importlib.metadata import packages_distributions, version
 
@@ -48,6 +50,20 @@ def test_conda_takes_python_and_pip_from_conda_forge_and_the_rest_from_the_requi
     tools = (ROOT / "pyproject.toml").read_text()
     oldest = tools.partition('target-version = "py3')[2].partition('"')[0]
     assert int(python.removeprefix("python=3.")) >= int(oldest)
+
+
+@pytest.mark.slow
+def test_conda_s_part_for_pip_is_found_from_any_working_directory(tmp_path):
+    """As conda and mamba do it: a file with the lines of that part, beside environment.yaml."""
+    (tmp_path / "project").mkdir()
+    shutil.copy(ROOT / "requirements.txt", tmp_path / "project")
+    *_, rest = yaml.safe_load((ROOT / "environment.yaml").read_text())["dependencies"]
+    (tmp_path / "project" / "condaenv.requirements.txt").write_text("\n".join(rest["pip"]))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-r"]
+    command.append("project/condaenv.requirements.txt")
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Requirement already satisfied") == len(requirements("requirements.txt"))
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
