@@ -32,7 +32,8 @@ test-lowest:  ## all tests with the oldest versions that requirements.txt allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python $(install) uv
 	.venv-lowest/bin/python -m uv pip install --quiet --resolution lowest-direct -r requirements.txt
-	.venv-lowest/bin/python $(install) -r requirements-dev.txt
+	.venv-lowest/bin/python -m pip freeze > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python $(install) -r requirements-dev.txt -c .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pytest $(TESTS)
 
 lint: $(tools)  ## ruff (rules and format) and mypy
