@@ -69,6 +69,7 @@ def points(folder: Path) -> dict[str, float]:
 # --- The starter ---
 
 
+@pytest.mark.slow
 def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     assert starter_zip.keys() >= {
         *REQUIRED,
@@ -270,6 +271,7 @@ def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypat
     assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_all_grading(tmp_path):
     source = archive({n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip")
     command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]

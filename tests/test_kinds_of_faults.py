@@ -94,6 +94,7 @@ def test_any_file_name_titles_a_plot_and_a_picture(name):
     assert draw_rows([(name, [tile])], [name], name).size == draw_rows([("a", [tile])], ["b"], "c").size
 
 
+@pytest.mark.slow
 def test_losses_that_are_zero_throughout_are_plotted():
     plain = draw_losses({"a": [(1, 2, 3, 6), (1, 1, 1, 3)]}).size
     for losses in ([(0, 0, 0, 0)], [(0, 0, 0, 0)] * 3, [(0, 0, 1, 1)]):

@@ -92,6 +92,7 @@ def test_forward_arguments_in_a_tuple_are_cut_along_with_the_images():
     assert torch.allclose(found, 2 * factor[:, None, None, None] * images)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="older torch pretends no GPU without a driver")
 def test_no_tensor_of_another_device_is_mixed_in():
     """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices raises."""

@@ -317,7 +317,7 @@ def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, capsys):
 def test_a_network_that_fails_is_blamed_not_the_layer(script, own_file, tmp_path, capsys):
     assert run(script, tmp_path / "out", "--arch", f"{own_file}:damaged") == 2
     error = capsys.readouterr().err
-    assert ".py: error: network '" in error and len(error.splitlines()) == 1, error
+    assert ": error: network '" in error and len(error.splitlines()) == 1, error
 
 
 @pytest.mark.slow

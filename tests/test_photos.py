@@ -317,6 +317,7 @@ def test_above_pillow_s_limit_one_line_says_what_to_do(tmp_path):
 # --- Odd metadata ---
 
 
+@pytest.mark.slow
 def test_a_png_with_large_metadata_is_opened(tmp_path):
     info = PngInfo()
     words = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 3_000_000)))

@@ -244,6 +244,7 @@ def test_tables_keep_words_emphasis_and_what_fpdf2_would_take_for_marks(tmp_path
     assert fonts["plain"] == "DejaVuSansBook"
 
 
+@pytest.mark.slow
 def test_tables_that_no_page_holds_are_set_as_lines(tmp_path):
     wide = "".join(f"| c{i} " for i in range(60)) + "|\n" + "|-" * 60 + "|\n"
     assert "c0 | c1 | c2" in text_of(markdown(wide, tmp_path))
@@ -260,6 +261,7 @@ def test_a_picture_in_an_answer_is_told_and_its_description_set(tmp_path, caplog
     assert "a plot" in caplog.text
 
 
+@pytest.mark.slow
 def test_long_words_take_time_in_proportion_to_their_length(tmp_path):
     times = []
     for count in (3_000, 30_000):
@@ -270,6 +272,7 @@ def test_long_words_take_time_in_proportion_to_their_length(tmp_path):
     assert times[1] < 10 and times[1] < 40 * times[0]
 
 
+@pytest.mark.slow
 @needs_chinese
 def test_long_words_in_further_fonts_do_too(tmp_path):
     start = time.process_time()
@@ -315,6 +318,7 @@ def test_letters_of_many_languages_are_in_the_fonts_that_matplotlib_ships(tmp_pa
     assert "fallback" not in str(caplog.text)
 
 
+@pytest.mark.slow
 @needs_chinese
 def test_other_letters_are_taken_from_an_installed_font(tmp_path, caplog):
     reader = markdown(
@@ -325,6 +329,7 @@ def test_other_letters_are_taken_from_an_installed_font(tmp_path, caplog):
     assert len(fonts) == 1 and not fonts.pop().startswith("DejaVu")
 
 
+@pytest.mark.slow
 def test_a_letter_that_no_font_has_is_replaced_and_told_once(tmp_path, caplog):
     assert text_of(markdown(f"a{UNKNOWN}b\n\n{UNKNOWN}", tmp_path)) == "a�b �"
     assert len(caplog.records) == 1 and UNKNOWN in caplog.text
