@@ -71,6 +71,25 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     return torch.cat(parts).detach()
 
 
+def at_layer(
+    model: nn.Module, name: str | None, images: torch.Tensor
+) -> contextlib.AbstractContextManager[nn.Module | None]:
+    """Give, while it lasts, a module for Captum's layer attributions whose output is a layer's as maps (N, C, h, w).
+
+    Args:
+        model: the network.
+        name: the layer's dotted name; None for algorithms that need no layer.
+        images: (N, 3, H, W), those to be looked into.
+
+    Raises:
+        InputError: the layer gives no feature maps that have influence on the scores.
+    """
+    if name is None:
+        return contextlib.nullcontext()
+    layer = model.get_submodule(name)
+    return as_maps(layer, influence(model, layer, images))
+
+
 def _target(target, count: int):
     """Return class ids as Captum takes them: an int for all images, or a tensor of one per image."""
     one_each = isinstance(target, list | tuple) and len(target) == count
@@ -166,25 +185,6 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
 
 
 # --- For the sanity checks ---
-
-
-def at_layer(
-    model: nn.Module, name: str | None, images: torch.Tensor
-) -> contextlib.AbstractContextManager[nn.Module | None]:
-    """Give, while it lasts, a module for Captum's layer attributions whose output is a layer's as maps (N, C, h, w).
-
-    Args:
-        model: the network.
-        name: the layer's dotted name; None for algorithms that need no layer.
-        images: (N, 3, H, W), those to be looked into.
-
-    Raises:
-        InputError: the layer gives no feature maps that have influence on the scores.
-    """
-    if name is None:
-        return contextlib.nullcontext()
-    layer = model.get_submodule(name)
-    return as_maps(layer, influence(model, layer, images))
 
 
 def explanation_methods(steps: int) -> dict[str, Method]:

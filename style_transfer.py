@@ -84,23 +84,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add = parser.add_argument
     add("--only", nargs="+", metavar="NAME", help="make these pictures alone (default: all; a wrong name lists them)")
-    add(
-        "--content", type=named_path, metavar="PATH", help="your own picture to be painted anew (default: the presets')"
-    )
-    add(
-        "--style",
-        type=named_path,
-        metavar="PATH",
-        help="your own picture to take the style from (default: the presets')",
-    )
-    size: dict[str, Any] = {
-        "type": whole_number(32, 4096),
-        "metavar": "PIXELS",
-    }  # less does not pass through eight layers
+    otherwise = "(default: the presets')"
+    own: dict[str, Any] = {"type": named_path, "metavar": "PATH"}
+    add("--content", **own, help=f"your own picture to be painted anew {otherwise}")
+    add("--style", **own, help=f"your own picture to take the style from {otherwise}")
+    # Less does not pass through eight layers.
+    size: dict[str, Any] = {"type": whole_number(32, 4096), "metavar": "PIXELS"}
     add("--image-size", **size, help="short side of the result (default: the presets', 192)")
-    add(
-        "--style-size", **size, help="short side of the style picture, larger for finer strokes (default: the presets')"
-    )
+    add("--style-size", **size, help=f"short side of the style picture, larger for finer strokes {otherwise}")
     add("--optimizer", choices=OPTIMIZERS, default="course", help="the course's rule, or a faster one")
     add("--iterations", type=whole_number(1, 10_000), metavar="N", help="steps (default: the optimizer's own number)")
     add("--init-random", action="store_true", default=False, help="start from noise instead of the content picture")

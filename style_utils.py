@@ -114,9 +114,8 @@ def extract_features(x: torch.Tensor, cnn: nn.Module, last_layer: int | None = N
     features = []
     for layer in layers:
         first = next(module for module in layer.modules() if not list(module.children()))
-        x = layer(
-            x.clone() if getattr(first, "inplace", False) else x
-        )  # an in-place ReLU would overwrite the last output
+        # An in-place ReLU would overwrite the last output.
+        x = layer(x.clone() if getattr(first, "inplace", False) else x)
         features.append(x)
     return features
 

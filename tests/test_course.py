@@ -262,8 +262,6 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-@pytest.mark.slow
 def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypatch):
     (tmp_path / "cat \u732b.zip").write_bytes(b"PK no zip")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
@@ -272,6 +270,7 @@ def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_an_interruption_ends_all_grading(tmp_path):
     source = archive({n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip")
     command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]

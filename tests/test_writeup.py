@@ -175,9 +175,11 @@ def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
     only = ("--only", "style_transfer", "fooling_image", "--num", "1", "--device", "cpu", "--quiet")
     result = run_script("writeup.py", *only, "--arch", SMALL, "--weights", "none", "--out", tmp_path)
     failed, incomplete = result.stderr.strip().splitlines()
-    assert result.returncode == 2 and failed.startswith("style_transfer.py: error: ")
+    assert result.returncode == 2 and failed.startswith("style_transfer.py: error: ") and "layers 0 to 6" in failed
     assert "style_transfer.py failed" in incomplete and " style_transfer.png is missing" in incomplete
-    assert result.stdout.endswith(("Fooled the model!\n", "The model is not fooled!\n")) or "Error is" in result.stdout
+    first, *checks = result.stdout.splitlines()
+    assert first in ("Fooled the model!", "The model is not fooled!") and len(checks) == 4
+    assert all(line.lower().endswith("error is 0.000") for line in checks)
     text = " ".join(pages_of(tmp_path))
     assert "fooling_image.png. The photo" in text and "style_transfer.png is missing" in text
 
