@@ -78,7 +78,7 @@ def draw_rows(
         rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3); smaller ones than the largest are
             centred on white.
         titles: one per column; or, one list per row, one per tile.
-        heading: a line above everything.
+        heading: a line above everything, or two where the grid is narrow.
 
     Returns:
         RGB picture.
@@ -89,22 +89,24 @@ def draw_rows(
     per_tile = bool(titles) and not isinstance(titles[0], str)
     bands = [TITLE_BAND if per_tile or (i == 0 and titles) else 0 for i in range(len(rows))]
     left = LABEL_BAND if any(label for label, _ in rows) else GAP
-    y = HEADING_BAND if heading else 0
     width = left + max(len(tiles) for _, tiles in rows) * (wide + GAP)
+    plain, bold = _font(WORDS), _font(HEADING, "DejaVuSans-Bold")
+    heading = _wrapped(heading, bold, width - 2 * GAP, 2)
+    y = len(heading.splitlines()) * HEADING_BAND
     picture = Image.new("RGB", (width, y + sum(bands) + len(rows) * (tall + GAP) + GAP), "white")
     draw = ImageDraw.Draw(picture)
-    if heading:
-        _write(draw, (GAP, y / 2), heading, _font(HEADING, "DejaVuSans-Bold"), width - 2 * GAP, 1, anchor="lm")
+    draw.multiline_text((GAP, y / 2), heading, "black", bold, anchor="lm")
     for i, (label, tiles) in enumerate(rows):
         y += bands[i]
-        _write(draw, (GAP, y + tall / 2), label, _font(WORDS), LABEL_BAND - 2 * GAP, 3, anchor="lm")
+        label = _wrapped(label, plain, LABEL_BAND - 2 * GAP, 3)
+        draw.multiline_text((GAP, y + tall / 2), label, "black", plain, anchor="lm")
         for j, tile in enumerate(tiles):
             x = left + j * (wide + GAP)
             enlarged = Image.fromarray(tile.repeat(factor, axis=0).repeat(factor, axis=1))
             picture.paste(enlarged, (x + (wide - enlarged.width) // 2, y + (tall - enlarged.height) // 2))
             if bands[i]:
-                title = titles[i][j] if per_tile else titles[j]
-                _write(draw, (x + wide / 2, y - GAP), str(title), _font(WORDS), wide, 2, anchor="md", align="center")
+                title = _wrapped(str(titles[i][j] if per_tile else titles[j]), plain, wide, 2)
+                draw.multiline_text((x + wide / 2, y - GAP), title, "black", plain, anchor="md", align="center")
         y += tall + GAP
     return picture
 
@@ -116,8 +118,8 @@ def _font(pixels: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _write(draw, place: tuple[float, float], words: str, font, room: float, most: int, **style) -> None:
-    """Write words at a place, in at most `most` lines of `room` pixels; an ellipsis stands for what is left over."""
+def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -> str:
+    """Break words into at most `most` lines of `room` pixels; an ellipsis stands for what is left over."""
     lines: list[str] = []
     rest = " ".join(words.encode(errors="replace").decode().split("\n"))[:400]
     while rest and len(lines) < most:
@@ -130,7 +132,7 @@ def _write(draw, place: tuple[float, float], words: str, font, room: float, most
         while lines[-1] and font.getlength(f"{lines[-1]} …") > room:
             lines[-1] = lines[-1].rpartition(" ")[0] or lines[-1][:-1]
         lines[-1] += " …"
-    draw.multiline_text(place, "\n".join(lines), "black", font, **style)
+    return "\n".join(lines)
 
 
 def draw_losses(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Image.Image:

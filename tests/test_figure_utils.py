@@ -156,3 +156,13 @@ def test_a_figure_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^cannot write '[^\n]*f\.png': Is a directory$"):
         save_png(Image.new("RGB", (3, 2)), tmp_path / "f.png", {})
     assert [p.name for p in tmp_path.iterdir()] == ["f.png"]
+
+
+def test_a_heading_wider_than_the_grid_takes_two_lines():
+    tile = np.full((200, 200, 3), 255, np.uint8)
+    words = "What the network sees, class and its probability"
+    one, narrow = (draw_rows([("photo", [tile] * count)], [], words) for count in (5, 1))
+    assert narrow.height - one.height == HEADING_BAND
+    wide, dark = (np.asarray(picture.convert("L")) < 128 for picture in (one, narrow))
+    assert wide.sum() > 0 and abs(int(dark.sum()) - int(wide.sum())) < 0.02 * wide.sum()  # all its letters are there
+    assert draw_rows([("photo", [tile])], [], 50 * words).size == narrow.size

@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT, assert_one_line_error, run_script
 from PIL import Image
 
-from figure_utils import draw_losses, draw_rows
+from figure_utils import HEADING_BAND, draw_losses, draw_rows
 
 SMALL = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
 
@@ -91,7 +91,11 @@ def test_any_file_name_titles_a_plot_and_a_picture(name):
     losses = draw_losses({name: [(0, 2, 3, 5), (1, 1, 1, 3)]})
     assert losses.size == draw_losses({"plain": [(0, 2, 3, 5), (1, 1, 1, 3)]}).size
     tile = np.zeros((200, 200, 3), np.uint8)
-    assert draw_rows([(name, [tile])], [name], name).size == draw_rows([("a", [tile])], ["b"], "c").size
+    plain = draw_rows([("a", [tile])], ["b"], "c").size
+    assert draw_rows([(name, [tile])], [name], "c").size == plain
+    # A heading wider than the grid takes a second line, not a third.
+    more = HEADING_BAND if len(name) > 40 else 0
+    assert draw_rows([("a", [tile])], ["b"], name).size == (plain[0], plain[1] + more)
 
 
 @pytest.mark.slow
