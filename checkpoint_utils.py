@@ -102,10 +102,7 @@ def _read(path: Path) -> object:
             return importlib.import_module("safetensors.torch").load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the file's age
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(content, torch.jit.ScriptModule):  # which torch 2.5 loads all the same
-            raise ValueError("TorchScript")
-        return content
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"more than plain tensors ({found[1]})" if found else "more than plain tensors, or is damaged"

@@ -35,7 +35,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     compiled code hides layers, hooks and ReLUs. The modes are restored afterwards. Threads take turns, since the modes
     and hooks of a network are shared by all.
     """
-    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")  # from torch 2.6 on
+    compiled = "torch._dynamo" in sys.modules
     as_written = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     with _one_at_a_time, as_written, torch.inference_mode(False), torch.enable_grad():
         training = [module for module in model.modules() if module.training]
