@@ -142,7 +142,7 @@ def test_pictures_that_are_not_square():
 def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch):
     model = load_model(arch, "none", "cpu")
     X = batch[0][:1]
-    y = model(X).argmax(dim=1).detach()  # of a class with a low score, the map of random weights may be zero
+    y = model(X).argmax(dim=1)  # of a class with a low score, the map of random weights may be zero
     layer = default_layer(model, X)
     assert name_of(model, layer) == name and influence(model, layer, X) == layout
     cam = GradCam().grad_cam(X, y, model)

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import math
 import operator
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,9 +34,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     compiled code hides layers, hooks and ReLUs. The modes are restored afterwards. Threads take turns, since the modes
     and hooks of a network are shared by all.
     """
-    compiled = "torch._dynamo" in sys.modules
-    as_written = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-    with _one_at_a_time, as_written, torch.inference_mode(False), torch.enable_grad():
+    with _one_at_a_time, torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.enable_grad():
         training = [module for module in model.modules() if module.training]
         for module in training:
             module.training = False
