@@ -166,7 +166,7 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
         ("encoder.ln", "patches have no influence .* last block's norm before attention"),
         ("encoder.layers.encoder_layer_0.self_attention", r"layer must give feature maps .*got tuple"),
         ("encoder.layers.encoder_layer_0.self_attention.out_proj", "never evaluated"),
-        ("heads", r"got \(3, 5\) for 3 pictures of 32×32"),
+        ("heads", r"got \(3, 5\) for images \(3, 3, 32, 32\)"),
     ],
 )
 def test_refused_of_a_vit(data, layer, words):

@@ -166,7 +166,7 @@ def layout_of(model: nn.Module, layer: nn.Module, shape: torch.Size, images: tor
     if layout is None:
         raise InputError(
             "layer must give tokens (N, 1+h·w, C), channels-last maps (N, h, w, C) or "
-            f"feature maps (N, C, h, w), got {tuple(shape)} for {len(images)} pictures of {height}×{width}"
+            f"feature maps (N, C, h, w), got {tuple(shape)} for images {tuple(images.shape)}"
         )
     if layout.height * layout.width == 1 < height * width:
         raise InputError("layer gives maps of a single pixel, which tell no places apart; choose an earlier one")
