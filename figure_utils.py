@@ -190,6 +190,8 @@ def _plot_losses(ax, losses: Sequence[tuple[float, float, float, float]]) -> Non
     ax.set(yscale="log", ylim=(min(positive, default=1) / 2, None), xlabel="step", ylabel="weighted loss")
     if positive:
         ax.legend()
+    else:
+        ax.text(0.5, 0.5, "every loss is zero", ha="center", transform=ax.transAxes)
     ax.grid(alpha=0.3)
 
 
