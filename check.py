@@ -4,7 +4,7 @@
     python check.py --only saliency_map grad_cam
 
 Each item runs in a process of its own under a time limit, so whatever the code does that is checked, the others go on.
-`check_process.py` and `check_items.py` are what runs there. This file starts it, compares and prints, with the standard
+`checker/` is what runs there. This file starts it, compares and prints, with the standard
 library and NumPy alone.
 """
 
@@ -121,7 +121,7 @@ def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
 
 
 def _start_item(*arguments) -> None:
-    importlib.import_module("check_process").run(*arguments)  # with torch: in the item's own process
+    importlib.import_module("checker.process").run(*arguments)  # with torch: in the item's own process
 
 
 def _end(process: Any) -> None:
@@ -142,7 +142,7 @@ def _last_place(folder: Path, root: Path) -> str:
     """Return where the solution was when time was up, by the dump of the stack that the process left."""
     with contextlib.suppress(OSError):
         for file, line in re.findall(r'File "(.+)", line (\d+)', (folder / "stack").read_text()):
-            if Path(file).is_relative_to(root) and not Path(file).name.startswith("check"):
+            if Path(file).is_relative_to(root) and not Path(file).relative_to(root).parts[0].startswith("check"):
                 return f"{Path(file).relative_to(root).as_posix()} line {line}"
     return ""
 

@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from process_utils import exit_now
-from script_utils import add_photo_options, real_number, run, whole_number
+from cli.options import add_photo_options, real_number, run, whole_number
+from cli.process import exit_now
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from session import Session
+    from cli.session import Session
 
 STRIP, ACROSS = 8, 4  # iterations in class_visualization.png at most, and of them beside one another
 

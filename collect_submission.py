@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARCHIVE = "assignment_3_submission.zip"
-CODE = ("*.py", "style_modules/*.py", "visualizers/*.py")
+CODE = ("*.py", "cli/*.py", "files/*.py", "report/*.py", "style_modules/*.py", "visualizers/*.py")
 DOCUMENTS = ("report.pdf", "notebooks/*.ipynb")
 
 # What must be in the zip for the questions to run from it; each of these must also import.
@@ -31,23 +31,23 @@ REQUIRED = (
     "style_transfer.py",
     "sanity_checks.py",
     "writeup.py",
-    "bundled_weights.py",
+    "files/bundled_weights.py",
     "captum_utils.py",
-    "checkpoint_utils.py",
-    "course_files.py",
+    "files/checkpoints.py",
+    "files/course.py",
     "data_utils.py",
-    "array_utils.py",
+    "cli/arrays.py",
     "errors.py",
-    "font_utils.py",
-    "markdown_utils.py",
+    "report/fonts.py",
+    "report/markdown.py",
     "figure_utils.py",
-    "file_utils.py",
+    "files/atomic.py",
     "image_utils.py",
     "model_utils.py",
-    "process_utils.py",
-    "report_utils.py",
-    "script_utils.py",
-    "session.py",
+    "cli/process.py",
+    "report/pages.py",
+    "cli/options.py",
+    "cli/session.py",
     "style_utils.py",
     "style_modules/__init__.py",
     "style_modules/content_loss.py",

@@ -1,6 +1,6 @@
 """Photos and their classes: the course's 25 ImageNet photos, photos that installed packages ship, and your own.
 
-As a command it brings the course's data into the project, as `course_files.py` does.
+As a command it brings the course's data into the project, as `files/course.py` does.
 """
 
 import glob
@@ -17,10 +17,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.models import SqueezeNet1_1_Weights
 
-import course_files
-from course_files import course_file, package_file
 from errors import InputError, cause, quoted
-from file_utils import is_file, is_folder
+from files.atomic import is_file, is_folder
+from files.course import course_file, main, package_file
 from image_utils import check_image, open_image
 
 __all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label"]
@@ -350,4 +349,4 @@ def parse_label(text: str, class_names: dict[int, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(course_files.main())
+    sys.exit(main())

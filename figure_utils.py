@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from file_utils import ROOT, atomic_write
+from files.atomic import ROOT, atomic_write
 from image_utils import SQUEEZENET_STD, rescale
 
 FOLDER = ROOT / "visualization"

@@ -8,15 +8,15 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cli.options import add_photo_options, real_number, run, whole_number
+from cli.process import exit_now, print_line
 from errors import InputError
-from process_utils import exit_now, print_line
-from script_utils import add_photo_options, real_number, run, whole_number
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from session import Session
+    from cli.session import Session
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from process_utils import exit_now
-from script_utils import add_photo_options, run, whole_number
+from cli.options import add_photo_options, run, whole_number
+from cli.process import exit_now
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from session import Page, Session
+    from cli.session import Page, Session
 
 log = logging.getLogger(__name__)
 

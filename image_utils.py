@@ -210,7 +210,7 @@ def image_from_url(url: str) -> np.ndarray:
         InputError: another kind of address, also after a redirection; the picture cannot be fetched within seconds,
             is larger than 64 MB, or is no photo.
     """
-    from file_utils import download  # the one need of another module, so that this one can be copied alone
+    from files.atomic import download  # the one need of another module, so that this one can be copied alone
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"

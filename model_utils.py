@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torchvision import models
 
-from bundled_weights import bundled_state
-from checkpoint_utils import read_checkpoint, with_fitting_names
 from errors import InputError, cause, quoted
-from file_utils import download, is_file, sha256_of
+from files.atomic import download, is_file, sha256_of
+from files.bundled_weights import bundled_state
+from files.checkpoints import read_checkpoint, with_fitting_names
 
 log = logging.getLogger(__name__)
 

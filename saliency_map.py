@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from process_utils import exit_now
-from script_utils import add_photo_options, run, whole_number
+from cli.options import add_photo_options, run, whole_number
+from cli.process import exit_now
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from session import Page, Session
+    from cli.session import Page, Session
 
 STRIDE, SQUARE = 40 / 224, 64 / 224  # between the occluding squares, and their width, as shares of a photo's short
 # side: 25 of them cover a square photo

@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from file_utils import atomic_write
-from process_utils import exit_now
-from script_utils import add_photo_options, run, whole_number
+from cli.options import add_photo_options, run, whole_number
+from cli.process import exit_now
+from files.atomic import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from session import Page, Session
+    from cli.session import Page, Session
     from visualizers.sanity import Findings, State
 
 COLUMNS = 5  # states of the network in sanity_randomization.png

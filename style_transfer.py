@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_files import course_file, package_file
+from cli.options import named_path, run, whole_number
+from cli.process import exit_now, print_line
 from errors import InputError, quoted
-from file_utils import ROOT
-from process_utils import exit_now, print_line
-from script_utils import named_path, run, whole_number
+from files.atomic import ROOT
+from files.course import course_file, package_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import nn
 
-    from session import Session
+    from cli.session import Session
     from style_utils import StyleTransferProgress
 
 CONTENT_LAYER, STYLE_LAYERS = 3, (1, 4, 6, 7)

@@ -14,7 +14,7 @@ from torch import nn
 import image_utils
 from errors import InputError, quoted
 from figure_utils import draw_rows, provenance, save_png
-from file_utils import ROOT
+from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.rules import RULES, Rule
 from visualizers.common import check_model, copied, integer

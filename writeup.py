@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, named_path, run
+from cli.process import advice, exit_now
 from errors import InputError, quoted
-from file_utils import ROOT
-from process_utils import advice, exit_now
-from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, named_path, run
+from files.atomic import ROOT
 
 if TYPE_CHECKING:
-    from markdown_utils import Section
-    from report_utils import Picture, Report
-    from session import Session
+    from cli.session import Session
+    from report.markdown import Section
+    from report.pages import Picture, Report
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def make_figures(session: Session) -> None:
     Raises:
         InputError: when the report is written but a question has failed or a figure is missing; it names them.
     """
-    from report_utils import Report, read_pictures, read_sections, read_table
+    from report.pages import Report, read_pictures, read_sections, read_table
 
     options = session.options
     chosen = [q for q in QUESTIONS if (q.by_default if options.only is None else q.name in options.only)]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from process_utils import import_torch
+from cli.options import make_parser
+from cli.process import import_torch
 from saliency_map import add_options, draw_manual
-from script_utils import make_parser
 
 import_torch()
 
-from session import Session  # noqa: E402
+from cli.session import Session  # noqa: E402
 
 with tempfile.TemporaryDirectory() as folder:
     parser = make_parser("")

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 import techniques as t  # noqa: E402
 import torch  # noqa: E402
 
-from course_files import COURSE_FILES, course_file, package_file  # noqa: E402
+from files.course import COURSE_FILES, course_file, package_file  # noqa: E402
 
 # name → versions, number of photos → rounds as a share of those asked for: the shorter a run, the more chance is in it
 PHOTOS = {1: 8, 5: 2, 25: 1}
@@ -192,7 +192,7 @@ def lap(part):
     global last
     spent[part] += time.perf_counter() - last
     last = time.perf_counter()
-from process_utils import import_torch
+from cli.process import import_torch
 import_torch()
 lap("import torch, torchvision")
 import writeup
@@ -232,7 +232,7 @@ def parts_table(folder: Path, rounds: int) -> list[str]:
 STEP_TIMES = """
 import statistics, sys, time
 sys.path[:0] = ["benchmarks", "."]
-from process_utils import prepare_torch
+from cli.process import prepare_torch
 if sys.argv[1] == "shared":
     prepare_torch()
 import techniques as t

@@ -11,8 +11,8 @@ from captum import attr
 from torch import nn
 
 from captum_utils import compute_attributions
-from course_files import package_file
 from data_utils import PACKAGE_PHOTOS, open_photos
+from files.course import package_file
 from image_utils import open_image, to_batch
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
+from cli.options import Parser
 from course.make_starter import BLANKS, course_files
 from course.rubric import EDITIONS, Row, rows
 from errors import InputError, show_any_letter
-from file_utils import atomic_write
-from script_utils import Parser
+from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # in a submission, unpacked

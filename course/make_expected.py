@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import check
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, OTHER_WAYS, RIGHT
-from file_utils import atomic_write
+from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 Arrays = dict[str, np.ndarray]

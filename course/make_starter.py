@@ -29,6 +29,7 @@ EXTRAS = (
     "pyproject.toml",
     "collect_submission.sh",
     "collect_submission.bat",
+    "checker/*.py",
     "data/get_imagenet_val.sh",
     "data/reference_values.npz",
     "data/expected.npz",

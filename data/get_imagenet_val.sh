@@ -4,4 +4,4 @@ set -eu
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
 [ -x "$python" ] || python=python3
-exec "$python" "$root/course_files.py" --fetch
+PYTHONPATH=$root exec "$python" -m files.course --fetch

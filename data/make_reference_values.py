@@ -16,9 +16,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bundled_weights import bundled_state
-from course_files import package_file
-from file_utils import atomic_write
+from files.atomic import atomic_write
+from files.bundled_weights import bundled_state
+from files.course import package_file
 
 FOLDER = Path(__file__).resolve().parent
 SIZE = 192  # pixels of the short side

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from file_utils import atomic_write
+from files.atomic import atomic_write
 
 FOLDER = Path(__file__).resolve().parent / "styles"
 SIZE = 512  # pixels a side

@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from process_utils import prepare_torch
+from cli.process import prepare_torch
 
 # Before torch is imported. From here on the number of threads is fixed, so that all scripts give the same bytes.
 prepare_torch()
@@ -62,8 +62,8 @@ def photos():
     """Five real photos that installed packages ship: X uint8 (5, 224, 224, 3), y int64 (5,)."""
     import numpy as np
 
-    from course_files import package_file
     from data_utils import PACKAGE_PHOTOS, open_photos
+    from files.course import package_file
 
     X = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
     return X, np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64)
@@ -80,7 +80,7 @@ def batch(photos):
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """An empty project folder in which the course's files are looked for; they are nowhere else."""
-    monkeypatch.setattr("course_files.ROOT", tmp_path / "project")
+    monkeypatch.setattr("files.course.ROOT", tmp_path / "project")
     monkeypatch.delenv("CS7643_DATA", raising=False)
     (tmp_path / "project").mkdir()
     (tmp_path / "elsewhere").mkdir()

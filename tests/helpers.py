@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 import saliency_map
-import script_utils
+from cli import options as cli_options
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
@@ -187,7 +187,7 @@ def quick(*arguments) -> int:
         for page in session.pages("saliency maps"):
             saliency_map.draw_manual(session, page)
 
-    return script_utils.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
+    return cli_options.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
 
 
 def one_line(capsys, *words: str) -> None:
@@ -198,11 +198,11 @@ def one_line(capsys, *words: str) -> None:
 
 def options(*arguments) -> argparse.Namespace:
     """The options of a script that takes photos."""
-    parser = script_utils.make_parser("a test")
-    script_utils.add_photo_options(parser, "images", "labels", "num", "chunk")
+    parser = cli_options.make_parser("a test")
+    cli_options.add_photo_options(parser, "images", "labels", "num", "chunk")
     return parser.parse_args([*map(str, arguments)])
 
 
 def script(work, *arguments, add_options=lambda parser: None) -> int:
     """Run `work(session)` as a script does."""
-    return script_utils.run("a test", add_options, work, [*map(str, arguments)])
+    return cli_options.run("a test", add_options, work, [*map(str, arguments)])

@@ -13,10 +13,10 @@ from helpers import HALF_WEIGHTS, Bomb
 from torch import nn
 from torchvision import models
 
-import bundled_weights
-from bundled_weights import bundled_release, bundled_state
 from data_utils import load_imagenet_val
 from errors import InputError
+from files import bundled_weights
+from files.bundled_weights import bundled_release, bundled_state
 from image_utils import to_batch
 from model_utils import load_model
 

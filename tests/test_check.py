@@ -12,7 +12,7 @@ from solutions import RIGHT, WRONG
 
 import check
 from course.make_starter import course_files, replace_body
-from file_utils import ROOT
+from files.atomic import ROOT
 
 ITEMS = {item.name: item for item in check.ITEMS}
 BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed
@@ -208,8 +208,8 @@ def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeyp
 
 
 def test_missing_values_are_one_line(tmp_path):
-    for name in ("check.py", "check_items.py", "check_process.py"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "check.py", tmp_path)
+    shutil.copytree(ROOT / "checker", tmp_path / "checker")
     result = subprocess.run([sys.executable, tmp_path / "check.py"], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "data/expected.npz" in result.stderr
 

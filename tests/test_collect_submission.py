@@ -156,9 +156,9 @@ def test_a_letter_that_the_console_lacks_is_shown_all_the_same(project, monkeypa
 
 
 def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
-    for name in ("file_utils.py", "script_utils.py"):
+    for name in ("files/atomic.py", "cli/options.py"):
         write(project / name, "def broken(:\n")
-    assert_one_line_error(collect(project, "--code-only"), "file_utils.py line 1", "script_utils.py line 1")
+    assert_one_line_error(collect(project, "--code-only"), "files/atomic.py line 1", "cli/options.py line 1")
 
 
 def test_a_zip_that_cannot_be_written_is_one_line(project, tmp_path):

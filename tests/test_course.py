@@ -32,7 +32,7 @@ from course.make_starter import (
     starter_files,
 )
 from course.rubric import EDITIONS, RUBRIC, rows
-from file_utils import ROOT
+from files.atomic import ROOT
 
 SCRIPTS = ("saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py")
 POINTS = {row.item: row.points for row in RUBRIC}
@@ -73,7 +73,7 @@ def points(folder: Path) -> dict[str, float]:
 def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     assert starter_zip.keys() >= {
         *REQUIRED,
-        *("README.md", "environment.yaml", "requirements.txt", "check.py", "check_items.py", "check_process.py"),
+        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/items.py", "checker/process.py"),
         *("collect_submission.py", "collect_submission.sh", "collect_submission.bat"),
         *("data/expected.npz", "data/reference_values.npz", "data/get_imagenet_val.sh", "data/styles/wavy_dusk.jpg"),
     }
@@ -339,13 +339,13 @@ def test_a_zip_that_is_not_safe_is_refused(content, words, tmp_path):
 
 
 def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
-    own = {OWN: b"mine = 1\n", "extra.py": b"", "session.py": b"not mine\n", "visualizers/more.py": b""}
+    own = {OWN: b"mine = 1\n", "extra.py": b"", "cli/session.py": b"not mine\n", "visualizers/more.py": b""}
     for top in ("", "name/", "a/b/"):
         folder = tmp_path / f"for {top.count('/')}"
         source = archive({top + name: content for name, content in own.items()}, tmp_path / "submission.zip")
         grade.unpack(source, folder)
         assert (folder / OWN).read_bytes() == own[OWN] and (folder / "extra.py").is_file()
-        assert (folder / "session.py").read_bytes() == (ROOT / "session.py").read_bytes()
+        assert (folder / "cli" / "session.py").read_bytes() == (ROOT / "cli" / "session.py").read_bytes()
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})

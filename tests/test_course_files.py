@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import CONTENT, ROOT, hangs, serving, whole
 
-from course_files import COURSE_FILES, course_file, fetch_photos, package_file, take_course_files
 from data_utils import load_imagenet_val
 from errors import InputError
-from file_utils import sha256_of
+from files.atomic import sha256_of
+from files.course import COURSE_FILES, course_file, fetch_photos, package_file, take_course_files
 
 PHOTOS = "data/imagenet_val_25.npz"
 
@@ -23,8 +23,9 @@ PHOTOS = "data/imagenet_val_25.npz"
 def copy(tmp_path_factory) -> Path:
     """A copy of what getting the data needs, for the real commands: they write into their own project."""
     folder = tmp_path_factory.mktemp("copy of project")
-    (folder / "data").mkdir()
-    for name in ("course_files.py", "errors.py", "file_utils.py", "data/get_imagenet_val.sh"):
+    for name in ("data", "files"):
+        (folder / name).mkdir()
+    for name in ("files/course.py", "errors.py", "files/atomic.py", "data/get_imagenet_val.sh"):
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -169,7 +170,7 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
 
 @pytest.mark.slow
 def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
-    command = [sys.executable, copy / "course_files.py", "--from"]
+    command = ["env", f"PYTHONPATH={copy}", sys.executable, "-m", "files.course", "--from"]
     result = run([*command, zipped(starter)], tmp_path)
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(": taken\n") == len(COURSE_FILES)
     assert sha256_of(copy / "styles_images" / "muse.jpg") == COURSE_FILES["styles_images/muse.jpg"]
@@ -178,4 +179,4 @@ def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
         (copy / "data" / name).unlink()
     result = run([*command, "absent.zip"], tmp_path)
     assert result.returncode == 2 and not result.stdout
-    assert result.stderr == "course_files.py: error: 'absent.zip': no such zip file or folder\n"
+    assert result.stderr == "course.py: error: 'absent.zip': no such zip file or folder\n"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from course_files import course_file
 from data_utils import imagenet_classes, load_imagenet_val, load_images, open_photos, parse_label
 from errors import InputError
+from files.course import course_file
 
 # --- The photos ---
 
@@ -155,7 +155,7 @@ def test_folders_that_cannot_be_searched(monkeypatch):
             with pytest.raises(InputError, match=r"Permission denied$"):
                 open_photos([path])
         monkeypatch.setenv("CS7643_DATA", str(folder / "locked" / "course"))
-        monkeypatch.setattr("course_files.ROOT", folder)
+        monkeypatch.setattr("files.course.ROOT", folder)
         assert course_file("data/imagenet_val_25.npz") is None
         (folder / "locked").chmod(0o755)
 

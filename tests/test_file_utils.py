@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from helpers import CONTENT, ROOT, breaks, drips, hangs, missing, serving, whole, without_privileges
 
-import file_utils
 from errors import InputError, cause, quoted
-from file_utils import atomic_write, download, sha256_of
+from files import atomic
+from files.atomic import atomic_write, download, sha256_of
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -44,7 +44,7 @@ def circles(handler):
 def impatient(monkeypatch):
     """Local servers only, and half a second of patience."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
+    monkeypatch.setattr(atomic, "PATIENCE", 0.5)
 
 
 # --- Downloads ---
@@ -69,7 +69,7 @@ def test_a_download_goes_through_the_proxy(impatient, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_path):
-    monkeypatch.setattr(file_utils, "MINIMUM_RATE", 20)
+    monkeypatch.setattr(atomic, "MINIMUM_RATE", 20)
 
     def answer(handler):
         handler.send_response(200)
@@ -163,7 +163,7 @@ import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from errors import InputError
-from file_utils import atomic_write
+from files.atomic import atomic_write
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     with atomic_write(Path("file")) as temporary:

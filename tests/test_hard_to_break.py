@@ -28,7 +28,7 @@ from PIL import Image
 
 import figure_utils
 import saliency_map
-from course_files import package_file
+from files.course import package_file
 from style_transfer import INVERSION
 from visualizers import SaliencyMap
 
@@ -204,7 +204,8 @@ def test_memory_stays_flat_for_many_photos(tmp_path):
     program = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
-import saliency_map, script_utils
+import saliency_map
+from cli import options
 from visualizers import SaliencyMap
 
 def work(session):
@@ -215,7 +216,7 @@ def work(session):
 used = []
 for num in (25, 25, 100):
     arguments = ["--images", {str(folder)!r}, "--num", str(num), "--out", "out"]
-    script_utils.run("", saliency_map.add_options, work, arguments)
+    options.run("", saliency_map.add_options, work, arguments)
     used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
 print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from torchvision import transforms
 
-from course_files import package_file
+from files.course import package_file
 from image_utils import (
     SQUEEZENET_MEAN,
     SQUEEZENET_STD,

@@ -14,10 +14,10 @@ from helpers import HALF_WEIGHTS, SMALL, Bomb, breaks, drips, hangs, missing, se
 from torch import nn
 from torchvision import models
 
-import file_utils
 import model_utils
-from checkpoint_utils import read_checkpoint
 from errors import InputError
+from files import atomic
+from files.checkpoints import read_checkpoint
 from model_utils import load_model, pick_device
 
 
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("SQUEEZENET_WEIGHTS")
-    monkeypatch.setattr(file_utils, "PATIENCE", 0.5)
+    monkeypatch.setattr(atomic, "PATIENCE", 0.5)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 

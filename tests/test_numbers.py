@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from captum_utils import compute_attributions
-from course_files import package_file
+from files.course import package_file
 from image_utils import blur_image, clip_pixels, round_to_8_bits
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_modules.rules import AdamRule, CourseRule, LBFGSRule

@@ -17,10 +17,10 @@ import fooling_image
 import gradcam
 import saliency_map
 import style_transfer
-from checkpoint_utils import with_fitting_names
-from course_files import package_file
 from data_utils import read_class_names
 from errors import InputError
+from files.checkpoints import with_fitting_names
+from files.course import package_file
 from model_utils import load_model
 
 with warnings.catch_warnings():

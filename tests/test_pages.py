@@ -18,14 +18,14 @@ import fooling_image
 import gradcam
 import saliency_map
 import writeup
-from course_files import package_file
+from cli.options import make_parser, run
+from cli.session import FIGURES, Session
 from data_utils import Photos, open_photos
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, draw_rows
+from files.course import package_file
 from image_utils import open_image, to_batch
-from report_utils import read_pictures
-from script_utils import make_parser, run
-from session import FIGURES, Session
+from report.pages import read_pictures
 from visualizers import GradCam, SaliencyMap
 
 QUICK = ["--arch", "shufflenet_v2_x0_5", "--weights", "none"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SMALL, script
 
+from cli.process import advice
 from errors import InputError
-from process_utils import advice
 
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
 
@@ -42,7 +42,7 @@ def test_sigterm_unwinds_and_the_handler_is_put_back(tmp_path):
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
     """The reader of standard output may have gone (`| head`)."""
     program = f"""{IMPORTS}
-from process_utils import print_line
+from cli.process import print_line
 sys.stdin.readline()
 print_line("one")
 print_line("two")
@@ -66,13 +66,13 @@ print("still here", file=sys.stderr)
 def test_closed_streams(tmp_path):
     """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
     program = f"""{IMPORTS}
-import script_utils
+from cli import options
 def work(session):
     for _ in session.progress(range(3), "progress"):
         print("said")
     (session.out / "file").write_text("written")
-assert script_utils.run("", lambda parser: None, work, ["--out", "out"]) == 0
-raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/file"]))
+assert options.run("", lambda parser: None, work, ["--out", "out"]) == 0
+raise SystemExit(options.run("", lambda parser: None, work, ["--out", "out/file"]))
 """
     for closed in ("2>&-", "<&- >&- 2>&-"):
         result = subprocess.run(
@@ -90,8 +90,8 @@ raise SystemExit(script_utils.run("", lambda parser: None, work, ["--out", "out/
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "line.py").write_text(f"""{IMPORTS}
-from process_utils import exit_now, print_line
-from script_utils import run
+from cli.process import exit_now, print_line
+from cli.options import run
 exit_now(run("", lambda parser: None, lambda session: print_line("one"), ["--out", "out"]), __file__)
 """)
     with Path("/dev/full").open("w") as full:
@@ -111,7 +111,7 @@ def test_what_users_can_put_right_is_told_apart_from_a_defect():
 
 ENDING = f"""{IMPORTS}
 import atexit
-from process_utils import exit_now
+from cli.process import exit_now
 
 class Kept:
     def __del__(self):
@@ -266,7 +266,7 @@ def test_a_real_script_under_a_tracer(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says how many threads run at this moment")
 def test_cores_are_shared_with_other_programs_unless_the_user_decides():
-    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import prepare_torch\n"
+    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom cli.process import prepare_torch\n"
     program += "prepare_torch(); print(os.environ.get('OMP_NUM_THREADS'))"
     own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
 
@@ -287,7 +287,7 @@ def test_cores_are_shared_with_other_programs_unless_the_user_decides():
 
 @pytest.mark.parametrize("system, own, then", [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)])
 def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
-    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom process_utils import prepare_torch\n"
+    program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom cli.process import prepare_torch\n"
     program += f"sys.platform = {system!r}; prepare_torch(); print(os.environ.get('PYTORCH_ENABLE_MPS_FALLBACK'))"
     environment = {key: value for key, value in os.environ.items() if key != "PYTORCH_ENABLE_MPS_FALLBACK"}
     environment |= {} if own is None else {"PYTORCH_ENABLE_MPS_FALLBACK": own}

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from script_utils import make_parser
+from cli.options import make_parser
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md")

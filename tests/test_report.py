@@ -16,19 +16,19 @@ from helpers import ROOT
 from hypothesis import strategies as st
 from PIL import Image
 
-import font_utils
 import writeup
+from cli.options import make_parser
 from figure_utils import WORDS, draw_losses, draw_rows, provenance, save_png
-from markdown_utils import read_sections
-from report_utils import GAP, MARGIN, PAPERS, SMALLEST, Report
-from script_utils import make_parser
+from report import fonts
+from report.markdown import read_sections
+from report.pages import GAP, MARGIN, PAPERS, SMALLEST, Report
 from writeup import QUESTIONS, assign
 
 DAY = datetime.date(2026, 1, 31)
 UNKNOWN = "\U0010fffd"  # of private use: no font has it
 CHINESE = "你好，世界"
 
-needs_chinese = pytest.mark.skipif(not font_utils.fonts_for({"你"}), reason="needs a font with Chinese letters")
+needs_chinese = pytest.mark.skipif(not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters")
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from data_utils import load_imagenet_val
 from errors import InputError
 from figure_utils import draw_curves
 from image_utils import to_batch
-from markdown_utils import read_table
 from model_utils import load_model
+from report.markdown import read_table
 from visualizers import sanity
 from visualizers.sanity import Findings
 from writeup import QUESTIONS

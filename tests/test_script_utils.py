@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import options, run_script, script
 
+from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, real_number, whole_number
 from errors import InputError
-from script_utils import SHARED_OPTIONS, add_photo_options, make_parser, real_number, whole_number
 
 OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole", "classes"}
 SCRIPTS = {  # the options of its own that each offers, beside those of all
@@ -205,5 +205,5 @@ def test_nothing_heavy_is_imported_before_the_options_are_read(tmp_path):
     for arguments, status in ((["--help"], 0), (["--num", "x"], 2)):
         result = run_script("saliency_map.py", *arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
         imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if "import time" in line}
-        assert result.returncode == status and "script_utils" in imported
+        assert result.returncode == status and "cli.options" in imported
         assert not imported & {"torch", "numpy", "matplotlib", "PIL", "captum", "tqdm"}

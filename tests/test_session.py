@@ -10,10 +10,10 @@ import torch
 from helpers import SMALL, options, pixels_of, tiles
 from PIL import Image
 
+from cli.session import Session
 from errors import InputError
 from figure_utils import class_title
 from image_utils import to_batch
-from session import Session
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_seed_is_set(tmp_path):
 def test_output_folders(tmp_path, monkeypatch):
     assert Session(options("--out", tmp_path / "a" / "b")).out == tmp_path / "a" / "b" and (tmp_path / "a/b").is_dir()
     assert Session(options("--out", tmp_path / "a")).folder("other") == tmp_path / "a"
-    monkeypatch.setattr("session.ROOT", tmp_path / "project")
+    monkeypatch.setattr("cli.session.ROOT", tmp_path / "project")
     assert Session(options()).folder("other") == tmp_path / "project" / "other"
     assert sorted(p.name for p in (tmp_path / "project").iterdir()) == ["other", "visualization"]
     (tmp_path / "file").touch()

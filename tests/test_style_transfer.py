@@ -16,7 +16,7 @@ from PIL import Image
 
 import style_transfer
 import style_utils
-from course_files import package_file
+from files.course import package_file
 from style_modules import ContentLoss
 from style_transfer import INVERSION, presets
 

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision import models
 
 import style_utils
-from course_files import course_file, package_file
+from files.course import course_file, package_file
 from image_utils import deprocess
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss

@@ -13,9 +13,9 @@ from PIL import Image
 
 import saliency_map
 import writeup
+from cli.options import SHARED_OPTIONS, make_parser
+from cli.session import Session
 from figure_utils import draw_rows, provenance, save_png
-from script_utils import SHARED_OPTIONS, make_parser
-from session import Session
 from writeup import QUESTIONS, today
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]

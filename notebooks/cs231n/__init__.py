@@ -6,6 +6,6 @@ from pathlib import Path
 # The project's root, where the work is done; at the end, so that nothing of the notebook's is hidden.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from process_utils import prepare_torch
+from cli.process import prepare_torch
 
 prepare_torch()  # if this comes before torch

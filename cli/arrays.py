@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import InputError, cause, quoted
-from file_utils import atomic_write
+from files.atomic import atomic_write
 
 BLOCK = 1 << 20  # bytes copied at a time
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from errors import InputError, cause, quoted
-from file_utils import is_file, is_folder
+from files.atomic import is_file, is_folder
 
 # Under which of these names a checkpoint holds the state dict; the first that is there is taken.
 ENTRIES = (

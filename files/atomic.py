@@ -13,7 +13,7 @@ from pathlib import Path
 
 from errors import InputError, cause, quoted
 
-ROOT = Path(__file__).resolve().parent  # outputs go here, whatever the working directory
+ROOT = Path(__file__).resolve().parent.parent  # outputs go here, whatever the working directory
 PATIENCE = 5.0  # seconds without progress after which a download is given up
 MINIMUM_RATE = 4096  # bytes a second under which a download counts as hung
 LARGEST = 64  # megabytes that a download may have when nothing else is expected

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from errors import InputError, quoted
-from file_utils import sha256_of
-from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
+from files.atomic import sha256_of
 
 BUNDLED_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
+MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))  # torchvision's normalisation, RGB
 CAFFE_MEAN = np.array([123.68, 116.779, 103.939])  # RGB; the release subtracts it from BGR pixels in 0…255
 FIRE_INDEX = dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True))  # fire2…fire9 → features[i]
 
@@ -91,7 +91,6 @@ def _fold_normalisation(kernel: np.ndarray, bias: np.ndarray) -> list[np.ndarray
 
     Exact because conv1 has no padding: pixel − caffe_mean = 255·std·x + (255·mean − caffe_mean).
     """
-    mean, std = (np.round(a.astype(np.float64), 3) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
     kernel = kernel[:, :, ::-1]
-    shift = np.einsum("hwio,i->o", kernel, 255 * mean - CAFFE_MEAN)
-    return [kernel * (255 * std)[:, None], bias + shift]
+    shift = np.einsum("hwio,i->o", kernel, 255 * MEAN - CAFFE_MEAN)
+    return [kernel * (255 * STD)[:, None], bias + shift]

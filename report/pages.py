@@ -20,9 +20,9 @@ from markdown_it.tree import SyntaxTreeNode
 from PIL import Image
 
 from errors import cause, quoted
-from file_utils import atomic_write
-from font_utils import FONT, FONT_FILES, MONO, fonts_for, letters_of
-from markdown_utils import MARKDOWN, Run, read_sections, read_table, runs_in
+from files.atomic import atomic_write
+from report.fonts import FONT, FONT_FILES, MONO, fonts_for, letters_of
+from report.markdown import MARKDOWN, Run, read_sections, read_table, runs_in
 
 __all__ = ["Picture", "Report", "read_pictures", "read_sections", "read_table"]
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.process import advice, check_working_directory, import_torch, open_closed_streams, unwinding_signals
 from errors import quoted
-from process_utils import advice, check_working_directory, import_torch, open_closed_streams, unwinding_signals
 
 if TYPE_CHECKING:
-    from session import Session
+    from cli.session import Session
 
 # --- Options ---
 
@@ -191,7 +191,7 @@ def run(
         try:
             check_working_directory()
             import_torch()
-            from session import Session
+            from cli.session import Session
 
             make_figures(Session(options))
             return 0

@@ -1,6 +1,6 @@
 """The course's files and those that packages ship: where they are, their checksums, and how to bring them here.
 
-As a command: `python course_files.py --from STARTER.zip` (or a folder), or `--fetch` for the 25 photos alone. Standard
+As a command: `python -m files.course --from STARTER.zip` (or a folder), or `--fetch` for the 25 photos alone. Standard
 library only, so that the command answers at once and needs no environment.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from errors import InputError, cause, quoted, show_any_letter
-from file_utils import ROOT, atomic_write, download, is_file, sha256_of
+from files.atomic import ROOT, atomic_write, download, is_file, sha256_of
 
 PHOTOS_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
 

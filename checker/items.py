@@ -51,7 +51,7 @@ def network() -> nn.Module:
 
 def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """Return two photos, uint8 (2, HEIGHT, WIDTH, 3), as the network sees them, (2, 3, HEIGHT, WIDTH), and classes."""
-    package_file, open_image = solution("course_files").package_file, solution("image_utils").open_image
+    package_file, open_image = solution("files.course").package_file, solution("image_utils").open_image
     pictures = [open_image(package_file("skimage", name)).resize((WIDTH, HEIGHT)) for name, _ in PHOTOS]
     X = np.stack([np.asarray(picture) for picture in pictures])
     images = solution("image_utils").preprocess_image(X).transpose(0, 3, 1, 2)
@@ -339,7 +339,7 @@ def measure_feature_inversion() -> Arrays:
     content_loss = solution("style_modules.content_loss").ContentLoss()
     tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()
     model, utils = network().eval(), solution("style_utils")
-    photo = solution("image_utils").open_image(solution("course_files").package_file("skimage", PHOTOS[0][0]))
+    photo = solution("image_utils").open_image(solution("files.course").package_file("skimage", PHOTOS[0][0]))
     photo = photo.resize((32, 32))
     nothing = style_loss([numbers(17, 1, 4, 5, 6)], [], [], [])
     if not isinstance(nothing, torch.Tensor) or nothing.numel() != 1 or nothing.item() != 0:

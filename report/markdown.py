@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
 from errors import InputError, cause, quoted
-from font_utils import FONT, MONO
+from report.fonts import FONT, MONO
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,9 @@ from torchvision.models import SqueezeNet
 from tqdm import tqdm
 
 import figure_utils
-from array_utils import MapsFile
+from cli.arrays import MapsFile
+from cli.options import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD
+from cli.process import advice
 from data_utils import (
     FALLBACK,
     PACKAGE_PHOTOS,
@@ -37,11 +39,9 @@ from data_utils import (
     read_class_names,
 )
 from errors import InputError, cause, quoted
-from file_utils import ROOT
+from files.atomic import ROOT
 from image_utils import deprocess, open_image, to_batch
 from model_utils import IMAGENET, load_model
-from process_utils import advice
-from script_utils import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD
 from visualizers.common import evaluated
 from visualizers.gradcam import count_relus
 from visualizers.layers import default_layer, find_module, influence

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import check_items
+from checker import items
 
 
 def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
@@ -24,7 +24,7 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
     stack = (Path(folder) / "stack").open("w")
     faulthandler.dump_traceback_later(max(0.1, patience - 1), file=stack)
     os.chdir(folder)
-    here = str(Path(__file__).resolve().parent)
+    here = str(Path(__file__).resolve().parent.parent)
     sys.path[:] = [root, *(path for path in sys.path if path not in ("", here, root))]
     torch.set_num_threads(1)
     faulthandler.enable(stack)  # a crash names its place too
@@ -47,8 +47,8 @@ def _measured(item: str, root: Path, file: Path) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
     found: dict = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
     try:
-        found["arrays"] = getattr(check_items, f"measure_{item}")()
-    except check_items.Finding as finding:
+        found["arrays"] = getattr(items, f"measure_{item}")()
+    except items.Finding as finding:
         found["findings"].append(str(finding))
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)
@@ -67,8 +67,9 @@ def _place(error: BaseException, root: Path, file: Path) -> str:
         places = [(Path(error.filename), error.lineno)]
     else:
         places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [place for place in places if place[0] == file] or [p for p in places if p[0].is_relative_to(root)]
-    own = [place for place in own if not place[0].name.startswith("check")]
+    inside = [place for place in places if place[0].is_relative_to(root)]
+    own = [place for place in inside if not place[0].relative_to(root).parts[0].startswith("check")]
+    own = [place for place in own if place[0] == file] or own
     return f"{own[-1][0].relative_to(root).as_posix()} line {own[-1][1]}" if own else ""
 
 
@@ -84,7 +85,7 @@ class _Recorder(io.TextIOBase):
     def write(self, text: str) -> int:
         if text.strip() and not self.text:
             frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(self.root)]
-            frames = [f for f in frames if not Path(f.filename).name.startswith("check")]
+            frames = [f for f in frames if not Path(f.filename).relative_to(self.root).parts[0].startswith("check")]
             if frames:
                 self.place = f"{Path(frames[-1].filename).relative_to(self.root).as_posix()} line {frames[-1].lineno}"
         self.text = (self.text + text)[:1000]

@@ -1,0 +1,1 @@
+"""What `check.py` runs: the items, and the process that measures one."""

@@ -1,0 +1,1 @@
+"""Whole files, downloads, the course's data, checkpoints and the bundled weights."""

@@ -1,0 +1,1 @@
+"""The report: its pages, Markdown and fonts."""
