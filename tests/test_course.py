@@ -73,7 +73,7 @@ def points(folder: Path) -> dict[str, float]:
 def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     assert starter_zip.keys() >= {
         *REQUIRED,
-        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/items.py", "checker/process.py"),
+        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/measures.py", "checker/process.py"),
         *("collect_submission.py", "collect_submission.sh", "collect_submission.bat"),
         *("data/expected.npz", "data/reference_values.npz", "data/get_imagenet_val.sh", "data/styles/wavy_dusk.jpg"),
     }
