@@ -17,9 +17,10 @@ from torch import nn
 from torchvision import models
 
 from errors import InputError, cause, quoted
-from files.atomic import download, is_file, sha256_of
+from files.atomic import is_file, sha256_of
 from files.bundled_weights import bundled_state
 from files.checkpoints import read_checkpoint, with_fitting_names
+from files.download import download
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from cli.options import Parser
+from cli.process import show_any_letter
 from course.make_starter import BLANKS, course_files
 from course.rubric import EDITIONS, Row, rows
-from errors import InputError, show_any_letter
+from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
