@@ -91,7 +91,7 @@ raise SystemExit(options.run("", lambda parser: None, work, ["--out", "out/file"
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "line.py").write_text(f"""{IMPORTS}
 from cli.process import exit_now, print_line
-from cli.options import run
+from cli.run import run
 exit_now(run("", lambda parser: None, lambda session: print_line("one"), ["--out", "out"]), __file__)
 """)
     with Path("/dev/full").open("w") as full:
