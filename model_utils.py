@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RANDOM_SEED = 0  # of the random weights "none", and of those that a network of one's own begins with
 IMAGENET = 1000  # classes
+BUNDLED = "bundled (original SqueezeNet v1.1 release, package ndf)"
 WITH_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}  # what their names begin with
 
 
@@ -223,7 +224,7 @@ def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
     if weights == "bundled":
         if arch != "squeezenet1_1":
             raise InputError(f"weights 'bundled' are SqueezeNet 1.1's, not {arch}'s; use torchvision, none or a path")
-        return bundled_state(), "bundled (original SqueezeNet v1.1 release, package ndf)"
+        return bundled_state(), BUNDLED
     if weights in ("auto", "torchvision"):
         return _official_or_bundled(arch, fall_back=weights == "auto")
     return read_checkpoint(Path(weights))
@@ -243,7 +244,7 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
             error,
             advice,
         )
-    return _read_weights(arch, "bundled")
+    return bundled_state(), BUNDLED
 
 
 def _official_entry(arch: str):
