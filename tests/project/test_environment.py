@@ -31,7 +31,8 @@ def requirements(name: str) -> list[Requirement]:
 def imported(folders: tuple[str, ...]) -> set[str]:
     """Top-level names of the packages that the code in these folders imports anywhere, this project's left out."""
     names = set()
-    for path in (path for folder in folders for path in (ROOT / folder).glob("**/*.py" if folder == "tests" else "*.py")):
+    pattern = {"tests": "**/*.py"}
+    for path in (path for folder in folders for path in (ROOT / folder).glob(pattern.get(folder, "*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
