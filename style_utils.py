@@ -18,7 +18,7 @@ from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.rules import RULES, Rule
 from visualizers.common import check_model, copied, integer
-from visualizers.layers import layout_of
+from visualizers.layouts import CHANNELS_FIRST, layout_of
 
 __all__ = [
     "ITERATIONS",
@@ -310,7 +310,7 @@ def _style_maps(layers: nn.Module, style_layers: list[int], image: torch.Tensor)
         shape = feats[layer].shape
         maps = len(shape) == 4
         if maps and shape[2:].numel() > 1:  # of a single pixel no layout can be told
-            maps = layout_of(layers, layers[layer], shape, image).kind == "channels first"
+            maps = layout_of(layers, layers[layer], image) == CHANNELS_FIRST
         if not maps:
             raise InputError(f"style layer {layer} gives {tuple(shape)}, not feature maps (N, C, H, W)")
     return [feats[layer] for layer in style_layers]

@@ -36,7 +36,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions", "at_layer"})
+GIVEN = frozenset({"compute_attributions"})
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ BLANKS = (
         "1.2",
         "visualizers/gradcam.py",
         ("GradCam.grad_cam",),
-        "Forward hooks show a layer's output; remove them afterwards. Without layer, take default_layer(gc_model). "
-        "Keep what is positive, then enlarge to (H, W), which PIL counts as (W, H), then bring all to [0, 1] together.",
+        "Forward hooks show a layer's output; remove them afterwards. Without layer, take default_layer(gc_model), "
+        "whose module it is. Keep what is positive, then enlarge to (H, W), which PIL counts as (W, H), then bring all "
+        "to [0, 1] together.",
     ),
     Blank(
         "1.2",
@@ -98,9 +99,9 @@ BLANKS = (
         "gradcam.py",
         ("draw_captum",),
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: guided_backprop "
-        "(GuidedBackprop), guided_gradcam (GuidedGradCam at layer, bicubic), and at captum_layer: layer_activation "
-        "(LayerActivation, mean over the channels), layer_gradcam (LayerGradCam, relu_attributions) and "
-        "layer_conductance (LayerConductance, --steps steps, mean over the channels). Save with save(name, rows, "
+        "(GuidedBackprop), guided_gradcam (GuidedGradCam at layer.module, bicubic), and at captum_layer.module: "
+        "layer_activation (LayerActivation, mean over the channels), layer_gradcam (LayerGradCam, relu_attributions) "
+        "and layer_conductance (LayerConductance, --steps steps, mean over the channels). Save with save(name, rows, "
         "titles, heading).",
     ),
     Blank(
