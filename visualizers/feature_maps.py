@@ -48,8 +48,8 @@ class Layer:
     layout: Layout
 
     @contextlib.contextmanager
-    def kept(self, size: torch.Size) -> Iterator[list[KeptMaps]]:
-        """Keep the layer's maps while its network is evaluated on pictures of `size`, (H, W), once.
+    def kept(self, images: torch.Tensor) -> Iterator[list[KeptMaps]]:
+        """Keep the layer's maps while its network is evaluated on images (N, 3, H, W), once.
 
         Yields:
             A list that holds the maps after the evaluation.
@@ -64,7 +64,7 @@ class Layer:
             nonlocal times, fault
             times += 1
             try:
-                maps = _viewed(self.layout, output, size)
+                maps = _viewed(self.layout, output, images)
             except InputError as error:  # raised when the network has been evaluated, as its own faults come first
                 fault = error
                 return output
@@ -106,10 +106,10 @@ class Layer:
             handle.remove()
 
 
-def _viewed(layout: Layout, output: object, size: torch.Size) -> torch.Tensor:
-    """View what a layer gives as maps, if it is as the layout says."""
+def _viewed(layout: Layout, output: object, images: torch.Tensor) -> torch.Tensor:
+    """View what a layer gives as maps of images, if it is as the layout says."""
     dimensions = 3 if layout.kind == "tokens" else 4
-    if not isinstance(output, torch.Tensor) or output.dim() != dimensions:
+    if not isinstance(output, torch.Tensor) or output.dim() != dimensions or len(output) != len(images):
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(f"layer must give feature maps (N, C, h, w), got {got}")
-    return layout.maps(output, size)
+        raise InputError(f"layer must give feature maps (N, C, h, w), got {got} for images {tuple(images.shape)}")
+    return layout.maps(output, images.shape[2:])

@@ -126,7 +126,7 @@ class GradCam:
         found = find_layer(gc_model, layer, images)
 
         def activation_and_gradient(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            with found.kept(images.shape[2:]) as kept:
+            with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
             return kept[0].maps.detach(), kept[0].gradient(score)
 
@@ -160,7 +160,7 @@ class GradCam:
 
         def both(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             images.requires_grad_()
-            with found.kept(images.shape[2:]) as kept:
+            with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
             plain = kept[0].gradient(score, retain_graph=True)  # at the layer, before any ReLU is guided
             _guide_relus(score)

@@ -91,7 +91,7 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
     names = {module: name for name, module in getattr(model, "_orig_mod", model).named_modules()}
     tokens = False
     for module, shape in reversed(_influential_outputs(model, images).items()):
-        if not may_hold_maps(shape, images.shape[2:]) or (tokens and "Norm" not in type(module).__name__):
+        if not may_hold_maps(shape, images) or (tokens and "Norm" not in type(module).__name__):
             continue
         with contextlib.suppress(InputError):
             layer = Layer(names[module], module, layout_of(model, module, images))
@@ -135,6 +135,6 @@ def check_influence(model: nn.Module, layer: Layer, images: torch.Tensor) -> Non
     """Raise InputError if a layer's maps of the first image have no influence on its scores."""
     image = check_images(images, model)[:1]
     with evaluation_mode(model):
-        with layer.kept(image.shape[2:]) as kept:
+        with layer.kept(image) as kept:
             scores = evaluated(model, image)
         kept[0].gradient(scores.amax())

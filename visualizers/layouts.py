@@ -86,7 +86,9 @@ def layout_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> Layo
     if not is_finite(output):
         raise InputError(DAMAGED)
     answers = functools.partial(_answers, model, module, picture, output)
-    layout = _layout_of_maps(answers, output.shape, size) or _layout_of_tokens(answers, output.shape, size)
+    layout = None
+    if len(output) == 1:  # with heads or windows of attention counted among the images, places could not be told
+        layout = _layout_of_maps(answers, output.shape, size) or _layout_of_tokens(answers, output.shape, size)
     if layout is None:
         got = (len(images), *output.shape[1:])
         raise InputError(
@@ -178,8 +180,11 @@ def output_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> torc
     return outputs[0]
 
 
-def may_hold_maps(shape: torch.Size, size: torch.Size) -> bool:
-    """Whether an output of some shape could hold more than one place of pictures of `size`, (H, W)."""
+def may_hold_maps(shape: torch.Size, images: torch.Tensor) -> bool:
+    """Whether an output of some shape could hold more than one place of images (N, 3, H, W)."""
+    size = images.shape[2:]
+    if shape[:1] != images.shape[:1]:
+        return False
     return bool((shape[2:].numel() > 1 and _map_kinds(shape, size)) or _grids(shape, size))
 
 
