@@ -4,5 +4,5 @@ import torch
 
 
 def rel_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-10) -> float:
-    """Return the largest difference over the largest sum of absolute values, at one place: max|x − y| / max(|x| + |y|)."""
+    """Return max|x − y| / max(|x| + |y|)."""
     return ((x - y).abs().max() / (x.abs() + y.abs()).clamp(min=eps).max()).item()
