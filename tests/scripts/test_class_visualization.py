@@ -44,7 +44,7 @@ def test_script_several_classes_twice(bundled_model, tmp_path, capsys):
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     alone = ClassVisualization().create_class_visualization(
-        683, None, bundled_model, torch.float32, seed=7, num_iterations=5
+        683, None, bundled_model, torch.float32, seed=7, num_iterations=5, generate_plots=False
     )
     shown = tile(tmp_path / "one" / "class_visualization_iter_5_2.png", 0, 1)
     assert np.array_equal(shown, np.asarray(alone))
