@@ -7,6 +7,7 @@ that nothing else uses are dropped, so the starter cannot drift away from the so
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,10 @@ def starter_files(root: Path) -> dict[str, bytes]:
     sources = {name: content.decode() for name, content in files.items() if name.endswith(".py")}
     removed = []
     for blank in BLANKS:
-        removed.append(function_body(sources.get(blank.file, ""), blank.function, blank.file))
-        sources[blank.file] = replace_body(sources[blank.file], blank.function, _blank_body(blank), blank.file)
+        body = function_body(sources.get(blank.file, ""), blank.function, blank.file)
+        given, own = _parted(blank, body) if blank.parts else (_blank_body(blank), [body])
+        removed += own
+        sources[blank.file] = replace_body(sources[blank.file], blank.function, given, blank.file)
     sources = _without_helpers(sources, removed)
     sources = _tidied(sources, (root / "pyproject.toml").read_text())
     files |= {name: source.encode() for name, source in sources.items()}
@@ -91,6 +94,27 @@ def _blank_body(blank: Item) -> str:
     return "\n".join(
         [*hint, f'raise NotImplementedError("Question {blank.question}: {blank.function} in {blank.file}")']
     )
+
+
+def _parted(blank: Item, body: str) -> tuple[str, list[str]]:
+    """Return a body whose marked parts are blank, the first one with the hint, and these parts.
+
+    Raises:
+        StarterError: no part is marked.
+    """
+    marked = re.compile(r"^( *)(# Yours: [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
+    parts = [textwrap.dedent(match[3]) for match in marked.finditer(body)]
+    if not parts:
+        raise StarterError(f"{blank.file}: no part of {blank.function} is marked by `# Yours: …` and `# End`")
+
+    def emptied(match: re.Match) -> str:
+        if match[3] and textwrap.dedent(match[3]) != parts[0]:
+            return f"{match[1]}{match[2]}{match[1]}pass\n"
+        names = [node.targets[0].id for node in ast.parse(parts[0]).body if isinstance(node, ast.Assign)]
+        lines = [match[2].strip(), f"{' = '.join([*names, 'None'])}", _blank_body(blank)]
+        return textwrap.indent("\n".join(lines), match[1]) + "\n"
+
+    return marked.sub(emptied, body), parts
 
 
 # --- Source text ---
