@@ -22,7 +22,7 @@ class Item:
     # the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
-    parts: bool = False  # only what stands between `# Yours:` and `# End` is blanked, the rest of the function is given
+    parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
 
     @property
     def question(self) -> str:
@@ -140,7 +140,7 @@ ITEMS = (
         "class_visualization",
         "Class visualization",
         CLASS,
-        "ClassVisualization.create_class_visualization",
+        "objective_gradient",
         _both("1.4", "1.3", 10),
         0.1,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you can write down.",
@@ -189,9 +189,9 @@ ITEMS = (
         "style_transfer",
         _both("2.4", "2.4", 6),
         0.01,
-        "Forward through the three criteria; then, unless all steps are done, clear the optimizer's gradients, go backward "
-        "from the sum of the three terms, and step. opt = rule.optimizer(t) is the optimizer of step t: when 20 steps are "
-        "left, a new Adam with the smaller learning rate.",
+        "Forward through the three criteria; then, unless all steps are done, clear the optimizer's gradients, go "
+        "backward from the sum of the three terms, and step. opt = rule.optimizer(t) is the optimizer of step t: when "
+        "20 steps are left, a new Adam with the smaller learning rate.",
         parts=True,
     ),
     Item("feature_inversion", "Feature inversion", STYLE, "StyleLoss.forward", _both("2.5", "2.5", 2), 0.0),

@@ -432,7 +432,7 @@ def measure_feature_inversion() -> Arrays:
     first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
     for _ in range(STEPS):
         adam.zero_grad()
-        features = [None, None, None, layers(image)]
+        features = [layers[:k](image) for k in range(1, 5)]
         (content_loss(6e-2, features[3], wanted) + style_loss(features, [], [], []) + tv_loss(image, 2e-2)).backward()
         adam.step()
     ratio = (layers(image) - wanted).norm().item() / first

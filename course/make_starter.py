@@ -102,10 +102,10 @@ def _parted(blank: Item, body: str) -> tuple[str, list[str]]:
     Raises:
         StarterError: no part is marked.
     """
-    marked = re.compile(r"^( *)(# Yours: [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
+    marked = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
     parts = [textwrap.dedent(match[3]) for match in marked.finditer(body)]
     if not parts:
-        raise StarterError(f"{blank.file}: no part of {blank.function} is marked by `# Yours: …` and `# End`")
+        raise StarterError(f"{blank.file}: no part of {blank.function} is marked by `# Question N: …` and `# End`")
 
     def emptied(match: re.Match) -> str:
         if match[3] and textwrap.dedent(match[3]) != parts[0]:

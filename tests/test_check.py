@@ -12,10 +12,10 @@ from solutions import RIGHT, WRONG
 
 import check
 from course.make_starter import course_files, replace_body
+from course.mistakes import PLACES
 from files.atomic import ROOT
 
 ITEMS = {item.name: item for item in check.ITEMS}
-BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed
 # Items that run a function of the file: all others import none of it, so that nothing there can reach them.
 RELATED = {
     file: [item.name for item in check.ITEMS if item.file == file] + ["feature_inversion"] * file.startswith("style")
@@ -44,9 +44,9 @@ def _one_core(monkeypatch):
 
 def put(solution: Path, item: str, body: str) -> None:
     """Write another body into the function of an item."""
-    item = ITEMS[BASE.get(item, item)]
+    item = ITEMS[item]
     path = solution / item.file
-    path.write_text(replace_body(path.read_text(), item.function, body))
+    path.write_text(replace_body(path.read_text(), PLACES.get(item.name, item.function), body))
 
 
 def outcome(solution: Path, name: str, expected, patience: float = check.PATIENCE) -> check.Outcome:
@@ -89,7 +89,7 @@ def test_right_functions_that_use_one_another_are_ok(solution, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, old, new, words", WRONG, ids=[f"{name}: {words}" for name, *_, words in WRONG])
 def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, words, solution, expected):
-    right = RIGHT[BASE.get(name, name)]
+    right = RIGHT[name]
     assert old is None or old in right
     put(solution, name, new if old is None else right.replace(old, new))
     found = {related: outcome(solution, related, expected) for related in RELATED[ITEMS[name].file]}
