@@ -18,6 +18,7 @@ import check
 from captum_utils import attr, attribution_row, compute_attributions
 from checker.items import ITEMS, Item
 from checker.measures import EVERY
+from cli.options import Parser
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, PLACES, RIGHT
 from data_utils import load_imagenet_val
@@ -31,6 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 def main() -> None:
     """Measure and store."""
+    Parser(description="Compute data/expected.npz.").parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     arrays, mistakes = {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -103,7 +105,8 @@ def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arra
         raise ValueError(f"{item.name}: {old!r} is not in the right solution")
     before = (folder / item.file).read_text()
     try:
-        (folder / item.file).write_text(replace_body(before, PLACES.get(item.name, item.function), body.replace(old, new), item.file))
+        where = PLACES.get(item.name, item.function)
+        (folder / item.file).write_text(replace_body(before, where, body.replace(old, new), item.file))
         return measured(item, folder)
     finally:
         (folder / item.file).write_text(before)

@@ -242,7 +242,6 @@ MISTAKES = {
         "the gradient is not brought to length 1": ("rate * gradient / gradient.norm()", "rate * gradient"),
         "divided by the squared norm": ("/ gradient.norm()", "/ gradient.norm() ** 2"),
         "a step down instead of up": ("image.detach() + rate", "image.detach() - rate"),
-        "the learning rate is not used": ("+ rate *", "+"),
     },
     "content_loss": {
         "weight squared": ("content_weight *", "content_weight**2 *"),

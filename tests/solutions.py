@@ -227,7 +227,7 @@ WRONG = (
     ("class_visualization", "(img**2).sum()", "img.norm()", "norm not squared"),
     ("class_visualization", "(img**2).sum()", "img.data.norm()", "L2 term left out"),
     ("class_visualization", "img.grad.zero_()", "", "gradients accumulated"),
-    ("class_visualization", "learning_rate *", "", "the learning rate is not used"),
+    ("class_visualization", "learning_rate *", "", "the learning rate has no effect"),
     ("class_visualization", "img.data +=", "img.data -=", "a step down instead of up"),
     ("content_loss", "content_weight *", "content_weight ** 2 *", "weight squared"),
     ("content_loss", "content_weight *", "", "weight forgotten"),

@@ -216,6 +216,11 @@ def test_missing_values_are_one_line(tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "data/expected.npz" in result.stderr
 
 
+def test_a_solutions_text_is_one_printable_line():
+    assert check.one_line("a\n\x1b[31m b\udcff \u202e") == "a \\x1b[31m b\\udcff \\u202e"
+    assert len(check.one_line("x" * 30_000_000)) == check.MOST_LETTERS
+
+
 def test_relative_error():
     assert check.relative_error([3.0, 4.0], [3.0, 5.0]) == pytest.approx(1 / 34**0.5)
     assert check.relative_error([1.0], [1.0, 2.0]) == check.relative_error([float("nan")], [1.0]) == float("inf")
