@@ -4,6 +4,22 @@ They are written otherwise than the package and than course/mistakes.py: backwar
 at the end, contiguous layout, PIL's resizing.
 """
 
+from pathlib import Path
+
+import check
+from course.make_starter import replace_body
+from course.mistakes import PLACES
+
+ITEMS = {item.name: item for item in check.ITEMS}
+
+
+def put(solution: Path, item: str, body: str) -> None:
+    """Write another body into the function of an item."""
+    item = ITEMS[item]
+    path = solution / item.file
+    path.write_text(replace_body(path.read_text(), PLACES.get(item.name, item.function), body))
+
+
 RIGHT = {
     "saliency_map": """
 maps = []
