@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TESTS ?= tests
 SUBMISSION ?= assignment_3_submission.zip
+parallel := -n 2 --dist loadfile
 install := -m pip install --quiet --disable-pip-version-check
 
 ifdef VENV
@@ -23,10 +24,10 @@ figures: $(ready)  ## every figure, and report.pdf
 	$(python) writeup.py
 
 test: lint  ## lint and all tests
-	$(python) -m pytest $(TESTS)
+	$(python) -m pytest $(parallel) $(TESTS)
 
 test-fast: $(tools)  ## the tests that take less than half a second each
-	$(python) -m pytest -m "not slow" $(TESTS)
+	$(python) -m pytest -m "not slow" $(parallel) $(TESTS)
 
 test-lowest:  ## all tests with the oldest versions that requirements.txt allows
 	$(PYTHON) -m venv .venv-lowest
@@ -34,7 +35,7 @@ test-lowest:  ## all tests with the oldest versions that requirements.txt allows
 	.venv-lowest/bin/python -m uv pip install --quiet --resolution lowest-direct -r requirements.txt
 	.venv-lowest/bin/python -m pip freeze > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(install) -r requirements-dev.txt -c .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pytest $(TESTS)
+	.venv-lowest/bin/python -m pytest $(parallel) $(TESTS)
 
 lint: $(tools)  ## ruff (rules and format) and mypy
 	$(python) -m ruff check .

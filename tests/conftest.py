@@ -10,10 +10,11 @@ from cli.process import prepare_torch
 
 # Before torch is imported. From here on the number of threads is fixed, so that all scripts give the same bytes.
 prepare_torch()
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+# Workers beside one another take one each.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count()))
 
 import torch  # noqa: E402
-from helpers import HALF_WEIGHTS, course_folder  # noqa: E402
+from helpers import HALF_WEIGHTS, ROOT, course_folder  # noqa: E402
 from torch import nn  # noqa: E402
 
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
@@ -22,6 +23,33 @@ hypothesis.settings.load_profile("steady")
 
 # Nothing in the tests asks the network: without a choice the bundled weights are used.
 os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
+
+
+CHECKOUT = pytest.StashKey[dict[str, tuple[int, int]]]()
+
+
+def checkout() -> dict[str, tuple[int, int]]:
+    """Size and time of every file of the project, outside environments, caches and git."""
+    found = {}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        for path in (Path(folder, name) for name in names):
+            facts = path.lstat()
+            found[path.relative_to(ROOT).as_posix()] = facts.st_size, facts.st_mtime_ns
+    return found
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[CHECKOUT] = checkout()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tests leave the checkout as they found it; a worker leaves the comparison to the process that started it."""
+    if not hasattr(session.config, "workerinput"):
+        changed = sorted({name for name, _ in session.config.stash[CHECKOUT].items() ^ checkout().items()})
+        if changed:
+            session.config.get_terminal_writer().line(f"\nchanged while the tests ran: {', '.join(changed)}", red=True)
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
