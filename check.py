@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from checker.items import ITEMS, Item
-from cli.options import Parser
+from cli.options import Parser, named_path
 from cli.process import show_any_letter
 from errors import InputError
 from files.atomic import atomic_write
@@ -228,9 +228,11 @@ def make_parser() -> Parser:
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
+    parser.add_argument(
+        "--root", type=named_path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)"
+    )
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="also write the outcomes to this file")
     return parser
 
 
@@ -263,7 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: error: interrupted", file=sys.stderr)
         return 130
     counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
-    print(f"{len(outcomes)} items: {', '.join(f'{count} {status}' for count, status in counts if count)}")
+    items_checked = f"{len(outcomes)} item{'s' * (len(outcomes) != 1)}"
+    print(f"{items_checked}: {', '.join(f'{count} {status}' for count, status in counts if count)}")
     if options.json:
         try:
             write_json(options.json, outcomes)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, features
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from torchvision.transforms import functional as TF
 
 from errors import InputError, cause, quoted
@@ -80,6 +81,8 @@ def open_image(path: str | Path) -> Image.Image:
             Pillow suspects an attack.
     """
     with _opened(path) as image:
+        if isinstance(image, TiffImageFile):
+            image.info["white is zero"] = image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
         _decode_at_half_size(image)
         return _to_rgb(_upright(image))
 
@@ -182,7 +185,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     integers = not image.mode.startswith("F")
     top = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
     scale = 255 if top <= 1 and not integers else 1 if top <= 255 else 255 / max(top, 65535)
-    grey = Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
+    pixels = np.rint(values * scale).clip(0, 255).astype(np.uint8)
+    if image.info.get("white is zero"):  # Pillow heeds that up to 8 bits only
+        pixels = 255 - pixels
+    grey = Image.fromarray(pixels)
     clear = image.info.get("transparency")
     return grey, Image.fromarray(np.uint8(255) * (values != clear)) if isinstance(clear, int) else None
 

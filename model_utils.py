@@ -170,7 +170,7 @@ def _initialise_lazy(model: nn.Module, name: str) -> None:
     Raises:
         InputError: it cannot be evaluated so, or its parameters are on the device "meta".
     """
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in (*model.parameters(), *model.buffers())):
+    if any(nn.parameter.is_lazy(p) for p in (*model.parameters(), *model.buffers())):
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 model.eval()(torch.zeros(1, 3, 224, 224))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from checker.items import EDITIONS, Item, of_edition
-from cli.options import Parser
+from cli.options import Parser, named_path
 from cli.process import show_any_letter
 from course.make_starter import BLANKS, course_files
 from errors import InputError
@@ -247,10 +247,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
     show_any_letter()
     parser = Parser(description="Grade submissions.")
-    parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
+    parser.add_argument("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a line per submission")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="Gradescope's results.json; of one submission")
+    parser.add_argument("--csv", type=named_path, metavar="PATH", help="write a line per submission")
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")

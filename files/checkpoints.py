@@ -69,6 +69,7 @@ def with_fitting_names(state: dict[str, torch.Tensor], wanted: Collection[str]) 
     Names that are still unknown are dropped if they hold a single number, or belong to the loss.
     """
     best = state
+    candidate: dict[str, torch.Tensor] | None
     candidate = _below_a_prefix(_renamed(state, lambda key: WRAPPERS.sub("", key)) or state, wanted)
     while candidate is not None:
         if len(candidate.keys() & wanted) > len(best.keys() & wanted):
@@ -136,8 +137,9 @@ def _read(path: Path) -> object:
     try:
         with path.open("rb") as file:
             head = file.read(32)
-        if what := next((what for mark, what in OTHER_FILES.items() if head.lstrip().startswith(mark)), None):
-            raise InputError(f"weights {quoted(path)}: it is {what}")
+        for mark, other in OTHER_FILES.items():
+            if head.lstrip().startswith(mark):
+                raise InputError(f"weights {quoted(path)}: it is {other}")
         if head.lstrip().startswith(b"{"):
             return _shards(path)
         if head[8:9] == b"{":  # after its length, the header of a safetensors file, whatever its name
@@ -173,7 +175,7 @@ def _shards(path: Path) -> dict[str, torch.Tensor]:
     for name in dict.fromkeys(map(str, files.values())):
         if Path(name).name != name or name == path.name:
             raise InputError(f"weights {quoted(path)}: its part {quoted(name)} is not a file beside it")
-        joined |= _read(path.with_name(name))  # type: ignore[arg-type]
+        joined |= dict(_state_dicts(_read(path.with_name(name)))).get("", {})
     return joined
 
 
