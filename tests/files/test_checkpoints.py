@@ -351,7 +351,7 @@ def file(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def same(state, wanted=STATE) -> bool:
+def is_state(state, wanted=STATE) -> bool:
     return state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in wanted)
 
 
@@ -359,22 +359,22 @@ def test_a_checkpoint_that_contains_itself_or_is_nested_deep_is_read(file):
     checkpoint = {"state_dict": dict(STATE)}
     checkpoint["again"] = checkpoint
     torch.save(checkpoint, file)
-    assert same(read_checkpoint(file)[0])
+    assert is_state(read_checkpoint(file)[0])
     deep = {"x": 1}
     for _ in range(150):
         deep = {"deeper": deep}
     torch.save(deep | {"model": dict(STATE)}, file)
     state, name = read_checkpoint(file)
-    assert same(state) and name == "weights.pth [model]"
+    assert is_state(state) and name == "weights.pth [model]"
 
 
 def test_what_is_no_tensor_is_left_out(file):
     torch.save(STATE | {"epoch": 3, "note": "fine"}, file)
-    assert same(read_checkpoint(file)[0])
+    assert is_state(read_checkpoint(file)[0])
     torch.save(
         {"state_dict": STATE, "loss": torch.tensor(0.5), "optimizer": {"state": {0: {"m": torch.ones(3)}}}}, file
     )
-    assert same(read_checkpoint(file)[0])
+    assert is_state(read_checkpoint(file)[0])
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_what_a_file_is_instead_is_said(file, content, word):
 def test_safetensors_is_known_by_its_content(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(STATE, tmp_path / "weights.bin")
-    assert same(read_checkpoint(tmp_path / "weights.bin")[0])
+    assert is_state(read_checkpoint(tmp_path / "weights.bin")[0])
 
 
 def test_parts_are_joined_by_their_index(tmp_path):
@@ -408,23 +408,23 @@ def test_parts_are_joined_by_their_index(tmp_path):
         torch.save({key: STATE[key]}, tmp_path / f"part{number}.bin")
     index = {"metadata": {}, "weight_map": {key: f"part{number}.bin" for number, key in enumerate(STATE)}}
     (tmp_path / "weights.bin.index.json").write_text(json.dumps(index))
-    assert same(read_checkpoint(tmp_path / "weights.bin.index.json")[0])
+    assert is_state(read_checkpoint(tmp_path / "weights.bin.index.json")[0])
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder_q.", "a.b.c.", "module.backbone.", "backbone.model."])
 def test_any_common_prefix_is_taken_off(prefix):
     state = {prefix + key: value for key, value in STATE.items()} | {"head.weight": torch.ones(1, 2)}
-    assert same(with_fitting_names(state, STATE.keys()))
+    assert is_state(with_fitting_names(state, STATE.keys()))
 
 
 def test_wrappers_inside_names_are_taken_off():
     state = {"_fsdp_wrapped_module.0._fsdp_wrapped_module." + key[2:]: value for key, value in STATE.items()}
-    assert same(with_fitting_names(state, STATE.keys()))
+    assert is_state(with_fitting_names(state, STATE.keys()))
 
 
 def test_of_two_whole_networks_the_first_is_taken_with_a_notice(caplog):
     state = {f"encoder_{which}.{key}": value + (which == "k") for which in "qk" for key, value in STATE.items()}
-    assert same(with_fitting_names(state, STATE.keys()))
+    assert is_state(with_fitting_names(state, STATE.keys()))
     assert "encoder_q" in caplog.text and "encoder_k" in caplog.text
 
 
