@@ -225,12 +225,7 @@ def image_from_url(url: str) -> np.ndarray:
 
 
 def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
-    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels.
-
-    Raises:
-        InputError: the file cannot be read as an image, or would be too large at that size.
-        ValueError: a `size` below 1.
-    """
+    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels."""
     return np.asarray(_resized(open_image(filename), size))
 
 
@@ -251,22 +246,14 @@ def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Im
 
 
 def preprocess_image(img: np.ndarray) -> np.ndarray:
-    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation.
-
-    Raises:
-        ValueError: another shape.
-    """
+    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation."""
     if np.ndim(img) < 1 or np.shape(img)[-1] != 3:
         raise ValueError(f"img must have shape (..., 3), got {np.shape(img)}")
     return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
 
 
 def to_batch(X: np.ndarray) -> torch.Tensor:
-    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory.
-
-    Raises:
-        ValueError: another dtype or shape.
-    """
+    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory."""
     X = np.asarray(X)
     if X.dtype != np.uint8 or X.ndim != 4 or X.shape[3] != 3:
         raise ValueError(f"X must be uint8 of shape (N, H, W, 3), got {X.dtype} of shape {X.shape}")
@@ -276,9 +263,6 @@ def to_batch(X: np.ndarray) -> torch.Tensor:
 def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
     """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or, with `rescale`,
     the whole range is stretched to 0…255 first.
-
-    Raises:
-        ValueError: values that are not finite.
     """
     values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
     if not np.isfinite(values).all():
@@ -310,9 +294,6 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
     Args:
         img: (3, H, W), or (N, 3, H, W), of which the first picture is taken.
         should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
-
-    Raises:
-        ValueError: no tensor, another shape, or values that are not finite.
     """
     if not isinstance(img, torch.Tensor):
         raise ValueError(f"img must be a tensor, got {type(img).__name__}")
@@ -356,9 +337,6 @@ def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> 
     Args:
         X: any tensor.
         dtype: a `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
-
-    Raises:
-        ValueError: no such type or device here, or no floating-point type.
     """
     try:
         result = X.to(dtype) if isinstance(dtype, torch.device) else X.type(dtype)  # type: ignore[arg-type]
