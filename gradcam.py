@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cli.options import add_photo_options, whole_number
 from cli.run import make_main
+from errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
-    from cli.session import Page, Session
+    from cli.pages import Dataset, Page
+    from cli.session import Session
 
 log = logging.getLogger(__name__)
+
+CAPTUM = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,27 +44,60 @@ def make_figures(session: Session) -> None:
     a network without ReLUs those of Grad-CAM alone and of Captum's layers. With --arrays also maps.npz, and each
     photo's Grad-CAM in the folder gradcam_overlays.
     """
-    layer = session.layer_name("layer")
-    captum_layer = session.layer_name("captum_layer", "features.3" if session.is_squeezenet else layer)
-    guided = has_relus(session)
-    save = functools.partial(session.save_rows, layer=layer, captum_layer=captum_layer)
-    with session.maps_file() as keep:
-        for page in session.pages("Grad-CAM"):
-            maps = compute_maps(session, page, layer, guided)
+    from cli.pages import Dataset, figure_saver, maps_file
+
+    options, model, data = session.options, session.model, Dataset(session)
+    layers = find_layers(data)
+    facts = dict(zip(("layer", "captum_layer"), layers, strict=True))
+    guided = has_relus(data)
+    by_captum = [name for name in CAPTUM if guided or not name.startswith("guided")]
+    # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
+    per_image = options.per_image or options.whole
+    with maps_file(session) as keep:
+        for page in data.pages("Grad-CAM"):
+            maps = compute_maps(model, page, layers[0], guided, per_image)
             keep(page, maps)
-            overlays = overlaid(session, page, maps["gradcam"])
-            if session.options.arrays:
-                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layer)
+            overlays = overlaid(page, maps["gradcam"])
+            if options.arrays:
+                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0])
             if page.drawn:
-                draw_manual(session, page, save, maps, overlays)
-                draw_captum(session, page, save, layer, captum_layer, guided)
+                save = figure_saver(session, page, **facts)
+                draw_manual(page, maps, overlays, save)
+                draw_captum(model, page, layers, options.steps, save, by_captum)
 
 
-def has_relus(session: Session) -> bool:
+def find_layers(data: Dataset) -> tuple[str, str]:
+    """Return the dotted names of the layers of Grad-CAM and of Captum's layer attributions.
+
+    Raises:
+        InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
+    """
+    from torchvision.models import SqueezeNet
+
+    layer = find_layer(data, "layer")
+    return layer, find_layer(data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer)
+
+
+def find_layer(data: Dataset, option: str, default: str | None = None) -> str:
+    """Return the dotted name of the layer that an option names; without it the default, or of Grad-CAM's own choice."""
+    from visualizers.layers import default_layer, find_module, influence
+
+    name, example = getattr(data.options, option) or default, data.example  # whose faults are not the layer's
+    try:
+        layer = find_module(data.model, name) if name else default_layer(data.model, example)
+        influence(data.model, layer, example)
+    except InputError as error:
+        raise InputError(f"--{option.replace('_', '-')}: {error}") from error
+    return next(name for name, module in data.model.named_modules() if module is layer)
+
+
+def has_relus(data: Dataset) -> bool:
     """Return whether the network has ReLUs, which guided backprop is about; a notice says where it has none, and where
     Captum's counterpart is something else.
     """
-    relus, modules = session.count_relus()
+    from visualizers.gradcam import count_relus
+
+    relus, modules = count_relus(data.model, data.example)
     if not relus:
         log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
     elif modules < relus:
@@ -72,84 +109,94 @@ def has_relus(session: Session) -> bool:
     return relus > 0
 
 
-def compute_maps(session: Session, page: Page, layer: str, guided: bool) -> dict[str, list[np.ndarray]]:
+def compute_maps(
+    model: nn.Module, page: Page, layer: str, guided: bool, per_image: bool
+) -> dict[str, list[np.ndarray]]:
     """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
     from visualizers import GradCam, SaliencyMap
 
-    techniques, model = GradCam(), session.model
-    # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
-    how = {"layer": layer, "per_image": session.options.per_image or session.options.whole}
+    techniques = GradCam()
+    kwargs: dict[str, Any] = {"layer": layer, "per_image": per_image}
     maps = {
         "saliency_map": page.compute(lambda X, y: SaliencyMap().compute_saliency_maps(X, y, model).cpu().numpy()),
-        "gradcam": page.compute(lambda X, y: techniques.grad_cam(X, y, model, **how)),
+        "gradcam": page.compute(lambda X, y: techniques.grad_cam(X, y, model, **kwargs)),
     }
     if guided:
         maps["guided_backprop"] = page.compute(lambda X, y: techniques.guided_backprop(X, y, model))
-        maps["guided_gradcam"] = page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **how))
+        maps["guided_gradcam"] = page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **kwargs))
     return maps
 
 
-def overlaid(session: Session, page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the photos with their Grad-CAM maps over them, uint8 (H, W, 3)."""
-    colours = [session.figures.heat(m, "jet", normalize=False) for m in maps]
-    return [session.figures.overlay(photo, c) for photo, c in zip(page.X, colours, strict=True)]
+    from figure_utils import heat, overlay
+
+    return [overlay(photo, heat(cam, "jet", normalize=False)) for photo, cam in zip(page.X, maps, strict=True)]
 
 
 def draw_manual(
-    session: Session, page: Page, save: Callable, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray]
+    page: Page, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray], save: Callable[..., None]
 ) -> None:
     """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
-    figures, words = session.figures, titles(session, page)
-    photos, cam_row = ("photo", list(page.X)), ("Grad-CAM", overlays)
-    rows = [photos, ("saliency map", [figures.heat(m) for m in maps["saliency_map"]]), cam_row]
-    pictures = {"gradcam.png": ("Grad-CAM", [photos, cam_row])}
+    from figure_utils import heat, signed
+
+    # Above each photo its class, with the probability that the network gives it.
+    titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
+    photos, cam_row = ("photo", page.X), ("Grad-CAM", overlays)
+    rows = [photos, ("saliency map", [heat(values) for values in maps["saliency_map"]]), cam_row]
+    save("gradcam.png", [photos, cam_row], "Grad-CAM", titles)
     if "guided_backprop" in maps:
-        guided_row = ("guided backprop", [figures.signed(m) for m in maps["guided_backprop"]])
-        product_row = ("Guided Grad-CAM", [figures.signed(m) for m in maps["guided_gradcam"]])
-        pictures["guided_backprop.png"] = ("Guided backprop", [photos, guided_row])
-        pictures["guided_gradcam.png"] = ("Guided Grad-CAM", [photos, product_row])
+        guided_row = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
+        product_row = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
+        save("guided_backprop.png", [photos, guided_row], "Guided backprop", titles)
+        save("guided_gradcam.png", [photos, product_row], "Guided Grad-CAM", titles)
         rows = [*rows[:2], guided_row, cam_row, product_row]
-    pictures["figure1.png"] = ("What the network sees, class and its probability", rows)
-    for name, (heading, rows) in pictures.items():
-        save(page.file_name(name), rows, words, heading)
-
-
-def titles(session: Session, page: Page) -> list[str]:
-    """Return each photo's class with the probability that the network gives it."""
-    probabilities = page.compute(lambda images, y: session.probabilities(images).gather(1, y[:, None])[:, 0].tolist())
-    return [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
+    save("figure1.png", rows, "What the network sees, class and its probability", titles)
 
 
 def draw_captum(
-    session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool = True
+    model: nn.Module,
+    page: Page,
+    layers: Sequence[str],
+    steps: int,
+    save: Callable[..., None],
+    only: Collection[str] = CAPTUM,
 ) -> None:
-    """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum_utils import at_layer, attr, attribution_row, compute_attributions
+    """Draw Captum's counterparts of guided backprop and Guided Grad-CAM, and its layer activation, Grad-CAM and
+    conductance: a figure each, the photos and a row of maps under them.
 
-    model, steps = session.model, session.options.steps
+    Args:
+        model: the network.
+        page: its photos are `page.X`; `page.compute(attribution(algorithm, model, layer))` lists their attributions.
+        layers: the layer of Guided Grad-CAM, and that of the three others.
+        steps: of the conductance.
+        save: called with a figure's file name, its rows and a heading.
+        only: those of `CAPTUM` that are drawn.
+    """
+    from captum_utils import attr, attribution, attribution_row
 
-    def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
-        def technique(images, y):
-            with at_layer(model, at, images) as module:
-                algorithm = make(model, module) if at else make(model)
-                maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
-            return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels
-
-        maps = page.compute(technique)
-        rows = [("photo", list(page.X)), attribution_row(label, maps, page.X)]
-        save(page.file_name(f"{name}_captum.png"), rows, page.titles, heading)
-
-    if guided:
-        draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop)
-        product = functools.partial(draw, "guided_gradcam", "Guided Grad-CAM by Captum", "Guided Grad-CAM")
-        product(attr.GuidedGradCam, layer, interpolate_mode="bicubic")
-    heading = f"Activation of {captum_layer} by Captum"
-    draw("layer_activation", heading, "mean activation", attr.LayerActivation, captum_layer, merge=True, target=False)
-    heading = f"Grad-CAM at {captum_layer} by Captum"
-    draw("layer_gradcam", heading, "Grad-CAM", attr.LayerGradCam, captum_layer, relu_attributions=True)
-    heading = f"Conductance of {captum_layer} by Captum, {steps} steps"
-    conductance = functools.partial(draw, "layer_conductance", heading, "mean conductance", attr.LayerConductance)
-    conductance(captum_layer, merge=True, n_steps=steps)
+    cam_layer, layer = layers
+    photos = ("photo", page.X)
+    if "guided_backprop" in only:
+        maps = page.compute(attribution(attr.GuidedBackprop, model))
+        row = attribution_row("guided backprop", maps, page.X)
+        save("guided_backprop_captum.png", [photos, row], "Guided backprop by Captum")
+    if "guided_gradcam" in only:
+        maps = page.compute(attribution(attr.GuidedGradCam, model, cam_layer, interpolate_mode="bicubic"))
+        row = attribution_row("Guided Grad-CAM", maps, page.X)
+        save("guided_gradcam_captum.png", [photos, row], "Guided Grad-CAM by Captum")
+    if "layer_activation" in only:
+        maps = page.compute(attribution(attr.LayerActivation, model, layer))
+        row = attribution_row("mean activation", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
+        save("layer_activation_captum.png", [photos, row], f"Activation of {layer} by Captum")
+    if "layer_gradcam" in only:
+        maps = page.compute(attribution(attr.LayerGradCam, model, layer, relu_attributions=True))
+        row = attribution_row("Grad-CAM", maps, page.X)
+        save("layer_gradcam_captum.png", [photos, row], f"Grad-CAM at {layer} by Captum")
+    if "layer_conductance" in only:
+        maps = page.compute(attribution(attr.LayerConductance, model, layer, n_steps=steps))
+        row = attribution_row("mean conductance", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
+        save("layer_conductance_captum.png", [photos, row], f"Conductance of {layer} by Captum, {steps} steps")
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

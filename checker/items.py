@@ -8,7 +8,6 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,8 +172,11 @@ def measure_guided_grad_cam() -> Arrays:
     return maps(technique.guided_grad_cam, np.ndarray, (2, HEIGHT, WIDTH, 3))
 
 
-def captum_figures(script: str, draw: Callable[..., None], figures: dict[str, int], steps: int) -> Arrays:
+def captum_figures(draw: Callable[..., None], figures: dict[str, int]) -> Arrays:
     """Draw a script's figures with Captum, and return the tiles of the last rows of each: file name → their number.
+
+    Args:
+        draw: called with the network, a page of photos and a function that saves a figure.
 
     Raises:
         Finding: a figure is missing, or its rows are not what draw_rows takes.
@@ -182,23 +184,8 @@ def captum_figures(script: str, draw: Callable[..., None], figures: dict[str, in
     drawn: dict[str, list] = {}
     X, images, labels = photos()
     model = network().eval()
-    page = SimpleNamespace(
-        X=X,
-        images=images,
-        y=labels,
-        titles=["cat", "cup"],
-        file_name=lambda name: name,
-        compute=lambda technique: list(technique(images, labels)),
-    )
-    session = SimpleNamespace(
-        model=model,
-        device=torch.device("cpu"),
-        options=SimpleNamespace(steps=steps),
-        option=lambda name: {"size": 224}.get(name),
-        figures=solution("figure_utils"),
-        save_rows=lambda name, rows, *_, **__: drawn.__setitem__(name, rows),
-    )
-    draw(solution(script), session, page)
+    page = solution("cli.pages").Page(list(X), [images], labels, ["cat", "cup"], model(images).detach())
+    draw(model, page, lambda name, rows, *_, **__: drawn.__setitem__(name, rows))
     arrays = {}
     for name, count in figures.items():
         if name not in drawn:
@@ -214,17 +201,19 @@ def captum_figures(script: str, draw: Callable[..., None], figures: dict[str, in
 
 
 def measure_saliency_captum() -> Arrays:
-    figures = {"saliency_captum.png": 1, "attributions_captum.png": 3}
-    return captum_figures("saliency_map", lambda script, *given: script.draw_captum(*given), figures, steps=4)
+    def draw(model, page, save):
+        solution("saliency_map").draw_captum(model, page, 4, save)
+
+    return captum_figures(draw, {"saliency_captum.png": 1, "attributions_captum.png": 3})
 
 
 def measure_gradcam_captum() -> Arrays:
     names = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
 
-    def draw(script, session, page):
-        script.draw_captum(session, page, session.save_rows, LAYER, CAPTUM_LAYER)
+    def draw(model, page, save):
+        solution("gradcam").draw_captum(model, page, (LAYER, CAPTUM_LAYER), 3, save)
 
-    return captum_figures("gradcam", draw, dict.fromkeys([f"{name}_captum.png" for name in names], 1), steps=3)
+    return captum_figures(draw, {f"{name}_captum.png": 1 for name in names})
 
 
 # --- Questions 1.3 and 1.4 ---

@@ -36,7 +36,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions", "at_layer"})
+GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,9 @@ BLANKS = (
         "saliency_map.py",
         ("draw_captum",),
         "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the largest channel. "
-        "attributions_captum.png: the photos, Saliency, IntegratedGradients (--steps steps) and Occlusion (squares "
-        "SQUARE of the photos' side wide, STRIDE apart), the latter two summed over the channels. Use "
-        "compute_attributions and attribution_row of captum_utils, page.compute or page.images and page.y, "
-        "session.option('size') for the side, and session.save_rows.",
+        "attributions_captum.png: the photos, Saliency, IntegratedGradients and Occlusion (occlusion_windows), the "
+        "latter two summed over the channels. page.compute(attribution(attr.Saliency, model)) lists the photos' "
+        "attributions, attribution_row makes a row of them, save(name, rows, heading) writes the figure.",
     ),
     Blank(
         "1.2",
@@ -98,10 +97,11 @@ BLANKS = (
         "gradcam.py",
         ("draw_captum",),
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: guided_backprop "
-        "(GuidedBackprop), guided_gradcam (GuidedGradCam at layer, bicubic), and at captum_layer: layer_activation "
-        "(LayerActivation, mean over the channels), layer_gradcam (LayerGradCam, relu_attributions) and "
-        "layer_conductance (LayerConductance, --steps steps, mean over the channels). Save with save(name, rows, "
-        "titles, heading).",
+        "(GuidedBackprop), guided_gradcam (GuidedGradCam at the first layer, bicubic), and at the second layer: "
+        "layer_activation (LayerActivation, mean over the channels), layer_gradcam (LayerGradCam, relu_attributions) "
+        "and layer_conductance (LayerConductance, n_steps, mean over the channels). "
+        "page.compute(attribution(attr.LayerActivation, model, layer)) lists the photos' attributions; save with "
+        "save(name, rows, heading).",
     ),
     Blank(
         "1.3",

@@ -20,6 +20,7 @@ from torch import nn
 
 import saliency_map
 from cli import options as cli_options
+from cli.pages import Dataset, figure_saver
 from cli.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,8 +186,8 @@ def quick(*arguments) -> int:
     """The script without Captum's attributions, in this process."""
 
     def make_figures(session):
-        for page in session.pages("saliency maps"):
-            saliency_map.draw_manual(session, page)
+        for page in Dataset(session).pages("saliency maps"):
+            saliency_map.draw_manual(session.model, page, figure_saver(session, page))
 
     return run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
 
