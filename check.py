@@ -27,7 +27,8 @@ import numpy as np
 
 from checker.items import ITEMS, Item
 from cli.options import Parser
-from errors import InputError, show_any_letter
+from cli.process import show_any_letter
+from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent

@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from checker.items import EDITIONS, Item, of_edition
 from cli.options import Parser
+from cli.process import show_any_letter
 from course.make_starter import BLANKS, course_files
-from errors import InputError, show_any_letter
+from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
