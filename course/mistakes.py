@@ -250,10 +250,7 @@ MISTAKES = {
     },
     # Of the two scripts, in the reference's own words.
     "saliency_captum": {
-        "Saliency summed over the channels; the largest was asked for": (
-            "values.amax(dim=0",
-            "values.sum(dim=0",
-        ),
+        "Saliency summed over the channels; the largest was asked for": ("values.amax(dim=0", "values.sum(dim=0"),
         "Saliency with its sign: the absolute value is missing": (
             "attr.Saliency, model",
             "attr.Saliency, model, abs=False",
