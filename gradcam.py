@@ -144,14 +144,16 @@ def draw_manual(
     titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
     photos, cam_row = ("photo", page.X), ("Grad-CAM", overlays)
     rows = [photos, ("saliency map", [heat(values) for values in maps["saliency_map"]]), cam_row]
-    save("gradcam.png", [photos, cam_row], "Grad-CAM", titles)
+    figures = {"gradcam.png": ([photos, cam_row], "Grad-CAM")}
     if "guided_backprop" in maps:
         guided_row = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
         product_row = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
-        save("guided_backprop.png", [photos, guided_row], "Guided backprop", titles)
-        save("guided_gradcam.png", [photos, product_row], "Guided Grad-CAM", titles)
+        figures["guided_backprop.png"] = ([photos, guided_row], "Guided backprop")
+        figures["guided_gradcam.png"] = ([photos, product_row], "Guided Grad-CAM")
         rows = [*rows[:2], guided_row, cam_row, product_row]
-    save("figure1.png", rows, "What the network sees, class and its probability", titles)
+    figures["figure1.png"] = (rows, "What the network sees, class and its probability")
+    for name, (rows, heading) in figures.items():
+        save(name, rows, heading, titles)
 
 
 def draw_captum(
