@@ -17,7 +17,7 @@ from torch import nn
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
 from visualizers.common import CHUNK, Method, class_scores, evaluation_mode
-from visualizers.layers import as_maps, influence
+from visualizers.layers import Layer
 
 __all__ = ["attribution", "attribution_row", "compute_attributions", "occlusion_windows", "visualize_attr_maps"]
 
@@ -73,18 +73,18 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     return torch.cat(parts).detach()
 
 
-def attribution(algorithm: type, model: nn.Module, layer: str | None = None, **kwargs) -> Callable:
+def attribution(algorithm: type, model: nn.Module, layer: Layer | None = None, **kwargs) -> Callable:
     """Return a technique: images (N, 3, H, W) and labels (N,) → what an algorithm of Captum's attributes to them.
 
     Args:
         algorithm: a class of `captum.attr`, made of the network and, with `layer`, a module.
         model: the network.
-        layer: dotted name, for algorithms that look into a layer.
+        layer: for algorithms that look into one.
         kwargs: for the algorithm's `attribute`, beside the labels as its target.
     """
 
     def technique(images: torch.Tensor, labels: torch.Tensor):
-        with at_layer(model, layer, images) as module:
+        with layer.as_maps(images) if layer else contextlib.nullcontext() as module:
             algo = algorithm(model, module) if layer else algorithm(model)
             target = {"target": labels} if "target" in inspect.signature(algo.attribute).parameters else {}
             return compute_attributions(algo, images, **target, **kwargs)
@@ -96,25 +96,6 @@ def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
     """Return the size and the strides of the squares that occlude a photo (H, W, 3), as `attr.Occlusion` takes them."""
     square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
     return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
-
-
-def at_layer(
-    model: nn.Module, name: str | None, images: torch.Tensor
-) -> contextlib.AbstractContextManager[nn.Module | None]:
-    """Give, while it lasts, a module for Captum's layer attributions whose output is a layer's as maps (N, C, h, w).
-
-    Args:
-        model: the network.
-        name: the layer's dotted name; None for algorithms that need no layer.
-        images: (N, 3, H, W), those to be looked into.
-
-    Raises:
-        InputError: the layer gives no feature maps that have influence on the scores.
-    """
-    if name is None:
-        return contextlib.nullcontext()
-    layer = model.get_submodule(name)
-    return as_maps(layer, influence(model, layer, images))
 
 
 def _target(target, count: int):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cli.pages import Dataset, Page
     from cli.session import Session
+    from visualizers.layers import Layer
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def make_figures(session: Session) -> None:
 
     options, model, data = session.options, session.model, Dataset(session)
     layers = find_layers(data)
-    facts = dict(zip(("layer", "captum_layer"), layers, strict=True))
+    facts = {"layer": layers[0].name, "captum_layer": layers[1].name}
     guided = has_relus(data)
     by_captum = [name for name in CAPTUM if guided or not name.startswith("guided")]
     # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
@@ -59,36 +60,36 @@ def make_figures(session: Session) -> None:
             keep(page, maps)
             overlays = overlaid(page, maps["gradcam"])
             if options.arrays:
-                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0])
+                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0].name)
             if page.drawn:
                 save = figure_saver(session, page, **facts)
                 draw_manual(page, maps, overlays, save)
                 draw_captum(model, page, layers, options.steps, save, by_captum)
 
 
-def find_layers(data: Dataset) -> tuple[str, str]:
-    """Return the dotted names of the layers of Grad-CAM and of Captum's layer attributions.
+def find_layers(data: Dataset) -> tuple[Layer, Layer]:
+    """Return the layers of Grad-CAM and of Captum's layer attributions.
 
     Raises:
         InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
     """
     from torchvision.models import SqueezeNet
 
-    layer = find_layer(data, "layer")
-    return layer, find_layer(data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer)
+    layer = layer_of_option(data, "layer")
+    return layer, layer_of_option(data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer)
 
 
-def find_layer(data: Dataset, option: str, default: str | None = None) -> str:
-    """Return the dotted name of the layer that an option names; without it the default, or of Grad-CAM's own choice."""
-    from visualizers.layers import default_layer, find_module, influence
+def layer_of_option(data: Dataset, option: str, default: Layer | str | None = None) -> Layer:
+    """Return the layer that an option names; without it the default, or Grad-CAM's own choice."""
+    from visualizers.layers import check_influence, find_layer
 
-    name, example = getattr(data.options, option) or default, data.example  # whose faults are not the layer's
+    example = data.example  # whose faults are not the layer's
     try:
-        layer = find_module(data.model, name) if name else default_layer(data.model, example)
-        influence(data.model, layer, example)
+        layer = find_layer(data.model, getattr(data.options, option) or default, example)
+        check_influence(data.model, layer, example)
     except InputError as error:
         raise InputError(f"--{option.replace('_', '-')}: {error}") from error
-    return next(name for name, module in data.model.named_modules() if module is layer)
+    return layer
 
 
 def has_relus(data: Dataset) -> bool:
@@ -110,7 +111,7 @@ def has_relus(data: Dataset) -> bool:
 
 
 def compute_maps(
-    model: nn.Module, page: Page, layer: str, guided: bool, per_image: bool
+    model: nn.Module, page: Page, layer: Layer, guided: bool, per_image: bool
 ) -> dict[str, list[np.ndarray]]:
     """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
     from visualizers import GradCam, SaliencyMap
@@ -159,7 +160,7 @@ def draw_manual(
 def draw_captum(
     model: nn.Module,
     page: Page,
-    layers: Sequence[str],
+    layers: Sequence[Layer],
     steps: int,
     save: Callable[..., None],
     only: Collection[str] = CAPTUM,
@@ -190,15 +191,15 @@ def draw_captum(
     if "layer_activation" in only:
         maps = page.compute(attribution(attr.LayerActivation, model, layer))
         row = attribution_row("mean activation", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
-        save("layer_activation_captum.png", [photos, row], f"Activation of {layer} by Captum")
+        save("layer_activation_captum.png", [photos, row], f"Activation of {layer.name} by Captum")
     if "layer_gradcam" in only:
         maps = page.compute(attribution(attr.LayerGradCam, model, layer, relu_attributions=True))
         row = attribution_row("Grad-CAM", maps, page.X)
-        save("layer_gradcam_captum.png", [photos, row], f"Grad-CAM at {layer} by Captum")
+        save("layer_gradcam_captum.png", [photos, row], f"Grad-CAM at {layer.name} by Captum")
     if "layer_conductance" in only:
         maps = page.compute(attribution(attr.LayerConductance, model, layer, n_steps=steps))
         row = attribution_row("mean conductance", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
-        save("layer_conductance_captum.png", [photos, row], f"Conductance of {layer} by Captum, {steps} steps")
+        save("layer_conductance_captum.png", [photos, row], f"Conductance of {layer.name} by Captum, {steps} steps")
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

@@ -99,7 +99,7 @@ ITEMS = (
         _alone("1.2", 8),
         0.09,
         "Forward hooks show a layer's output; remove them afterwards. Without layer, take "
-        "default_layer(gc_model). Keep what is positive, then enlarge to (H, W), which PIL "
+        "default_layer(gc_model).module. Keep what is positive, then enlarge to (H, W), which PIL "
         "counts as (W, H), then bring all to [0, 1] together.",
     ),
     Item(

@@ -211,7 +211,9 @@ def measure_gradcam_captum() -> Arrays:
     names = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
 
     def draw(model, page, save):
-        solution("gradcam").draw_captum(model, page, (LAYER, CAPTUM_LAYER), 3, save)
+        find = solution("visualizers.layers").find_layer
+        layers = [find(model, name, page.batches[0]) for name in (LAYER, CAPTUM_LAYER)]
+        solution("gradcam").draw_captum(model, page, layers, 3, save)
 
     return captum_figures(draw, {f"{name}_captum.png": 1 for name in names})
 

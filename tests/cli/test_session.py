@@ -66,7 +66,7 @@ def test_layers_by_option(tmp_path, bundled_model):
         parser = make_parser("")
         gradcam.add_options(parser)
         session = Session(parser.parse_args(["--out", str(tmp_path), *arguments]), model=bundled_model)
-        return gradcam.find_layers(Dataset(session))
+        return tuple(layer.name for layer in gradcam.find_layers(Dataset(session)))
 
     assert layers() == ("features.12", "features.3")
     assert layers("--captum-layer", "features.4.expand3x3") == ("features.12", "features.4.expand3x3")
