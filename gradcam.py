@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MANUAL = ("guided_backprop", "gradcam", "guided_gradcam")  # from scratch
 CAPTUM = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
+TECHNIQUES = tuple(dict.fromkeys((*MANUAL, *CAPTUM)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,33 +40,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
     add("--captum-layer", metavar="NAME", help=layer)
     add("--steps", type=whole_number(1, 1000), default=50, metavar="N", help="steps of layer conductance")
+    only = f"the figures of these techniques alone: {', '.join(TECHNIQUES)} (default: all, and figure1.png)"
+    add("--only", nargs="+", choices=TECHNIQUES, default=TECHNIQUES, dest="techniques", metavar="TECHNIQUE", help=only)
+    leave_out = "leave out Captum's figures, which take most of the time"
+    add("--no-captum", action="store_false", default=True, dest="captum", help=leave_out)
 
 
 def make_figures(session: Session) -> None:
     """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png; of
-    a network without ReLUs those of Grad-CAM alone and of Captum's layers. With --arrays also maps.npz, and each
-    photo's Grad-CAM in the folder gradcam_overlays.
+    a network without ReLUs those of Grad-CAM alone and of Captum's layers; with --only those of some techniques. With
+    --arrays also maps.npz, and each photo's Grad-CAM in the folder gradcam_overlays.
     """
     from cli.pages import Dataset, figure_saver, maps_file
 
     options, model, data = session.options, session.model, Dataset(session)
     layers = find_layers(data)
     facts = {"layer": layers[0].name, "captum_layer": layers[1].name}
-    guided = has_relus(data)
-    by_captum = [name for name in CAPTUM if guided or not name.startswith("guided")]
+    techniques = defined_techniques(data)
+    by_captum = [name for name in CAPTUM if name in techniques and options.captum]
     # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
     per_image = options.per_image or options.whole
     with maps_file(session) as keep:
         for page in data.pages("Grad-CAM"):
-            maps = compute_maps(model, page, layers[0], guided, per_image)
+            maps = compute_maps(model, page, layers[0], techniques, per_image)
             keep(page, maps)
-            overlays = overlaid(page, maps["gradcam"])
-            if options.arrays:
+            overlays = overlaid(page, maps["gradcam"]) if "gradcam" in maps else []
+            if options.arrays and overlays:
                 session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0].name)
             if page.drawn:
                 save = figure_saver(session, page, **facts)
                 draw_manual(page, maps, overlays, save)
-                draw_captum(model, page, layers, options.steps, save, by_captum)
+                if by_captum:
+                    draw_captum(model, page, layers, options.steps, save, by_captum)
 
 
 def find_layers(data: Dataset) -> tuple[Layer, Layer]:
@@ -92,40 +99,51 @@ def layer_of_option(data: Dataset, option: str, default: Layer | str | None = No
     return layer
 
 
-def has_relus(data: Dataset) -> bool:
-    """Return whether the network has ReLUs, which guided backprop is about; a notice says where it has none, and where
-    Captum's counterpart is something else.
+def defined_techniques(data: Dataset) -> list[str]:
+    """Return the techniques by --only that are defined for the network: guided backprop is about ReLUs.
+
+    A notice says where it has none, and where Captum's counterpart is something else.
+
+    Raises:
+        InputError: none is defined.
     """
     from visualizers.gradcam import count_relus
 
+    techniques = [name for name in TECHNIQUES if name in data.options.techniques]
+    if set(MANUAL) <= set(techniques):
+        techniques.append("saliency_map")  # for figure1.png, which shows them together
+    if not any(name.startswith("guided") for name in techniques):
+        return techniques
     relus, modules = count_relus(data.model, data.example)
     if not relus:
+        techniques = [name for name in techniques if not name.startswith("guided")]
+        if not techniques:
+            raise InputError("--only: the network has no ReLU, so guided backprop is not defined for it")
         log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
-    elif modules < relus:
+    elif modules < relus and data.options.captum:
         log.warning(
             "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since Captum sees "
             "nn.ReLU modules only, not functions or ReLU6",
             "all" if not modules else f"{relus - modules} of {relus}",
         )
-    return relus > 0
+    return techniques
 
 
 def compute_maps(
-    model: nn.Module, page: Page, layer: Layer, guided: bool, per_image: bool
+    model: nn.Module, page: Page, layer: Layer, techniques: Collection[str], per_image: bool
 ) -> dict[str, list[np.ndarray]]:
-    """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
+    """Return the maps from scratch by technique: float32 (H, W), of the guided ones (H, W, 3)."""
     from visualizers import GradCam, SaliencyMap
 
-    techniques = GradCam()
+    ours, saliency = GradCam(), SaliencyMap()
     kwargs: dict[str, Any] = {"layer": layer, "per_image": per_image}
-    maps = {
-        "saliency_map": page.compute(lambda X, y: SaliencyMap().compute_saliency_maps(X, y, model).cpu().numpy()),
-        "gradcam": page.compute(lambda X, y: techniques.grad_cam(X, y, model, **kwargs)),
+    compute: dict[str, Callable] = {
+        "saliency_map": lambda X, y: saliency.compute_saliency_maps(X, y, model).cpu().numpy(),
+        "gradcam": lambda X, y: ours.grad_cam(X, y, model, **kwargs),
+        "guided_backprop": lambda X, y: ours.guided_backprop(X, y, model),
+        "guided_gradcam": lambda X, y: ours.guided_grad_cam(X, y, model, **kwargs),
     }
-    if guided:
-        maps["guided_backprop"] = page.compute(lambda X, y: techniques.guided_backprop(X, y, model))
-        maps["guided_gradcam"] = page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **kwargs))
-    return maps
+    return {name: page.compute(compute[name]) for name in compute if name in techniques}
 
 
 def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -143,18 +161,20 @@ def draw_manual(
 
     # Above each photo its class, with the probability that the network gives it.
     titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
-    photos, cam_row = ("photo", page.X), ("Grad-CAM", overlays)
-    rows = [photos, ("saliency map", [heat(values) for values in maps["saliency_map"]]), cam_row]
-    figures = {"gradcam.png": ([photos, cam_row], "Grad-CAM")}
+    rows = {"photo": ("photo", page.X)}
+    if "saliency_map" in maps:
+        rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])
     if "guided_backprop" in maps:
-        guided_row = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
-        product_row = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
-        figures["guided_backprop.png"] = ([photos, guided_row], "Guided backprop")
-        figures["guided_gradcam.png"] = ([photos, product_row], "Guided Grad-CAM")
-        rows = [*rows[:2], guided_row, cam_row, product_row]
-    figures["figure1.png"] = (rows, "What the network sees, class and its probability")
-    for name, (rows, heading) in figures.items():
-        save(name, rows, heading, titles)
+        rows["guided_backprop"] = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
+    if "gradcam" in maps:
+        rows["gradcam"] = ("Grad-CAM", overlays)
+    if "guided_gradcam" in maps:
+        rows["guided_gradcam"] = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
+    for name in (name for name in MANUAL if name in rows):
+        heading = rows[name][0]
+        save(f"{name}.png", [rows["photo"], rows[name]], heading[0].upper() + heading[1:], titles)
+    if "saliency_map" in rows:
+        save("figure1.png", list(rows.values()), "What the network sees, class and its probability", titles)
 
 
 def draw_captum(

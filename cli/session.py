@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 import figure_utils
-from cli.options import PHOTO_OPTIONS, SHARED_OPTIONS, TOLD, photo_option
+from cli.options import PHOTO_OPTIONS, SELECTION, SHARED_OPTIONS, TOLD, photo_option
 from data_utils import PhotoSet, find_photos
 from errors import InputError, cause, quoted
 from files.atomic import ROOT
@@ -120,7 +120,7 @@ class Session:
 
     def provenance(self, **facts) -> dict[str, str]:
         """Return the text of a PNG: network, weights, seed, the script's own options and further facts."""
-        own = {key: value for key, value in vars(self.options).items() if key not in SHARED_OPTIONS}
+        own = {key: value for key, value in vars(self.options).items() if key not in SHARED_OPTIONS | SELECTION}
         values = {name: photo_option(self.options, name) for name in TOLD}
         own |= {name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]}
         return figure_utils.provenance(self.model, self.options.seed, own | facts)
