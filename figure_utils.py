@@ -20,11 +20,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from files.atomic import ROOT, atomic_write
-from image_utils import SQUEEZENET_STD, rescale
+from files.class_names import class_title as class_title  # it is drawn, so it is found here too
+from image_utils import SQUEEZENET_STD, deprocess, rescale
 
 FOLDER = ROOT / "visualization"
 GAP = 6  # pixels between tiles
@@ -61,9 +62,13 @@ def about_grey(difference: torch.Tensor) -> np.ndarray:
     return np.rint(128 + 255 * pixels).clip(0, 255).astype(np.uint8)
 
 
-def class_title(class_names: Mapping[int, str], label: int) -> str:
-    """Return the first synonym of a class's name; the course's own map lacks class 134."""
-    return str(class_names.get(int(label), f"class {label}")).split(",")[0]
+def tile(image: torch.Tensor | Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Show a picture, or a normalised image (1, 3, H, W): uint8 (H, W, 3).
+
+    With `size`, (width, height), it is scaled to fit and padded with white.
+    """
+    picture = image if isinstance(image, Image.Image) else deprocess(image, should_rescale=False)
+    return np.asarray(ImageOps.pad(picture, size, color="white") if size else picture)
 
 
 # --- Tiles to one picture ---
