@@ -74,7 +74,7 @@ def _place(error: BaseException, root: Path, file: Path) -> str:
         places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     inside = [place for place in places if place[0].is_relative_to(root)]
     own = [place for place in inside if not place[0].relative_to(root).parts[0].startswith("check")]
-    own = [place for place in own if place[0] == file] or own
+    own = [place for place in own if str(place[0]).startswith(str(file))] or own  # of a notebook: and the cell
     return f"{own[-1][0].relative_to(root).as_posix()} line {own[-1][1]}" if own else ""
 
 

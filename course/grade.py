@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 import check
-from checker.items import EDITIONS, Item, of_edition
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, Item, of_edition
 from cli.options import Parser
 from cli.process import print_line, show_any_letter, unwinding_signals
 from course.make_starter import BLANKS, course_files
+from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
 
@@ -71,8 +72,8 @@ def grade(path: Path, edition: str) -> Grade:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "submission"
         try:
-            unpack(path, folder)
-            outcomes = checked(folder, Path(name))
+            unpack(path, folder, edition)
+            outcomes = checked(folder, Path(name), edition)
         except SubmissionError as error:
             problem = str(error)
         except Exception as error:  # whatever a submission does is its own result, never the others'
@@ -91,7 +92,7 @@ def grade(path: Path, edition: str) -> Grade:
 # --- The clean folder ---
 
 
-def unpack(source: Path, folder: Path) -> None:
+def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
     """Write the students' part of a submission into an empty folder, and the course's files around it.
 
     Raises:
@@ -103,16 +104,34 @@ def unpack(source: Path, folder: Path) -> None:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
         raise SubmissionError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-    top = _top_folder(files)
-    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
-    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
-    for name, content in ({name: content for name, content in own.items() if name.endswith(".py")} | given).items():
+    around = _around_notebooks if edition == HOMEWORK else _around_code
+    for name, content in around(files).items():
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         except OSError as error:
             raise SubmissionError(f"{name!r} cannot be written: {error.strerror}") from error
+
+
+def _around_code(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a submission's code, with the course's files in the places of all that students do not write."""
+    top = _top_folder(files)
+    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
+    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
+    return {name: content for name, content in own.items() if name.endswith(".py")} | given
+
+
+def _around_notebooks(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a submission's notebooks, with the course's files around them.
+
+    Raises:
+        SubmissionError: there are none.
+    """
+    notebooks = {place: files[name] for place, name in submitted(files).items()}
+    if not notebooks:
+        raise SubmissionError("holds no notebook, such as NetworkVisualization-Pytorch.ipynb")
+    return course_files(ROOT) | thin_modules(ROOT) | notebooks
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -138,7 +157,8 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the code of a folder, as Gradescope has unpacked it."""
     if not folder.is_dir():
         raise SubmissionError("there is no such zip or folder")
-    paths = sorted(path for path in folder.rglob("*.py") if path.is_file() and not path.is_symlink())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".ipynb"))
+    paths = [path for path in paths if path.is_file() and not path.is_symlink()]
     if len(paths) > MOST_FILES or sum(path.stat().st_size for path in paths) > MOST_BYTES:
         raise SubmissionError("is too large")
     for path in paths:
@@ -170,7 +190,7 @@ def _top_folder(files: dict[str, bytes]) -> str:
     return max(sorted(set(tops)), key=tops.count)
 
 
-def checked(folder: Path, scratch: Path) -> dict[str, dict]:
+def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str, dict]:
     """Return what the course's check.py says of a folder: item → outcome.
 
     Raises:
@@ -178,6 +198,7 @@ def checked(folder: Path, scratch: Path) -> dict[str, dict]:
     """
     result = scratch / "outcomes.json"
     command = [sys.executable, str(ROOT / "check.py"), "--root", str(folder), "--json", str(result)]
+    command += ["--edition", edition]
     environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
