@@ -160,10 +160,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             info = zipfile.ZipInfo(name)  # dated 1980
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system, info.external_attr = (
-                3,
-                (0o755 if name.endswith(".sh") else 0o644) << 16,
-            )
+            info.create_system, info.external_attr = (3, (0o755 if name.endswith(".sh") else 0o644) << 16)
             archive.writestr(info, content)
     return buffer.getvalue()
 

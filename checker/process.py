@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from checker import measures
+from checker.items import UNASKED
 
 
 def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
@@ -36,7 +37,7 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
         found = _measured(item, Path(root), Path(root) / file)
         found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
     if found["status"] == "ok" and output.text.strip():
-        printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, which nobody asked for"
+        printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, {UNASKED}"
         found["findings"].append(printed)
         found["place"] = found["place"] or output.place
     faulthandler.cancel_dump_traceback_later()

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 import check
-from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, Item, of_edition
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition
 from cli.options import Parser
 from cli.process import print_line, show_any_letter, unwinding_signals
 from course.make_starter import BLANKS, course_files
@@ -66,8 +66,11 @@ class Grade:
         return sum(score.points for score in self.scores)
 
 
-def grade(path: Path, edition: str) -> Grade:
-    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised."""
+def grade(path: Path, edition: str, strict: bool = False) -> Grade:
+    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised.
+
+    With `strict`, whoever prints what nobody asked for gets no points at all, as assignment 3 has it.
+    """
     outcomes, problem = {}, ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "submission"
@@ -80,11 +83,14 @@ def grade(path: Path, edition: str) -> Grade:
             problem = f"cannot be graded: {type(error).__name__}: {error}"
     problem = check.one_line(problem)
     result = Grade(str(path), error=problem)
+    printing = strict and any(UNASKED in outcome["words"] for outcome in outcomes.values())
     for item in of_edition(edition):
         question, most = item.editions[edition]
         outcome = outcomes.get(item.name)
         message = f"{outcome['status']} {outcome['words']}".strip() if outcome else problem
         points = most if outcome and outcome["status"] == "ok" else 0
+        if printing:
+            points, message = 0, f"{message}; no points, as the code prints {UNASKED}"
         result.scores.append(Score(item, question, most, points, message))
     return result
 
@@ -212,11 +218,11 @@ def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str,
         raise SubmissionError(f"the check failed: {' '.join(said) or error}") from error
 
 
-def grade_all(paths: Sequence[Path], edition: str) -> Iterator[Grade]:
+def grade_all(paths: Sequence[Path], edition: str, strict: bool = False) -> Iterator[Grade]:
     """Grade submissions, a few at a time; yield each as soon as it and those before it are done."""
     jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(grade, path, edition) for path in paths]
+        pending = [pool.submit(grade, path, edition, strict) for path in paths]
         try:
             for future in tqdm(pending, desc="grading", disable=None):
                 yield future.result()
@@ -232,8 +238,9 @@ def table(result: Grade) -> str:
     lines = [check.one_line(result.name)]
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
-        lines.append(f"  {score.question:4} {score.item.title:30} {points} {score.message}".rstrip())
-    most = sum(score.most for score in result.scores)
+        extra = "(extra credit) " * score.item.extra
+        lines.append(f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip())
+    most = sum(score.most for score in result.scores if not score.item.extra)
     return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
 
 
@@ -244,7 +251,7 @@ def gradescope(result: Grade) -> dict:
             "name": score.item.title,
             "number": score.question,
             "score": score.points,
-            "max_score": score.most,
+            "max_score": 0 if score.item.extra else score.most,
             "output": score.message,
             "visibility": "visible",
         }
@@ -297,6 +304,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Grade submissions.")
     parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
+    parser.add_argument(
+        "--strict", action="store_true", help="no points at all for code that prints what nobody asked for"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write a line per submission, as soon as it is known")
     options = parser.parse_args(argv)
@@ -306,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
-            for result in grade_all(options.submissions, options.edition):
+            for result in grade_all(options.submissions, options.edition, options.strict):
                 if rows:
                     rows.add(result)
                 if options.json:
