@@ -18,7 +18,8 @@ from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.rules import RULES, Rule
-from visualizers.common import check_model, copied, integer
+from visualizers.common import check_model, integer
+from visualizers.evaluation import copied
 
 __all__ = [
     "ITERATIONS",

@@ -317,12 +317,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
             for result in grade_all(options.submissions, options.edition, options.strict):
-                if rows:
-                    rows.add(result)
-                if options.json:
-                    write_json(options.json, result)
-                print_line(f"{table(result)}\n")
                 failed = failed or bool(result.error)
+                try:  # files first: a screen may have gone
+                    if rows:
+                        rows.add(result)
+                    if options.json:
+                        write_json(options.json, result)
+                finally:
+                    print_line(f"{table(result)}\n")
     except InputError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
