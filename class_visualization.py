@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.options import add_photo_options, real_number, run, whole_number
-from cli.process import exit_now
+from cli.options import add_photo_options, real_number, whole_number
+from cli.run import make_main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +93,4 @@ def draw_strip(session: Session, columns: list[Column], targets: list[int], page
     session.save_rows(f"class_visualization{page}.png", rows, titles, heading)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

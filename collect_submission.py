@@ -47,6 +47,7 @@ REQUIRED = (
     "cli/process.py",
     "report/pages.py",
     "cli/options.py",
+    "cli/run.py",
     "cli/session.py",
     "style_utils.py",
     "style_modules/__init__.py",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.options import add_photo_options, real_number, run, whole_number
-from cli.process import exit_now, print_line
+from cli.options import add_photo_options, real_number, whole_number
+from cli.process import print_line
+from cli.run import make_main
 from errors import InputError
 
 if TYPE_CHECKING:
@@ -88,10 +88,4 @@ def draw(session: Session, photo: np.ndarray, X: torch.Tensor, fooling: torch.Te
     session.save_rows("fooling_image.png", [("", tiles)], [*likeliest, words, f"difference ×{AMPLIFIED}"], heading)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

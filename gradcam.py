@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cli.options import add_photo_options, run, whole_number
-from cli.process import exit_now
+from cli.options import add_photo_options, whole_number
+from cli.run import make_main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,10 +152,4 @@ def draw_captum(
     conductance(captum_layer, merge=True, n_steps=steps)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

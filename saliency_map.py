@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.options import add_photo_options, run, whole_number
-from cli.process import exit_now
+from cli.options import add_photo_options, whole_number
+from cli.run import make_main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,10 +77,4 @@ def draw_captum(session: Session, page: Page) -> None:
     session.save_rows(page.file_name("attributions_captum.png"), rows, page.titles, heading)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cli.options import add_photo_options, run, whole_number
-from cli.process import exit_now
+from cli.options import add_photo_options, whole_number
+from cli.run import make_main
 from files.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -356,10 +356,4 @@ def write_csv(session: Session, name: str, header: Sequence[str], rows: Iterable
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

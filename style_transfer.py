@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.options import named_path, run, whole_number
-from cli.process import exit_now, print_line
+from cli.options import named_path, whole_number
+from cli.process import print_line
+from cli.run import make_main
 from errors import InputError, quoted
 from files.atomic import ROOT
 from files.course import course_file, package_file
@@ -230,10 +230,4 @@ def make(
     return curve, last[0].image
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

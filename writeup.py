@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, named_path, run
-from cli.process import advice, exit_now
+from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, named_path
+from cli.process import advice
+from cli.run import make_main
 from errors import InputError, quoted
 from files.atomic import ROOT
 
@@ -391,10 +392,4 @@ def today() -> datetime.date:
         raise InputError(f"SOURCE_DATE_EPOCH: {quoted(epoch)} is not a number of seconds since 1970") from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script and return its exit status."""
-    return run(__doc__, add_options, make_figures, argv)
-
-
-if __name__ == "__main__":
-    exit_now(main(), __file__)
+main = make_main(__name__, __doc__, add_options, make_figures)

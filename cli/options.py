@@ -1,26 +1,11 @@
-"""What the scripts share: their options, and the run that turns an error into one line.
-
-Nothing heavy is imported before the options are parsed, so that `--help` and a mistyped option answer at once. For the
-same reason the scripts import torch and what stands on it inside the functions that need it.
-"""
-
-from __future__ import annotations
+"""The scripts' options: the parser, those of all scripts, and those about photos."""
 
 import argparse
-import contextlib
-import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from cli.process import advice, check_working_directory, import_torch, open_closed_streams, unwinding_signals
 from errors import quoted
-
-if TYPE_CHECKING:
-    from cli.session import Session
-
-# --- Options ---
 
 
 class Parser(argparse.ArgumentParser):
@@ -166,55 +151,9 @@ PHOTO_OPTIONS: dict[str, dict] = {
 # Recorded in the figures where they are not the default.
 TOLD = ("size", "whole", "per_image")
 # Recorded in every figure by other words, or not at all; the others are a script's own.
-SHARED_OPTIONS = frozenset(vars(make_parser("").parse_args([]))) | PHOTO_OPTIONS.keys()
+SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
 
 
-# --- Running a script ---
-
-
-def run(
-    description: str,
-    add_options: Callable[[argparse.ArgumentParser], None],
-    make_figures: Callable[[Session], None],
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Run a script: parse the options, make the figures, report an error of the user's in one line.
-
-    Returns:
-        The exit status: 0, 2 for bad input, 130 when interrupted.
-    """
-    open_closed_streams()
-    parser = make_parser(description)
-    add_options(parser)
-    options = parser.parse_args(argv)
-    with unwinding_signals() as received, _notices(options.quiet):
-        try:
-            check_working_directory()
-            import_torch()
-            from cli.session import Session
-
-            make_figures(Session(options))
-            return 0
-        except KeyboardInterrupt as error:
-            words: str | None = str(error) or "interrupted"
-            status = 130
-        except Exception as error:
-            words, status = advice(error), 2
-            if received:  # the interruption has become another error
-                words, status = "interrupted", 128 + received[-1]
-            if words is None:
-                raise
-        print(f"{parser.prog}: error: {words}", file=sys.stderr)
-        return status
-
-
-@contextlib.contextmanager
-def _notices(quiet: bool) -> Iterator[None]:
-    """Notices are log records, which Python prints on standard error when nothing else is set up."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR if quiet else before)
-    try:
-        yield
-    finally:
-        root.setLevel(before)
+def photo_option(options: argparse.Namespace, name: str) -> Any:
+    """Return the value of an option about photos; of a script that does not offer it, its default."""
+    return getattr(options, name, PHOTO_OPTIONS[name].get("default"))

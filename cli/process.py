@@ -16,6 +16,8 @@ from pathlib import Path
 
 from errors import InputError, cause
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 def open_closed_streams() -> None:
     """Replace closed standard streams (`2>&-`) by the null device; the next file opened would take their place."""
@@ -51,7 +53,7 @@ def advice(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def unwinding_signals() -> Iterator[list[int]]:
-    """Turn SIGINT and SIGTERM into exceptions so that temporary files are removed. Yields the signals received.
+    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into exceptions, which remove temporary files; yield them.
 
     An exception raised during an import can abort the interpreter, so the signal is then raised again a little later;
     and also where other code has swallowed the exception.
@@ -67,10 +69,10 @@ def unwinding_signals() -> Iterator[list[int]]:
         timers[-1].daemon = True
         timers[-1].start()
         if not importing:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     with contextlib.suppress(ValueError):  # not in the main thread
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
                 before[number] = signal.signal(number, stop)
     try:

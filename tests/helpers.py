@@ -20,6 +20,7 @@ from torch import nn
 
 import saliency_map
 from cli import options as cli_options
+from cli.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
@@ -187,7 +188,7 @@ def quick(*arguments) -> int:
         for page in session.pages("saliency maps"):
             saliency_map.draw_manual(session, page)
 
-    return cli_options.run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
+    return run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
 
 
 def one_line(capsys, *words: str) -> None:
@@ -205,4 +206,4 @@ def options(*arguments) -> argparse.Namespace:
 
 def script(work, *arguments, add_options=lambda parser: None) -> int:
     """Run `work(session)` as a script does."""
-    return cli_options.run("a test", add_options, work, [*map(str, arguments)])
+    return run("a test", add_options, work, [*map(str, arguments)])

@@ -18,7 +18,8 @@ import fooling_image
 import gradcam
 import saliency_map
 import writeup
-from cli.options import make_parser, run
+from cli.options import make_parser
+from cli.run import run
 from cli.session import FIGURES, Session
 from data_utils import Photos, open_photos
 from errors import InputError

@@ -25,18 +25,20 @@ def python(*arguments, cwd: Path, **how) -> subprocess.CompletedProcess:
 # --- Signals and streams ---
 
 
-def test_sigterm_unwinds_and_the_handler_is_put_back(tmp_path):
-    before, closed = signal.getsignal(signal.SIGTERM), []
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_unwinds_and_the_handler_is_put_back(tmp_path, name):
+    number = getattr(signal, name)
+    before, closed = signal.getsignal(number), []
 
     def work(_):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
             closed.append(True)
 
     with pytest.raises(SystemExit) as caught:
         script(work, "--out", tmp_path)
-    assert caught.value.code == 143 and closed and signal.getsignal(signal.SIGTERM) == before
+    assert caught.value.code == 128 + number and closed and signal.getsignal(number) == before
 
 
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
@@ -91,7 +93,7 @@ raise SystemExit(options.run("", lambda parser: None, work, ["--out", "out/file"
 def test_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "line.py").write_text(f"""{IMPORTS}
 from cli.process import exit_now, print_line
-from cli.options import run
+from cli.run import run
 exit_now(run("", lambda parser: None, lambda session: print_line("one"), ["--out", "out"]), __file__)
 """)
     with Path("/dev/full").open("w") as full:

@@ -1,4 +1,4 @@
-"""The README says what is so: its commands run, its options exist, its links and pictures are there."""
+"""README and docs/ say what is so: their commands run, their options, links and pictures are there."""
 
 import importlib
 import re
@@ -15,10 +15,12 @@ from PIL import Image
 from cli.options import make_parser
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md")
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+GUIDE = "".join((ROOT / name).read_text() for name in PAGES)
+DOCUMENTS = (*PAGES, "CONTRIBUTING.md", "data/README.md")
 COMMANDS = [
     line.partition("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", GUIDE, flags=re.DOTALL)
     for line in block.splitlines()
 ]
 
@@ -29,6 +31,7 @@ RUN_BY_MAKE = {
     ".venv/bin/python -m pip install -r requirements.txt",
     ".venv/bin/python writeup.py",
     "python writeup.py",
+    "python writeup.py --only sanity_checks",
 }
 RUN_BY_THEIR_TESTS = {
     "bash data/get_imagenet_val.sh",
@@ -47,7 +50,7 @@ NEEDS_NETWORK = {
 NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
 RUN_HERE = [
     command
-    for command in COMMANDS
+    for command in dict.fromkeys(COMMANDS)  # some stand on two pages
     if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_NETWORK | NEEDS_CONDA
 ]
 
@@ -116,7 +119,7 @@ def test_the_lines_of_python_run(holiday):
 
 def test_every_environment_variable_is_looked_at():
     code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")])
-    for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", README)) - {"OMP_NUM_THREADS"}:  # torch's own
+    for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", GUIDE)) - {"OMP_NUM_THREADS"}:  # torch's own
         assert f'"{name}"' in code, name
 
 
@@ -175,9 +178,14 @@ def test_links_and_pictures_point_to_files():
 
 
 def test_pictures_are_small_and_all_used():
-    pictures = list((ROOT / "docs").iterdir())
+    pictures = [path for path in (ROOT / "docs").iterdir() if path.suffix != ".md"]
     assert sum(path.stat().st_size for path in pictures) < 1_000_000
-    assert all(f"docs/{path.name}" in README for path in pictures)
+    assert all(path.name in GUIDE for path in pictures)
+
+
+def test_the_readme_is_one_look_long():
+    assert len(README.splitlines()) <= 200
+    assert all(f"]({name})" in README for name in PAGES[1:])
 
 
 def test_figures_in_the_table_are_those_of_the_report():

@@ -1,0 +1,88 @@
+"""How a script runs: from its options to its exit status, with every error of the user's on one line.
+
+Nothing heavy is imported before the options are parsed, so that `--help` and a mistyped option answer at once. For the
+same reason the scripts import torch and what stands on it inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cli.options import make_parser
+from cli.process import advice, check_working_directory, exit_now, import_torch, open_closed_streams, unwinding_signals
+
+if TYPE_CHECKING:
+    from cli.session import Session
+
+AddOptions = Callable[[argparse.ArgumentParser], None]
+
+
+def make_main(
+    module: str, description: str | None, add_options: AddOptions, make_figures: Callable[[Session], None]
+) -> Callable[..., int]:
+    """Return a script's `main(argv=None)`, as `run`; where the script is the program, run it and end the process.
+
+    Args:
+        module: the script's `__name__`.
+        description: its `__doc__`.
+        add_options: adds the script's own options to a parser.
+        make_figures: does the work.
+    """
+    main = functools.partial(run, description or "", add_options, make_figures)
+    if module == "__main__":
+        exit_now(main(), sys.modules[module].__file__ or "")
+    return main
+
+
+def run(
+    description: str,
+    add_options: AddOptions,
+    make_figures: Callable[[Session], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a script: parse the options, make the figures, report an error of the user's in one line.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 when interrupted.
+    """
+    open_closed_streams()
+    parser = make_parser(description)
+    add_options(parser)
+    options = parser.parse_args(argv)
+    with unwinding_signals() as received, _notices(options.quiet):
+        try:
+            check_working_directory()
+            import_torch()
+            from cli.session import Session
+
+            make_figures(Session(options))
+            return 0
+        except KeyboardInterrupt as error:
+            words: str | None = str(error) or "interrupted"
+            status = 130
+        except Exception as error:
+            words, status = advice(error), 2
+            if received:  # the interruption has become another error
+                words, status = "interrupted", 128 + received[-1]
+            if words is None:
+                raise
+        print(f"{parser.prog}: error: {words}", file=sys.stderr)
+        return status
+
+
+@contextlib.contextmanager
+def _notices(quiet: bool) -> Iterator[None]:
+    """Notices are log records, which Python prints on standard error when nothing else is set up."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR if quiet else before)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
