@@ -7,7 +7,7 @@ import csv
 import functools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cli.options import add_photo_options, whole_number
@@ -63,12 +63,16 @@ def make_figures(session: Session) -> None:
         states = examine(session, page, methods, table, len(photos))
         if not photos:
             draw_cascade(session, page, states)
-        chances = session.probabilities(page.images).gather(1, page.y[:, None])[:, 0].tolist()
-        photos += zip(page.titles, chances, strict=True)
+        photos += zip(page.titles, page.compute(lambda X, y: chances_of(session, X, y)), strict=True)
     summary = summarise(table, [chance >= RECOGNISED for _, chance in photos])
     draw_agreement(session, summary)
     draw_faithfulness(session, summary)
     write_tables(session, summary, table, photos)
+
+
+def chances_of(session: Session, images: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Return the probability of each photo's class."""
+    return session.probabilities(images).gather(1, labels[:, None])[:, 0].tolist()
 
 
 # --- Methods ---
@@ -100,13 +104,14 @@ def methods_of(steps: int, layer: str | None = None) -> dict[str, Method]:
 
     from visualizers import GradCam, SaliencyMap
 
-    windows = {"sliding_window_shapes": (3, 64, 64), "strides": (3, 54, 54)}  # 16 cover a photo
     return {
         "saliency": lambda model, X, y: SaliencyMap().compute_saliency_maps(X, y, model),
         "guided backprop": lambda model, X, y: abs(GradCam().guided_backprop(X, y, model)).max(axis=-1),
         "Grad-CAM": lambda model, X, y: GradCam().grad_cam(X, y, model, layer, per_image=True),
         "integrated gradients": functools.partial(attribute, attr.IntegratedGradients, n_steps=steps),
-        "occlusion": functools.partial(attribute, attr.Occlusion, **windows),
+        "occlusion": functools.partial(  # 16 windows cover a photo
+            attribute, attr.Occlusion, sliding_window_shapes=(3, 64, 64), strides=(3, 54, 54)
+        ),
     }
 
 
@@ -138,6 +143,23 @@ def explain(
 # --- Measuring ---
 
 
+class Notes:
+    """The measurements of a page's photos, added to a table."""
+
+    def __init__(self, table: list[Measurement], first: int, seed: int):
+        """Begin with the number of the page's first photo, and the seed of what is drawn once."""
+        self.table, self.first, self.seed = table, first, seed
+
+    def add(self, measure: str, values: Mapping[str, np.ndarray], step: str = "", seed: int | None = None) -> None:
+        """Add method → values (N,), one per photo."""
+        from visualizers.sanity import Measurement
+
+        seed = self.seed if seed is None else seed
+        for method, each in values.items():
+            numbers = enumerate(each, start=self.first)
+            self.table += [Measurement(method, measure, step, photo, seed, float(value)) for photo, value in numbers]
+
+
 def examine(
     session: Session, page: Page, methods: Mapping[str, Method], table: list[Measurement], first: int
 ) -> list[tuple[str, Maps]]:
@@ -151,52 +173,63 @@ def examine(
     Returns:
         The layer and the first photo's maps (H, W) down the first cascade; the first entry is of the network as it is.
     """
-    from visualizers import sanity
     from visualizers.cascade import cascade, parameter_layers
+    from visualizers.sanity import CONTROLS, agreement
 
-    options, model, images, labels = session.options, session.model, page.images, page.y
+    options, model = session.options, session.model
+    images: torch.Tensor = page.images  # type: ignore[assignment]  # without --whole they are of one size
+    notes = Notes(table, first, options.seed)
 
-    def everything(images: torch.Tensor) -> dict[str, np.ndarray]:
-        return explain(methods, model, images, labels) | explain(sanity.CONTROLS, model, images, labels)
+    def every_map(images: torch.Tensor) -> dict[str, np.ndarray]:
+        return explain(methods, model, images, page.y) | explain(CONTROLS, model, images, page.y)
 
-    originals = everything(images)
-    states = [("", {name: maps[0] for name, maps in originals.items()})]
-
-    def note(measure: str, values: Mapping[str, np.ndarray], seed: int = options.seed, step: str = "") -> None:
-        for method, each in values.items():
-            table.extend(
-                sanity.Measurement(method, measure, step, first + i, seed, float(value)) for i, value in enumerate(each)
-            )
-
-    layers = len(parameter_layers(model))
-    with session.progress(description=f"page {page.number}", total=options.seeds * layers + len(originals) + 3) as bar:
+    originals = every_map(images)
+    states: list[tuple[str, Maps]] = [("", {name: maps[0] for name, maps in originals.items()})]
+    total = options.seeds * len(parameter_layers(model)) + len(originals) + 3
+    with session.progress(description=f"page {page.number}", total=total) as bar:
         for seed in range(options.seed, options.seed + options.seeds):
             for layer, network in cascade(model, images, seed):
-                maps = explain(methods, network, images, labels) | {"edge detector": originals["edge detector"]}
-                found = {name: sanity.agreement(own, originals[name]) for name, own in maps.items()}
+                maps = explain(methods, network, images, page.y) | {"edge detector": originals["edge detector"]}
+                found = {name: agreement(own, originals[name]) for name, own in maps.items()}
                 for i, measure in enumerate(AGREEMENT):
-                    note(measure, {name: pairs[:, i] for name, pairs in found.items()}, seed, layer)
+                    notes.add(measure, {name: pairs[:, i] for name, pairs in found.items()}, layer, seed)
                 if seed == options.seed:
                     states.append((layer, {name: own[0] for name, own in maps.items()}))
                 bar.update()
-        removed = sanity.baseline(images, options.deletion_baseline)
-        ends = removed, sanity.baseline(images, "blur")
-        for name, maps in originals.items():
-            curves = sanity.deletion_insertion(model, images, labels, maps, ends, seed=options.seed)
-            for i, measure in enumerate(("deletion", "insertion")):
-                note(f"{measure} area", {name: sanity.area(curves[:, i])})
-                for step in range(curves.shape[2]):
-                    note(measure, {name: curves[:, i, step]}, step=f"{step / (curves.shape[2] - 1):g}")
-            bar.update()
-        note("sensitivity", sanity.max_sensitivity(everything, images, originals, options.seed))
-        bar.update()
-        note("infidelity", sanity.infidelity(model, images, labels, originals, removed, options.seed))
-        bar.update()
-        if (grid := sanity.composites(images, labels)) is not None:
-            found = everything(grid[0])
-            note("localisation", {name: sanity.localisation(maps, grid[1]) for name, maps in found.items()})
-        bar.update()
+        judge(session, images, page.y, originals, every_map, notes, bar.update)
     return states
+
+
+def judge(
+    session: Session,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    originals: Maps,
+    every_map: Callable[[torch.Tensor], Maps],
+    notes: Notes,
+    progress: Callable[[], object],
+) -> None:
+    """Note deletion and insertion, sensitivity, infidelity and localisation of the network's own maps."""
+    from visualizers import sanity
+
+    options, model = session.options, session.model
+    removed = sanity.baseline(images, options.deletion_baseline)
+    ends = removed, sanity.baseline(images, "blur")
+    for name, maps in originals.items():
+        curves = sanity.deletion_insertion(model, images, labels, maps, ends, seed=options.seed)
+        for measure, of_photos in (("deletion", curves[:, 0]), ("insertion", curves[:, 1])):
+            notes.add(f"{measure} area", {name: sanity.area(of_photos)})
+            for step, chances in enumerate(of_photos.T):
+                notes.add(measure, {name: chances}, f"{step / sanity.STEPS:g}")
+        progress()
+    notes.add("sensitivity", sanity.max_sensitivity(every_map, images, originals, options.seed))
+    progress()
+    notes.add("infidelity", sanity.infidelity(model, images, labels, originals, removed, options.seed))
+    progress()
+    if (grid := sanity.composites(images, labels)) is not None:
+        found = every_map(grid[0])
+        notes.add("localisation", {name: sanity.localisation(maps, grid[1]) for name, maps in found.items()})
+    progress()
 
 
 # --- Figures ---

@@ -1,5 +1,6 @@
 """Cascading randomisation: a copy of a network whose layers lose what they have learned, from the output backwards."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -116,7 +117,8 @@ def _reset(module: nn.Module) -> bool:
         computed = {name: getattr(module, name).clone() for name in getattr(module, "parametrizations", ())}
     for name, weight in computed.items():
         setattr(module, name, weight)
-        _settle(module.parametrizations, lambda name=name: getattr(module, name))
+    if computed:
+        _settle(module, lambda: [getattr(module, name) for name in computed])
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             weight = getattr(module, hook.name)
@@ -124,7 +126,7 @@ def _reset(module: nn.Module) -> bool:
             getattr(module, f"{hook.name}_g").copy_(torch.norm_except_dim(weight, 2, hook.dim))
         elif isinstance(hook, SpectralNorm):
             getattr(module, f"{hook.name}_orig").copy_(getattr(module, hook.name))
-            _settle(module, lambda hook=hook: hook(module, ()))
+            _settle(module, functools.partial(hook, module, ()))
     return True
 
 

@@ -80,12 +80,12 @@ def summarise(
         groups[each[:3]].append(each)
     found = {}
     for key, group in groups.items():
-        there = [each for each in group if not np.isnan(each.value)]
-        values = [each.value for each in there]
-        known = [each.value for each in there if recognised is None or recognised[each.photo]]
-        quartiles = np.quantile(values, (0.25, 0.5, 0.75)) if values else np.full(3, np.nan)
-        means = (float(np.mean(part)) if part else np.nan for part in (values, known))
-        found[key] = Summary(*map(float, quartiles), *means, len(there), len(group))
+        values = [each.value for each in group if not np.isnan(each.value)]
+        known = [each.value for each in group if recognised is None or recognised[each.photo]]
+        known = [value for value in known if not np.isnan(value)]
+        lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75)).tolist() if values else (np.nan,) * 3
+        mean, mean_recognised = (float(np.mean(part)) if part else np.nan for part in (values, known))
+        found[key] = Summary(lower, median, upper, mean, mean_recognised, len(values), len(group))
     return found
 
 
@@ -281,7 +281,7 @@ def infidelity(
     Returns:
         Method → float64 (N,); NaN where no square changes the score.
     """
-    squares = random_squares(*images.shape[2:], seed).to(images.device)
+    squares = random_squares(images.shape[2], images.shape[3], seed).to(images.device)
 
     def scores(pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
         return (class_scores(model, pictures, labels, "labels"),)
