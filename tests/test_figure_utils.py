@@ -166,3 +166,14 @@ def test_a_heading_wider_than_the_grid_takes_two_lines():
     wide, dark = (np.asarray(picture.convert("L")) < 128 for picture in (one, narrow))
     assert wide.sum() > 0 and abs(int(dark.sum()) - int(wide.sum())) < 0.02 * wide.sum()  # all its letters are there
     assert draw_rows([("photo", [tile])], [], 50 * words).size == narrow.size
+
+
+@pytest.mark.slow
+def test_curves_with_and_without_a_band_over_names_and_numbers():
+    plain = draw_curves({"a": {"line": np.array([0.0, 1.0, 2.0])}}, [0, 1, 2], "x", "y")
+    band = draw_curves({"a": {"line": np.array([[0, 0, 0], [0, 1, 2], [2, 2, 4]])}}, ["p", "q", "r"], "x", "y")
+    two = draw_curves({"a": {"line": np.arange(3)}, "b": {"line": np.arange(3)}}, [0, 1, 2], "x", "y")
+    assert plain.size == band.size and abs(two.width - 2 * plain.width) <= 1
+    tint = (228, 239, 246)  # the first curve's blue, 12 % on white
+    shaded = [(abs(np.asarray(picture).astype(int) - tint).max(axis=2) <= 2).sum() for picture in (plain, band)]
+    assert shaded[1] > 1000 + shaded[0]

@@ -292,10 +292,17 @@ def infidelity(
             pictures = torch.cat([image[None], torch.where(squares[:, None], cover, image)])
             (found,) = in_chunks(scores, pictures, label.expand(len(pictures)))
             losses.append(as_array(found[0] - found[1:]))
-    return {name: _unexplained(as_array(own), as_array(squares), np.array(losses)) for name, own in maps.items()}
+    return {name: unexplained(as_array(own), as_array(squares), np.array(losses)) for name, own in maps.items()}
 
 
-def _unexplained(maps: np.ndarray, squares: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def unexplained(maps: np.ndarray, squares: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the share of squared losses that sums over squares do not foretell, each map's alone, in [0, 1]: (N,).
+
+    Args:
+        maps: (N, H, W).
+        squares: (S, H, W), 1 inside and 0 outside.
+        losses: (N, S), what the score loses when a square is covered.
+    """
     foretold = np.einsum("nhw,shw->ns", maps, squares)
     with np.errstate(invalid="ignore", divide="ignore"):
         factor = np.nan_to_num((foretold * losses).mean(axis=1) / (foretold**2).mean(axis=1), posinf=0, neginf=0)
