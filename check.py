@@ -4,11 +4,9 @@
     python check.py --only saliency_map grad_cam
 
 Each item runs in a process of its own under a time limit, so whatever the code does that is checked, the others go on.
-`checker/` is what runs there. This file starts it, compares and prints, with the standard
-library and NumPy alone.
+`checker/` holds the table of items and what runs there. This file starts it, compares and prints, without torch.
 """
 
-import argparse
 import ast
 import concurrent.futures
 import contextlib
@@ -27,48 +25,17 @@ from typing import Any
 
 import numpy as np
 
+from checker.items import ITEMS, Item
+from cli.options import Parser
+from cli.process import show_any_letter
+from errors import InputError
+from files.atomic import atomic_write
+
 ROOT = Path(__file__).resolve().parent
 EXPECTED = ROOT / "data" / "expected.npz"
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
 PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to check."""
-
-    name: str
-    question: str
-    title: str
-    file: str
-    function: str  # that the student writes: function or Class.method
-    # Largest relative error ‖found − expected‖ / ‖expected‖: above what right solutions written differently show (other
-    # memory layout, precision, bicubic kernel: at most 0.057), below the nearest known mistake. Both are measured by
-    # course/make_expected.py and listed in course/README.md.
-    tolerance: float
-
-
-SALIENCY, GRADCAM, FOOLING = (f"visualizers/{name}.py" for name in ("saliency_map", "gradcam", "fooling_image"))
-GROWN, STYLE = "visualizers/class_visualization.py", "style_modules/style_loss.py"
-CONTENT, VARIATION, RULES = (f"style_modules/{name}.py" for name in ("content_loss", "tv_loss", "rules"))
-ITEMS = (
-    Item("saliency_map", "1.1", "Saliency maps", SALIENCY, "SaliencyMap.compute_saliency_maps", 0.05),
-    Item("saliency_captum", "1.1", "Saliency and others by Captum", "saliency_map.py", "draw_captum", 0.05),
-    Item("custom_relu", "1.2", "Guided ReLU", GRADCAM, "CustomReLU.backward", 1e-5),
-    Item("guided_backprop", "1.2", "Guided backprop", GRADCAM, "GradCam.guided_backprop", 0.05),
-    Item("grad_cam", "1.2", "Grad-CAM", GRADCAM, "GradCam.grad_cam", 0.09),
-    Item("guided_grad_cam", "1.2", "Guided Grad-CAM", GRADCAM, "GradCam.guided_grad_cam", 0.1),
-    Item("gradcam_captum", "1.2", "Grad-CAM and others by Captum", "gradcam.py", "draw_captum", 0.05),
-    Item("fooling_image", "1.3", "Fooling images", FOOLING, "FoolingImage.make_fooling_image", 0.1),
-    Item("class_visualization", "1.4", "Class visualization", GROWN, "objective_gradient", 0.1),
-    Item("content_loss", "2.1", "Content loss", CONTENT, "ContentLoss.forward", 1e-4),
-    Item("gram_matrix", "2.2", "Gram matrix", STYLE, "StyleLoss.gram_matrix", 1e-4),
-    Item("style_loss", "2.3", "Style loss", STYLE, "StyleLoss.forward", 1e-4),
-    Item("tv_loss", "2.4", "Total variation", VARIATION, "TotalVariationLoss.forward", 1e-4),
-    Item("style_transfer", "2.5", "Update rule of style transfer", RULES, "CourseRule.step", 0.01),
-    Item("feature_inversion", "2.6", "Feature inversion", STYLE, "StyleLoss.forward", 0.0),
-)
 
 
 @dataclass
@@ -240,14 +207,6 @@ def _definition(root: Path, item: Item) -> str:
 # --- The command ---
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose error is one line; of its own, so that a broken file of the project stops no check."""
-
-    def error(self, message: str):
-        """Print one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
 def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order."""
     expected = Expected(EXPECTED)
@@ -276,21 +235,14 @@ def make_parser() -> Parser:
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write the outcomes, all or nothing."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(
-            json.dumps([asdict(outcome) for outcome in outcomes], ensure_ascii=False, indent=1), "utf-8"
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the outcomes."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1), "utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
-    with contextlib.suppress(AttributeError):  # a letter that the console lacks is shown as \u732b
-        sys.stdout.reconfigure(errors="backslashreplace")
+    show_any_letter()
     parser = make_parser()
     options = parser.parse_args(argv)
     if not EXPECTED.is_file():
@@ -315,8 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         try:
             write_json(options.json, outcomes)
-        except OSError as error:
-            parser.error(f"--json: cannot write {str(options.json)!r}: {error.strerror}")
+        except InputError as error:
+            parser.error(f"--json: {error}")
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

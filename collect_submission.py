@@ -1,10 +1,13 @@
 """Collect the submission: assignment_3_submission.zip, checked before it is written. Same files, same bytes.
 
-Standard library only, and nothing of the project's: a broken file there must be named, not stumbled over.
+Standard library only, and nothing of the project's before it has been seen to import: a broken file must be named, not
+stumbled over.
 """
 
 import argparse
+import ast
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -14,16 +17,15 @@ import tempfile
 import traceback
 import zipfile
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARCHIVE = "assignment_3_submission.zip"
-CODE = ("*.py", "cli/*.py", "files/*.py", "report/*.py", "style_modules/*.py", "visualizers/*.py")
 DOCUMENTS = ("report.pdf", "notebooks/*.ipynb")
-
-# What must be in the zip for the questions to run from it; each of these must also import.
-REQUIRED = (
+# These must run from the zip: what they import, and what that imports, must be in it, and must itself import.
+SCRIPTS = (
     "saliency_map.py",
     "gradcam.py",
     "fooling_image.py",
@@ -31,38 +33,8 @@ REQUIRED = (
     "style_transfer.py",
     "sanity_checks.py",
     "writeup.py",
-    "files/bundled_weights.py",
-    "captum_utils.py",
-    "files/checkpoints.py",
-    "files/course.py",
+    "check.py",
     "data_utils.py",
-    "cli/arrays.py",
-    "errors.py",
-    "report/fonts.py",
-    "report/markdown.py",
-    "figure_utils.py",
-    "files/atomic.py",
-    "image_utils.py",
-    "model_utils.py",
-    "cli/process.py",
-    "report/pages.py",
-    "cli/options.py",
-    "cli/run.py",
-    "cli/session.py",
-    "style_utils.py",
-    "style_modules/__init__.py",
-    "style_modules/content_loss.py",
-    "style_modules/rules.py",
-    "style_modules/style_loss.py",
-    "style_modules/tv_loss.py",
-    "visualizers/__init__.py",
-    "visualizers/class_visualization.py",
-    "visualizers/common.py",
-    "visualizers/fooling_image.py",
-    "visualizers/gradcam.py",
-    "visualizers/layers.py",
-    "visualizers/saliency_map.py",
-    "visualizers/sanity.py",
 )
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
@@ -72,21 +44,90 @@ class SubmissionError(Exception):
     """Why there is no submission, on one line."""
 
 
+def check_environment() -> None:
+    """Raise SubmissionError where this Python is not the environment's."""
+    absent = [name for name in ("torch", "torchvision", "numpy") if not _is_installed(name)]
+    if absent:
+        raise SubmissionError(f"this Python has no {', '.join(absent)}: activate the project's environment first")
+
+
+def required_files(root: Path) -> dict[str, str]:
+    """Return the scripts and what they import of the project, directly or through one another: file → who imports it.
+
+    What is imported inside a function counts, and so does a module that is neither in the project nor installed.
+    """
+    found: dict[str, str] = {}
+    left = [(name, "") for name in reversed(SCRIPTS)]
+    while left:
+        name, importer = left.pop()
+        if name not in found:
+            found[name] = importer
+            left += [
+                (file, name) for module in _imported_modules(root / name, name) for file in _files_of(root, *module)
+            ]
+    return dict(sorted(found.items()))
+
+
+def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:
+    """Return what a file imports: dotted name, and whether that is surely a module, not a name in one."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # named elsewhere
+        return []
+    modules = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [(alias.name, True) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = Path(name).parent.parts
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            modules += [(base, True), *((f"{base}.{alias.name}", False) for alias in node.names)]
+    return modules
+
+
+def _files_of(root: Path, module: str, surely: bool) -> list[str]:
+    """Return the files of a module of the project; none where it is somebody else's, or a name in a module."""
+    parts = module.split(".")
+    packages = [f"{'/'.join(parts[:i])}/__init__.py" for i in range(1, len(parts))]
+    path = root.joinpath(*parts)
+    if path.is_dir() and (path / "__init__.py").is_file():
+        return [*packages, f"{'/'.join(parts)}/__init__.py"]
+    if path.with_name(f"{parts[-1]}.py").is_file():
+        return [*packages, f"{'/'.join(parts)}.py"]
+    if surely and not _is_installed(parts[0]):
+        return [f"{'/'.join(parts)}.py"]
+    return []
+
+
+@functools.cache
+def _is_installed(name: str) -> bool:
+    elsewhere = [path for path in sys.path if Path(path).resolve() != ROOT]
+    return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+
+
+def code_of(root: Path) -> list[Path]:
+    """Return the code that belongs in the submission: the root's modules, and whole packages where one is required."""
+    folders = {root, *((root / name).parent for name in required_files(root))}
+    return sorted(path for folder in folders for path in folder.glob("*.py") if path.is_file() and path.name[0] != ".")
+
+
 def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
     """Read the files that belong in the submission: path in the zip → content, in a fixed order.
 
     Raises:
         SubmissionError: a required file is missing, or one cannot be read.
     """
-    patterns = CODE if code_only else CODE + DOCUMENTS
-    paths = sorted(p for pattern in patterns for p in root.glob(pattern) if p.is_file() and p.name[0] != ".")
+    documents = [] if code_only else [path for pattern in DOCUMENTS for path in root.glob(pattern)]
+    paths = sorted({*code_of(root), *(path for path in documents if path.is_file() and path.name[0] != ".")})
     try:
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     except OSError as error:
         raise SubmissionError(f"cannot read {error.filename}: {error.strerror}") from error
-    missing = [name for name in REQUIRED if name not in files]
+    missing = {name: importer for name, importer in required_files(root).items() if name not in files}
     if missing:
-        raise SubmissionError(f"missing from the project: {', '.join(missing)}")
+        named = [f"{name} ({importer} imports it)" if importer else name for name, importer in missing.items()]
+        raise SubmissionError(f"missing from the project: {', '.join(named)}")
     return files
 
 
@@ -146,7 +187,7 @@ def check_imports(archive: bytes) -> None:
 def report_imports() -> None:
     """Import every required module and print a line for each file that fails; this runs in the unpacked archive."""
     problems = []
-    for name in REQUIRED:
+    for name in required_files(ROOT):
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 importlib.import_module(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
@@ -165,21 +206,20 @@ def _origin(error: BaseException) -> str:
     return places[-1] if places else ""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all.
+def write_archive(archive: bytes) -> None:
+    """Write the zip, whole or not at all, with the project's own writer, which has just been imported from the zip.
 
     Raises:
         SubmissionError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    from errors import InputError
+    from files.atomic import atomic_write
+
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise SubmissionError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with atomic_write(ROOT / ARCHIVE) as temporary:
+            temporary.write_bytes(archive)
+    except InputError as error:
+        raise SubmissionError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,11 +228,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--code-only", action="store_true", help="leave out report.pdf and the notebooks")
     options = parser.parse_args(argv)
     try:
+        check_environment()
         files = read_files(ROOT, options.code_only)
         check_compiles(files)
         archive = zip_files(files)
         check_imports(archive)
-        write_whole(ROOT / ARCHIVE, archive)
+        write_archive(archive)
     except SubmissionError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,5 @@
 """The one error for what users can put right, and how messages quote names and causes. Standard library only."""
 
-import contextlib
-import sys
-
 
 class InputError(ValueError):
     """A file, photo, label, option or network that cannot be used; the message is one line for the user."""
@@ -16,9 +13,3 @@ def quoted(name: object) -> str:
 def cause(error: BaseException | str) -> str:
     """Return why an exception was raised, on one line: the system's words for an OSError, else its own."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-
-
-def show_any_letter() -> None:
-    """Have standard output show a letter that its encoding lacks as \\u732b, as standard error does, and go on."""
-    with contextlib.suppress(AttributeError):  # a notebook's shows all
-        sys.stdout.reconfigure(errors="backslashreplace")

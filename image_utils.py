@@ -51,8 +51,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a 
 # A megabyte per text chunk is too little for what editors write; the 64 MB for all of them together stay.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
-# No others: EPS starts Ghostscript, and some rare formats' decoders run for hours. TGA bears no mark, so it is last.
-FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000", "PPM", "ICO", "TGA")
+# No others: EPS starts Ghostscript, and some rare formats' decoders run for hours.
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")
 UPRIGHT = {  # EXIF orientation → what puts the picture right
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,7 +68,7 @@ PROFILES = {"CMYK": ("CMYK",), "L": ("GRAY", "RGB"), "LAB": ()}  # mode → prof
 def open_image(path: str | Path) -> Image.Image:
     """Open a photo as an 8-bit RGB picture in sRGB the right way up.
 
-    The formats are JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000, PPM, ICO, TGA, AVIF where Pillow has it, and HEIC where
+    The formats are JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000, AVIF where Pillow has it, and HEIC where
     the package `pillow-heif` is installed. The file's name does not matter, only its content.
 
     EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette, 1-bit, CMYK and
@@ -210,7 +210,7 @@ def image_from_url(url: str) -> np.ndarray:
         InputError: another kind of address, also after a redirection; the picture cannot be fetched within seconds,
             is larger than 64 MB, or is no photo.
     """
-    from files.atomic import download  # the one need of another module, so that this one can be copied alone
+    from files.download import download  # the one need of another module, so that this one can be copied alone
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"

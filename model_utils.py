@@ -17,14 +17,16 @@ from torch import nn
 from torchvision import models
 
 from errors import InputError, cause, quoted
-from files.atomic import download, is_file, sha256_of
+from files.atomic import is_file, sha256_of
 from files.bundled_weights import bundled_state
 from files.checkpoints import read_checkpoint, with_fitting_names
+from files.download import download
 
 log = logging.getLogger(__name__)
 
 RANDOM_SEED = 0  # of the random weights "none", and of those that a network of one's own begins with
 IMAGENET = 1000  # classes
+BUNDLED = "bundled (original SqueezeNet v1.1 release, package ndf)"
 WITH_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}  # what their names begin with
 
 
@@ -222,7 +224,7 @@ def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
     if weights == "bundled":
         if arch != "squeezenet1_1":
             raise InputError(f"weights 'bundled' are SqueezeNet 1.1's, not {arch}'s; use torchvision, none or a path")
-        return bundled_state(), "bundled (original SqueezeNet v1.1 release, package ndf)"
+        return bundled_state(), BUNDLED
     if weights in ("auto", "torchvision"):
         return _official_or_bundled(arch, fall_back=weights == "auto")
     return read_checkpoint(Path(weights))
@@ -242,7 +244,7 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
             error,
             advice,
         )
-    return _read_weights(arch, "bundled")
+    return bundled_state(), BUNDLED
 
 
 def _official_entry(arch: str):

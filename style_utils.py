@@ -1,7 +1,7 @@
 """Style transfer and feature inversion: features, the optimisation, and the course's small helpers."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.rules import RULES, Rule
 from visualizers.common import check_model, copied, integer
-from visualizers.layers import layout_of
 
 __all__ = [
     "ITERATIONS",
@@ -137,6 +136,7 @@ class StyleTransferProgress:
 
 
 @torch.inference_mode(False)
+@torch.enable_grad()
 def style_transfer(
     name: str,
     content_image: str | Path | Image.Image,
@@ -211,56 +211,54 @@ def style_transfer(
     with torch.no_grad():
         content_target = extract_features(content_img, layers)[content_layer]
         style_targets = [style_loss.gram_matrix(maps) for maps in _style_maps(layers, style_layers, style_img)]
-
-    def losses(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        feats = extract_features(image, layers)
-        content = content_loss(content_weight, feats[content_layer], content_target)
-        return content, style_loss(feats, style_layers, style_targets, style_weights), tv_loss(image, tv_weight)
-
     path, text = Path(output) / f"{name}.png", provenance(cnn, seed) if notes is None else notes
     if not testing:
         save_png(_sources(content_img, style_img), path.with_name(f"{name}_before.png"), text)
     reached = None
     try:
-        for reached in _minimise(losses, rule, content_img if preserve_color else None):
+        for t in range(rule.count + 1):
+            image = rule.picture(t)
+            feats = extract_features(image, layers)
+            content = content_loss(content_weight, feats[content_layer], content_target)
+            style = style_loss(feats, style_layers, style_targets, style_weights)
+            tv = tv_loss(image, tv_weight)
+            reached = _progress(t, image, (content, style, tv), content_img if preserve_color else None)
             if callback:
                 callback(reached)
+            if t < rule.count:
+                opt = rule.optimizer(t)
+                opt.zero_grad()
+                loss = rule.content_share(t) * content + style + tv
+                loss.backward()
+                opt.step(loss.item)  # L-BFGS asks for the loss
     finally:
         if reached and not testing:
             save_png(deprocess(reached.image, should_rescale=False), path, text)
     return reached.image if testing else None
 
 
-def _minimise(
-    losses: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], rule: Rule, colors: torch.Tensor | None
-) -> Iterator[StyleTransferProgress]:
-    """Change the picture by a rule, and report before each step and after the last.
+def _progress(
+    t: int, image: torch.Tensor, terms: Sequence[torch.Tensor | float], colors: torch.Tensor | None
+) -> StyleTransferProgress:
+    """Return the progress at step t.
 
     Args:
-        losses: picture (1, 3, H, W) → the terms of its loss.
-        rule: it has the picture.
-        colors: the picture whose colours the reported ones are given; None leaves them theirs.
+        image: (1, 3, H, W).
+        terms: content, style and total variation; a loss over no layers may be the number 0.
+        colors: the picture whose colours the reported one is given; None leaves it its own.
 
     Raises:
         InputError: the loss is not finite.
     """
-    for t in range(rule.count + 1):
-        with torch.enable_grad():
-            image = rule.picture(t)
-            terms = losses(image)
-        content, style, tv = (term.item() for term in terms)
-        if not math.isfinite(content + style + tv):
-            kept = f"; the picture of step {t - 1} is kept" if t else ""
-            raise InputError(
-                f"the loss is not finite at step {t} (content {content:g}, style {style:g}, "
-                f"total variation {tv:g}){kept}; smaller weights may help"
-            )
-        image = image.detach().clone()
-        picture = image if colors is None else _with_luminance_of(image, colors)
-        yield StyleTransferProgress(t, content, style, tv, picture)
-        if t < rule.count:
-            with torch.enable_grad():
-                rule.step(t, *terms)
+    content, style, tv = (torch.as_tensor(term).item() for term in terms)
+    if not math.isfinite(content + style + tv):
+        kept = f"; the picture of step {t - 1} is kept" if t else ""
+        raise InputError(
+            f"the loss is not finite at step {t} (content {content:g}, style {style:g}, "
+            f"total variation {tv:g}){kept}; smaller weights may help"
+        )
+    image = image.detach().clone()
+    return StyleTransferProgress(t, content, style, tv, image if colors is None else _with_luminance_of(image, colors))
 
 
 def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Rule:
@@ -304,15 +302,11 @@ def _weight(weight: float, argument: str) -> float:
 
 
 def _style_maps(layers: nn.Module, style_layers: list[int], image: torch.Tensor) -> list[torch.Tensor]:
-    """Return the style layers' feature maps; refuse what would give Gram matrices over something else than places."""
+    """Return the style layers' feature maps."""
     feats = extract_features(image, layers)
     for layer in style_layers:
-        shape = feats[layer].shape
-        maps = len(shape) == 4
-        if maps and shape[2:].numel() > 1:  # of a single pixel no layout can be told
-            maps = layout_of(layers, layers[layer], shape, image).kind == "channels first"
-        if not maps:
-            raise InputError(f"style layer {layer} gives {tuple(shape)}, not feature maps (N, C, H, W)")
+        if feats[layer].dim() != 4:
+            raise InputError(f"style layer {layer} gives {tuple(feats[layer].shape)}, not feature maps (N, C, H, W)")
     return [feats[layer] for layer in style_layers]
 
 

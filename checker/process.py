@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from checker import items
+from checker import measures
 
 
 def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
@@ -47,8 +47,8 @@ def _measured(item: str, root: Path, file: Path) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
     found: dict = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
     try:
-        found["arrays"] = getattr(items, f"measure_{item}")()
-    except items.Finding as finding:
+        found["arrays"] = getattr(measures, f"measure_{item}")()
+    except measures.Finding as finding:
         found["findings"].append(str(finding))
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)

@@ -26,6 +26,12 @@ def open_closed_streams() -> None:
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
 
 
+def show_any_letter() -> None:
+    """Print characters that the console cannot encode as escapes (\\u732b) instead of failing."""
+    with contextlib.suppress(AttributeError):  # a notebook's standard output shows all
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def print_line(line: str) -> None:
     """Print a line that the course asks for; a reader who has gone (`| head`) does not stop the work.
 

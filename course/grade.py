@@ -23,16 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
+from checker.items import EDITIONS, Item, of_edition
 from cli.options import Parser
+from cli.process import show_any_letter
 from course.make_starter import BLANKS, course_files
-from course.rubric import EDITIONS, Row, rows
-from errors import InputError, show_any_letter
+from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # in a submission, unpacked
 PATIENCE = 900  # seconds for all items of a submission
-STUDENTS = frozenset(blank.file for blank in BLANKS)  # the files that are taken from the submission
+STUDENTS = frozenset(item.file for item in BLANKS)  # the files that are taken from the submission
 
 
 class SubmissionError(Exception):
@@ -40,33 +41,48 @@ class SubmissionError(Exception):
 
 
 @dataclass
+class Score:
+    """The points of an item."""
+
+    item: Item
+    question: str
+    most: float
+    points: float
+    message: str  # what the check says
+
+
+@dataclass
 class Grade:
     """The points of a submission."""
 
     name: str
-    scores: list[tuple[Row, float, str]] = field(default_factory=list)  # row, points, what the check says
+    scores: list[Score] = field(default_factory=list)
     error: str = ""  # why nothing could be checked
 
     @property
     def total(self) -> float:
         """All points together."""
-        return sum(points for _, points, _ in self.scores)
+        return sum(score.points for score in self.scores)
 
 
 def grade(path: Path, edition: str) -> Grade:
     """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised."""
+    outcomes, problem = {}, ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "submission"
         try:
             unpack(path, folder)
             outcomes = checked(folder, Path(name))
         except SubmissionError as error:
-            return Grade(path.name, [(row, 0, str(error)) for row in rows(edition)], str(error))
-    scores = []
-    for row in rows(edition):
-        outcome = outcomes[row.item]
-        scores.append((row, row.points if outcome["status"] == "ok" else 0, f"{outcome['status']} {outcome['words']}"))
-    return Grade(path.name, [(row, points, words.strip()) for row, points, words in scores])
+            problem = str(error)
+    result = Grade(path.name, error=problem)
+    for item in of_edition(edition):
+        question, most = item.editions[edition]
+        outcome = outcomes.get(item.name)
+        message = f"{outcome['status']} {outcome['words']}".strip() if outcome else problem
+        points = most if outcome and outcome["status"] == "ok" else 0
+        result.scores.append(Score(item, question, most, points, message))
+    return result
 
 
 # --- The clean folder ---
@@ -189,9 +205,10 @@ def grade_all(paths: Sequence[Path], edition: str) -> list[Grade]:
 def table(result: Grade) -> str:
     """Return the points of a submission as lines of text."""
     lines = [result.name]
-    for row, points, words in result.scores:
-        lines.append(f"  {row.question:4} {row.title:30} {points:4g} / {row.points:<4g} {words}".rstrip())
-    most = sum(row.points for row, _, _ in result.scores)
+    for score in result.scores:
+        points = f"{score.points:4g} / {score.most:<4g}"
+        lines.append(f"  {score.question:4} {score.item.title:30} {points} {score.message}".rstrip())
+    most = sum(score.most for score in result.scores)
     return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
 
 
@@ -199,14 +216,14 @@ def gradescope(result: Grade) -> dict:
     """Return the points as Gradescope's autograder takes them."""
     tests = [
         {
-            "name": row.title,
-            "number": row.question,
-            "score": points,
-            "max_score": row.points,
-            "output": words,
+            "name": score.item.title,
+            "number": score.question,
+            "score": score.points,
+            "max_score": score.most,
+            "output": score.message,
             "visibility": "visible",
         }
-        for row, points, words in result.scores
+        for score in result.scores
     ]
     return {"output": result.error, "visibility": "visible", "stdout_visibility": "hidden", "tests": tests}
 
@@ -221,9 +238,9 @@ def write_csv(path: Path, results: Sequence[Grade], edition: str) -> None:
     """Write a line per submission."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["submission", "total", *(row.item for row in rows(edition)), "error"])
+        writer.writerow(["submission", "total", *(item.name for item in of_edition(edition)), "error"])
         for result in results:
-            writer.writerow([result.name, result.total, *(points for _, points, _ in result.scores), result.error])
+            writer.writerow([result.name, result.total, *(score.points for score in result.scores), result.error])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
     python course/make_starter.py
 
-The bodies of the functions in `BLANKS` become `raise NotImplementedError("Question …")` with a hint, and helpers that
-nothing else uses are dropped, so the starter cannot drift away from the solution.
+The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a hint, and helpers
+that nothing else uses are dropped, so the starter cannot drift away from the solution.
 """
 
 import ast
@@ -12,12 +12,14 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from collect_submission import CODE, write_whole, zip_files
+from checker.items import ITEMS, Item
+from collect_submission import code_of, zip_files
+from errors import InputError
+from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTER = "assignment_3_starter.zip"
@@ -29,7 +31,6 @@ EXTRAS = (
     "pyproject.toml",
     "collect_submission.sh",
     "collect_submission.bat",
-    "checker/*.py",
     "data/get_imagenet_val.sh",
     "data/reference_values.npz",
     "data/expected.npz",
@@ -39,112 +40,7 @@ EXTRAS = (
 GIVEN = frozenset({"compute_attributions", "at_layer"})
 
 
-@dataclass(frozen=True)
-class Blank:
-    """Functions of one file that the student writes."""
-
-    question: str
-    file: str
-    functions: tuple[str, ...]  # functions, or Class.method
-    hint: str
-
-
-BLANKS = (
-    Blank(
-        "1.1",
-        "visualizers/saliency_map.py",
-        ("SaliencyMap.compute_saliency_maps",),
-        "Put the network into eval mode. Sum the scores of the labelled classes: no score depends on another image, so "
-        "one gradient serves them all. Then of the three colours the largest absolute value.",
-    ),
-    Blank(
-        "1.1",
-        "saliency_map.py",
-        ("draw_captum",),
-        "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the largest channel. "
-        "attributions_captum.png: the photos, Saliency, IntegratedGradients (--steps steps) and Occlusion (squares "
-        "SQUARE of the photos' side wide, STRIDE apart), the latter two summed over the channels. Use "
-        "compute_attributions and attribution_row of captum_utils, page.compute or page.images and page.y, "
-        "session.option('size') for the side, and session.save_rows.",
-    ),
-    Blank(
-        "1.2",
-        "visualizers/gradcam.py",
-        ("CustomReLU.backward",),
-        "What forward saved tells where the input was positive. Both conditions count.",
-    ),
-    Blank(
-        "1.2",
-        "visualizers/gradcam.py",
-        ("GradCam.guided_backprop",),
-        "CustomReLU has to stand in for every ReLU, also those inside the Fire modules, and the network is to be given "
-        "back as it was: work on a copy (copy.deepcopy), or undo the change in a finally clause.",
-    ),
-    Blank(
-        "1.2",
-        "visualizers/gradcam.py",
-        ("GradCam.grad_cam",),
-        "Forward hooks show a layer's output; remove them afterwards. Without layer, take default_layer(gc_model). "
-        "Keep what is positive, then enlarge to (H, W), which PIL counts as (W, H), then bring all to [0, 1] together.",
-    ),
-    Blank(
-        "1.2",
-        "visualizers/gradcam.py",
-        ("GradCam.guided_grad_cam",),
-        "Gradients of a first backward pass that stay in X_tensor.grad would be added to those of a second one.",
-    ),
-    Blank(
-        "1.2",
-        "gradcam.py",
-        ("draw_captum",),
-        "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: guided_backprop "
-        "(GuidedBackprop), guided_gradcam (GuidedGradCam at layer, bicubic), and at captum_layer: layer_activation "
-        "(LayerActivation, mean over the channels), layer_gradcam (LayerGradCam, relu_attributions) and "
-        "layer_conductance (LayerConductance, --steps steps, mean over the channels). Save with save(name, rows, "
-        "titles, heading).",
-    ),
-    Blank(
-        "1.3",
-        "visualizers/fooling_image.py",
-        ("FoolingImage.make_fooling_image",),
-        "Work on a copy of X. Look at the scores before each step and stop as soon as the target's is the highest.",
-    ),
-    Blank(
-        "1.4",
-        "visualizers/class_visualization.py",
-        ("objective_gradient",),
-        "The gradient has two parts: the score's, by autograd, and that of the penalty, which you can write down.",
-    ),
-    Blank(
-        "2.1", "style_modules/content_loss.py", ("ContentLoss.forward",), "One line; the weight is a factor of the sum."
-    ),
-    Blank(
-        "2.2",
-        "style_modules/style_loss.py",
-        ("StyleLoss.gram_matrix",),
-        "Make a matrix (C, H·W) of each image's features; the batch dimension stays.",
-    ),
-    Blank(
-        "2.3",
-        "style_modules/style_loss.py",
-        ("StyleLoss.forward",),
-        "style_layers says where in feats a layer is; style_targets and style_weights are counted along with it. Over "
-        "no layers the loss is a tensor too.",
-    ),
-    Blank(
-        "2.4",
-        "style_modules/tv_loss.py",
-        ("TotalVariationLoss.forward",),
-        "No loops: differences of two shifted slices, once along the height and once along the width.",
-    ),
-    Blank(
-        "2.5",
-        "style_modules/rules.py",
-        ("CourseRule.step",),
-        "The gradient of the sum of the three terms by self.pixels, anew for each step; then a step of self.adam. When "
-        "20 steps are left, begin with a new Adam and the smaller learning rate.",
-    ),
-)
+BLANKS = tuple(item for item in ITEMS if item.hint)
 
 
 class StarterError(Exception):
@@ -155,8 +51,9 @@ def main() -> int:
     """Write the zip beside the solution. Returns the exit status."""
     try:
         files = starter_files(ROOT)
-        write_whole(ROOT / STARTER, zip_files(files))
-    except (StarterError, OSError) as error:
+        with atomic_write(ROOT / STARTER) as temporary:
+            temporary.write_bytes(zip_files(files))
+    except (StarterError, InputError) as error:
         print(f"make_starter.py: error: {error}", file=sys.stderr)
         return 2
     print(f"{STARTER}: {len(files)} files")
@@ -165,7 +62,8 @@ def main() -> int:
 
 def course_files(root: Path) -> dict[str, bytes]:
     """Return the solution's files that have a counterpart in the starter: path → content, in a fixed order."""
-    paths = sorted(path for pattern in (*CODE, *EXTRAS) for path in root.glob(pattern) if path.name[0] != ".")
+    extras = (path for pattern in EXTRAS for path in root.glob(pattern) if path.name[0] != ".")
+    paths = sorted({*code_of(root), *extras})
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -173,15 +71,14 @@ def starter_files(root: Path) -> dict[str, bytes]:
     """Return the starter's files: path in the zip → content.
 
     Raises:
-        StarterError: a function of `BLANKS` is not there, or ruff finds fault with what is left.
+        StarterError: a function of the table is not there, or ruff finds fault with what is left.
     """
     files = course_files(root)
     sources = {name: content.decode() for name, content in files.items() if name.endswith(".py")}
     removed = []
     for blank in BLANKS:
-        for function in blank.functions:
-            removed.append(function_body(sources.get(blank.file, ""), function, blank.file))
-            sources[blank.file] = replace_body(sources[blank.file], function, _blank_body(blank, function), blank.file)
+        removed.append(function_body(sources.get(blank.file, ""), blank.function, blank.file))
+        sources[blank.file] = replace_body(sources[blank.file], blank.function, _blank_body(blank), blank.file)
     sources = _without_helpers(sources, removed)
     sources = _tidied(sources, (root / "pyproject.toml").read_text())
     files |= {name: source.encode() for name, source in sources.items()}
@@ -189,9 +86,11 @@ def starter_files(root: Path) -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-def _blank_body(blank: Blank, function: str) -> str:
+def _blank_body(blank: Item) -> str:
     hint = textwrap.wrap(f"Hint: {blank.hint}", 100, initial_indent="# ", subsequent_indent="# ")
-    return "\n".join([*hint, f'raise NotImplementedError("Question {blank.question}: {function} in {blank.file}")'])
+    return "\n".join(
+        [*hint, f'raise NotImplementedError("Question {blank.question}: {blank.function} in {blank.file}")']
+    )
 
 
 # --- Source text ---
@@ -207,7 +106,7 @@ def find_definition(source: str, name: str, file: str = "") -> ast.FunctionDef |
     for part in name.split("."):
         node = next((n for n in node.body if _is_definition(n) and n.name == part), None)
         if node is None:
-            raise StarterError(f"{file}: no function {name}; the table in make_starter.py names one that is gone")
+            raise StarterError(f"{file}: no function {name}; checker/items.py names one that is gone")
     return node
 
 
@@ -293,7 +192,7 @@ def _tidied(sources: dict[str, str], settings: str) -> dict[str, str]:
         folder = Path(name)
         (folder / "pyproject.toml").write_text(settings)
         for file, source in sources.items():
-            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(source)
         for command in (["check", "--fix", "--select", "F401,I001"], ["format"], ["check"]):
             command = [sys.executable, "-m", "ruff", *command, "--quiet", "--no-cache", "."]

@@ -134,62 +134,6 @@ self.adam.step()
 """,
 }
 
-CONTIGUOUS = ".eval().to(memory_format=torch.contiguous_format)"
-DOUBLE = (".detach().clone()", ".detach().double()")
-OTHER_BICUBIC = (", antialias=True", "")
-
-# Item → other ways to be right, as changes to `RIGHT`: each a list of replacements. They show what tolerance is needed.
-OTHER_WAYS = {
-    "saliency_map": {
-        "contiguous layout": [(".eval()", CONTIGUOUS)],
-        "float64": [(".eval()", ".eval().double()"), DOUBLE, ("amax(dim=1)", "amax(dim=1).float()")],
-    },
-    "guided_backprop": {
-        "contiguous layout": [(".eval()", CONTIGUOUS)],
-        "float64": [(".eval()", ".eval().double()"), DOUBLE],
-    },
-    "grad_cam": {
-        "contiguous layout": [(".eval()", CONTIGUOUS)],
-        "float64": [(".eval()", ".eval().double()"), DOUBLE],
-        "torch's bicubic kernel": [OTHER_BICUBIC],
-    },
-    "guided_grad_cam": {
-        "contiguous layout": [(".eval()", CONTIGUOUS)],
-        "float64": [(".eval()", ".eval().double()"), DOUBLE],
-        "torch's bicubic kernel": [OTHER_BICUBIC],
-    },
-    "fooling_image": {
-        "contiguous layout": [(".eval()", CONTIGUOUS)],
-        "float64": [
-            (".eval()", ".eval().double()"),
-            DOUBLE,
-            ("return image.detach()", "return image.detach().float()"),
-        ],
-    },
-    "class_visualization": {
-        "contiguous layout": [("scores = model", "scores = model.to(memory_format=torch.contiguous_format)")],
-        "float64": [
-            ("image = image.detach()", "model, image = model.double(), image.detach().double()"),
-            ("gradient - 2", "gradient.float() - 2"),
-            ("image.detach()\n", "image.detach().float()\n"),
-            ("return scores", "model.float()\nreturn scores"),
-        ],
-    },
-    "content_loss": {
-        "float64": [("content_current - content_original", "content_current.double() - content_original")]
-    },
-    "gram_matrix": {"einsum": [("matrix @ matrix.transpose(1, 2)", "torch.einsum('nip,njp->nij', matrix, matrix)")]},
-    "style_loss": {"float64": [("feats[layer]", "feats[layer].double()")]},
-    "tv_loss": {"float64": [("down =", "img = img.double()\ndown =")]},
-    "style_transfer": {
-        "autograd.grad": [
-            ("self.adam.zero_grad()", "(g,) = torch.autograd.grad(content + style + tv, self.pixels)"),
-            ("(content + style + tv).backward()", "self.pixels.grad = g"),
-        ],
-        "terms in another order": [("content + style + tv", "tv + style + content")],
-    },
-}
-
 # Item → what the mistake looks like → (what is there in the right solution, what takes its place).
 MISTAKES = {
     "saliency_map": {

@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from errors import InputError, cause, quoted, show_any_letter
-from files.atomic import ROOT, atomic_write, download, is_file, sha256_of
+from errors import InputError, cause, quoted
+from files.atomic import ROOT, atomic_write, is_file, sha256_of
+from files.download import download
 
 PHOTOS_URL = "http://cs231n.stanford.edu/imagenet_val_25.npz"
 
@@ -125,7 +126,7 @@ def fetch_photos() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Bring the course's data into the project. Returns the exit status."""
-    show_any_letter()
+    sys.stdout.reconfigure(errors="backslashreplace")  # for a console that lacks a letter
     parser = argparse.ArgumentParser(description="Bring the course's data into the project, verified by checksum.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="source", metavar="PATH", type=Path, help="a starter zip or folder")

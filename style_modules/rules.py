@@ -20,8 +20,18 @@ class CourseRule:
             self.pixels.detach().clamp_(-1.5, 1.5)
         return self.pixels
 
+    def content_share(self, t: int) -> float:
+        """Return the factor of the content loss in step t."""
+        return 1.0
+
+    def optimizer(self, t: int) -> torch.optim.Optimizer:
+        """Return the optimizer of step t."""
+        if t == max(0, self.count - 20):
+            self.adam = torch.optim.Adam([self.pixels], lr=0.1)
+        return self.adam
+
     def step(self, t: int, content: torch.Tensor, style: torch.Tensor, tv: torch.Tensor) -> None:
-        """Change the picture, given the terms of its loss."""
+        """Change the picture, given the terms of its loss: the step that `check.py` measures."""
         if t == max(0, self.count - 20):
             self.adam = torch.optim.Adam([self.pixels], lr=0.1)
         (self.pixels.grad,) = torch.autograd.grad(content + style + tv, self.pixels)
@@ -33,11 +43,11 @@ class FourierRule:
 
     They move the low frequencies further, which steps on the pixels reach last (Olah, Mordvintsev and Schubert,
     "Feature Visualization", Distill 2017, section "Preconditioning and Parameterization"). Until 5 steps before the end
-    the content counts 0.7, which gives the style a lead: it comes slowly.
+    the content loss is weighted 0.7, so that the slower style loss catches up.
     """
 
     exponent: float
-    optimizer: torch.optim.Optimizer
+    descent: torch.optim.Optimizer
 
     def __init__(self, start: torch.Tensor, count: int):
         """Begin with the picture `start` (1, 3, H, W); `count` steps will be taken."""
@@ -55,12 +65,14 @@ class FourierRule:
         spectrum = torch.view_as_complex(self.coefficients) * self.scale
         return torch.fft.irfft2(spectrum, s=self.size, norm="ortho").to(self.dtype)
 
-    def step(self, t: int, content: torch.Tensor, style: torch.Tensor, tv: torch.Tensor) -> None:
-        """Change the picture, given the terms of its loss."""
-        total = (0.7 if t < self.count - 5 else 1.0) * content + style + tv
-        (self.coefficients.grad,) = torch.autograd.grad(total, self.coefficients)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate(t)
-        self.optimizer.step(lambda: total.item())  # L-BFGS asks for the loss
+    def content_share(self, t: int) -> float:
+        """Return the factor of the content loss in step t."""
+        return 0.7 if t < self.count - 5 else 1.0
+
+    def optimizer(self, t: int) -> torch.optim.Optimizer:
+        """Return the optimizer of step t."""
+        self.descent.param_groups[0]["lr"] = self.learning_rate(t)
+        return self.descent
 
     def learning_rate(self, t: int) -> float:
         """Return the learning rate of step t."""
@@ -75,7 +87,7 @@ class AdamRule(FourierRule):
     def __init__(self, start: torch.Tensor, count: int):
         """Begin with the picture `start` (1, 3, H, W); `count` steps will be taken."""
         super().__init__(start, count)
-        self.optimizer = torch.optim.Adam([self.coefficients])
+        self.descent = torch.optim.Adam([self.coefficients])
 
     def learning_rate(self, t: int) -> float:
         """Return the learning rate of step t."""
@@ -94,7 +106,7 @@ class LBFGSRule(FourierRule):
     def __init__(self, start: torch.Tensor, count: int):
         """Begin with the picture `start` (1, 3, H, W); `count` steps will be taken."""
         super().__init__(start, count)
-        self.optimizer = torch.optim.LBFGS([self.coefficients], max_iter=1, history_size=10)
+        self.descent = torch.optim.LBFGS([self.coefficients], max_iter=1, history_size=10)
 
     def learning_rate(self, t: int) -> float:
         """Return the learning rate of step t."""

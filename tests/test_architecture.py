@@ -18,15 +18,16 @@ LAYERS = (
     {"figure_utils", "data_utils"},
     {"visualizers", "model_utils"},
     {"style_utils", "captum_utils"},
-    {"cli", "report"},
-    {"saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "sanity_checks", "writeup"},
+    {"cli", "report", "checker"},
+    {
+        *("saliency_map", "gradcam", "fooling_image", "class_visualization", "style_transfer", "sanity_checks"),
+        *("writeup", "check", "collect_submission"),
+    },
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, start=1) for name in names}
-# To run where the project's own files are broken; and the self-check, which is about all layers.
-APART = {"collect_submission", "check", "checker"}
 TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
-INSIDE_FUNCTIONS = 15  # imports, in the whole house
-LARGEST_FILE, LARGEST_FUNCTION = 400, 60  # lines; of functions without their docstrings
+INSIDE_FUNCTIONS = 17  # imports, in the whole house
+LARGEST_FILE, LARGEST_FUNCTION = 400, 60  # lines; of functions without their signature and docstring
 
 PACKAGES = ("cli", "files", "report", "checker", "visualizers", "style_modules")
 HOUSE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))])
@@ -70,7 +71,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def test_every_module_has_its_layer():
-    assert {parts_of(path) for path in HOUSE} - APART == LAYER.keys()
+    assert {parts_of(path) for path in HOUSE} == LAYER.keys()
 
 
 @pytest.mark.parametrize("path", HOUSE, ids=name_of)
@@ -79,7 +80,6 @@ def test_a_module_imports_lower_layers_only(path):
     for name, inside in own_imports(path):
         if mine == name:
             continue
-        assert mine not in APART, name
         if mine == "visualizers" and name == "figure_utils" and inside:
             continue
         assert LAYER[name] < LAYER[mine], f"{mine} imports {name}"
@@ -111,8 +111,7 @@ def test_files_and_functions_are_of_a_size_to_be_read(path):
     for function in functions(path):
         first = function.body[0]
         documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
-        docstring = first.end_lineno - first.lineno + 1 if documented else 0
-        lines = function.end_lineno - function.lineno + 1 - docstring
+        lines = function.end_lineno - (first.end_lineno if documented else first.lineno - 1)
         assert lines <= LARGEST_FUNCTION, f"{function.name} has {lines} lines"
 
 

@@ -209,7 +209,9 @@ def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeyp
 
 def test_missing_values_are_one_line(tmp_path):
     shutil.copy(ROOT / "check.py", tmp_path)
-    shutil.copytree(ROOT / "checker", tmp_path / "checker")
+    shutil.copy(ROOT / "errors.py", tmp_path)
+    for package in ("checker", "cli", "files"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     result = subprocess.run([sys.executable, tmp_path / "check.py"], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "data/expected.npz" in result.stderr
 

@@ -1,6 +1,5 @@
 """The submission: exactly its files, the same bytes each time, refused when a file of it does not compile or import."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -30,6 +29,10 @@ CLUTTER = (
 DOCUMENTS = ["notebooks/Own.ipynb", "report.pdf"]
 
 
+REQUIRED = tuple(collector.required_files(ROOT))
+PACKED = sorted(path.relative_to(ROOT).as_posix() for path in collector.code_of(ROOT))
+
+
 def write(path: Path, content: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -39,7 +42,7 @@ def write(path: Path, content: str = "") -> Path:
 @pytest.fixture
 def project(tmp_path):
     """A project folder with what the submission needs and nothing else."""
-    for name in (*collector.REQUIRED, "collect_submission.py", "collect_submission.sh"):
+    for name in (*PACKED, "collect_submission.sh"):
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / "project" / name)
     return tmp_path / "project"
@@ -65,7 +68,7 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
         write(project / name, "what 1 !")  # would not compile
     result = collect(project)
     assert (result.returncode, result.stderr) == (0, "")
-    code = sorted([*collector.REQUIRED, "collect_submission.py", own.name])
+    code = sorted([*PACKED, own.name])
     with zipfile.ZipFile(project / collector.ARCHIVE) as archive:
         assert sorted(archive.namelist()) == sorted(code + DOCUMENTS)
         assert all(archive.read(name) == (project / name).read_bytes() for name in archive.namelist())
@@ -110,7 +113,7 @@ def test_code_only_leaves_out_the_documents(project):
     assert "gradcam.py" in code
 
 
-@pytest.mark.parametrize("name", collector.REQUIRED)
+@pytest.mark.parametrize("name", REQUIRED)
 def test_a_required_file_that_is_broken_or_missing_is_named(project, name):
     write(project / name, "fine = 1\ndef broken(:\n")
     with pytest.raises(collector.SubmissionError, match=f"{name} line 2"):
@@ -131,7 +134,7 @@ def test_every_file_that_does_not_compile_is_named():
 def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
     write(project / collector.ARCHIVE, "the last one")
     write(project / "style_modules/tv_loss.py", "print('noise')\nundefined_name\n")
-    write(project / "gradcam.py", "import no_such_module\n")
+    write(project / "gradcam.py", "from image_utils import no_such_name\n")
     write(project / "fooling_image.py", "raise SystemExit(0)\n")
     # Broken as well, but first in line is what it stands on: each cause is told once.
     write(project / "visualizers/gradcam.py", "from style_modules import TotalVariationLoss\n")
@@ -139,8 +142,8 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
     assert_one_line_error(
         result,
         "style_modules/tv_loss.py line 2: NameError",
-        "no_such_module",
-        "gradcam.py line 1: ModuleNotFoundError",
+        "no_such_name",
+        "gradcam.py line 1: ImportError",
         "fooling_image.py line 1: SystemExit",
     )
     assert result.stderr.count("tv_loss.py") == 1 and "visualizers/gradcam.py" not in result.stderr
@@ -161,28 +164,31 @@ def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
     assert_one_line_error(collect(project, "--code-only"), "files/atomic.py line 1", "cli/options.py line 1")
 
 
-def test_a_zip_that_cannot_be_written_is_one_line(project, tmp_path):
-    (tmp_path / collector.ARCHIVE / "in the way").mkdir(parents=True)
-    with pytest.raises(collector.SubmissionError, match=collector.ARCHIVE):
-        collector.write_whole(tmp_path / collector.ARCHIVE, b"zip")
-    assert [path.name for path in tmp_path.glob(".*")] == []
+def test_a_zip_that_cannot_be_written_is_one_line(project):
+    (project / collector.ARCHIVE / "in the way").mkdir(parents=True)
+    assert_one_line_error(collect(project), collector.ARCHIVE)
+    assert [path.name for path in project.glob(".*.part")] == []
 
 
-def test_required_files_are_all_that_they_import():
-    """Whatever of this project a required file imports, anywhere in it, is required too."""
-    for name in collector.REQUIRED:
-        package = Path(name).parent
-        for node in ast.walk(ast.parse((ROOT / name).read_text())):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [".".join([*package.parts[: node.level], *filter(None, [node.module])])]
-            else:
-                continue
-            for module in modules:
-                path = module.replace(".", "/")
-                for file in (f"{path}.py", f"{path}/__init__.py"):
-                    assert not (ROOT / file).is_file() or file in collector.REQUIRED, f"{name} imports {file}"
+def test_another_python_is_one_line(project):
+    """As where the environment was not activated: a Python without torch."""
+    bare = [sys.executable, "-S", str(project / "collect_submission.py")]
+    assert_one_line_error(subprocess.run(bare, capture_output=True, text=True), "no torch", "environment")
+
+
+def test_the_list_follows_the_imports(project):
+    required = collector.required_files(ROOT)
+    assert required.keys() >= {*collector.SCRIPTS, "visualizers/gradcam.py", "files/__init__.py", "cli/arrays.py"}
+    assert not [name for name in required if not (ROOT / name).is_file()]
+    write(project / "more/helper.py")
+    write(project / "more/beside.py")
+    write(project / "more/__init__.py")
+    write(project / "gradcam.py", "def later():\n    from more import helper\n    import absent\n")
+    required = collector.required_files(project)
+    assert required["more/helper.py"] == "gradcam.py" and "more/beside.py" not in required
+    assert project / "more/beside.py" in collector.code_of(project)  # packages go in whole
+    with pytest.raises(collector.SubmissionError, match=r"absent\.py \(gradcam\.py imports it\)$"):
+        collector.read_files(project)
 
 
 def test_windows_script_calls_the_collector():

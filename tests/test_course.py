@@ -19,8 +19,9 @@ from solutions import RIGHT
 from test_check import ITEMS, put
 
 import check
-from collect_submission import REQUIRED, zip_files
-from course import grade
+from checker.items import EDITIONS, of_edition
+from collect_submission import required_files, zip_files
+from course import grade, tables
 from course.make_starter import (
     BLANKS,
     GIVEN,
@@ -31,11 +32,10 @@ from course.make_starter import (
     replace_body,
     starter_files,
 )
-from course.rubric import EDITIONS, RUBRIC, rows
 from files.atomic import ROOT
 
 SCRIPTS = ("saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py")
-POINTS = {row.item: row.points for row in RUBRIC}
+POINTS = {item.name: item.editions["assignment"][1] for item in check.ITEMS}
 
 
 @pytest.fixture(scope="session")
@@ -72,13 +72,13 @@ def points(folder: Path) -> dict[str, float]:
 @pytest.mark.slow
 def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     assert starter_zip.keys() >= {
-        *REQUIRED,
-        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/items.py", "checker/process.py"),
+        *required_files(ROOT),
+        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/measures.py", "checker/process.py"),
         *("collect_submission.py", "collect_submission.sh", "collect_submission.bat"),
         *("data/expected.npz", "data/reference_values.npz", "data/get_imagenet_val.sh", "data/styles/wavy_dusk.jpg"),
     }
     folders = {name.partition("/")[0] for name in starter_zip if "/" in name}
-    assert folders == {"data", "visualizers", "style_modules"}
+    assert folders == {"data", "visualizers", "style_modules", "cli", "files", "report", "checker"}
     assert not [name for name in starter_zip if name.startswith("data/") and name.endswith(".py")]
     assert starter_zip["README.md"] == (ROOT / "course/STARTER.md").read_bytes()
 
@@ -87,9 +87,8 @@ def test_no_line_of_a_blanked_body_survives(starter_zip):
     sources = {name: content.decode() for name, content in course_files(ROOT).items() if name.endswith(".py")}
     kept, blanked = dict(sources), []
     for blank in BLANKS:
-        for function in blank.functions:
-            blanked.append(function_body(sources[blank.file], function))
-            kept[blank.file] = replace_body(kept[blank.file], function, "pass")
+        blanked.append(function_body(sources[blank.file], blank.function))
+        kept[blank.file] = replace_body(kept[blank.file], blank.function, "pass")
     # What the solution also says elsewhere gives nothing away, nor do a few signs.
     elsewhere = "\n".join(kept.values())
     lines = {line.strip() for body in blanked for line in body.splitlines()}
@@ -119,14 +118,11 @@ def test_helpers_of_blanked_functions_are_dropped(starter_zip):
 def test_every_blank_says_its_question_below_its_docstring(starter_zip):
     for blank in BLANKS:
         source = starter_zip[blank.file].decode()
-        for function in blank.functions:
-            hint, raised = function_body(source, function).split("raise ")
-            assert hint.startswith("# Hint: ") and raised.startswith(
-                f'NotImplementedError("Question {blank.question}: '
-            )
-            solution = (ROOT / blank.file).read_text()
-            of = [ast.get_docstring(find_definition(text, function)) for text in (source, solution)]
-            assert of[0] == of[1]
+        hint, raised = function_body(source, blank.function).split("raise ")
+        assert hint.startswith("# Hint: ") and raised.startswith(f'NotImplementedError("Question {blank.question}: ')
+        solution = (ROOT / blank.file).read_text()
+        of = [ast.get_docstring(find_definition(text, blank.function)) for text in (source, solution)]
+        assert of[0] == of[1]
 
 
 def test_a_function_that_is_gone_is_named(tmp_path):
@@ -202,11 +198,20 @@ def test_questions_that_build_on_others(starter):
 # --- The rubric and the grader ---
 
 
-def test_rubric_covers_the_items_and_the_hand_outs_points():
-    assert [row.item for row in RUBRIC] == list(ITEMS)
-    assert [row.question for row in RUBRIC] == [item.question for item in check.ITEMS]
-    assert [row.points for row in rows("homework")] == [10, 10, 10, 3, 3, 3, 3, 6, 2]
-    assert rows("assignment") == list(RUBRIC) and EDITIONS == ("assignment", "homework")
+def test_the_hand_outs_numbers_and_points():
+    homework = [item.editions["homework"] for item in of_edition("homework")]
+    assert [points for _, points in homework] == [10, 10, 10, 3, 3, 3, 3, 6, 2]
+    assert [number for number, _ in homework] == ["1.1", "1.2", "1.3", "2.1", "2.2", "2.2", "2.3", "2.4", "2.5"]
+    assert of_edition("assignment") == list(check.ITEMS) and EDITIONS == ("assignment", "homework")
+    assert sum(POINTS.values()) == 80 and list(dict.fromkeys(item.question for item in check.ITEMS)) == [
+        *("1.1", "1.2", "1.3", "1.4"),
+        *("2.1", "2.2", "2.3", "2.4", "2.5"),
+    ]
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_the_markdown_tables_are_those_of_the_items(name):
+    assert tables.updated(name) == (ROOT / "course" / name).read_text("utf-8")
 
 
 def archive(files: dict[str, bytes], path: Path) -> Path:
@@ -295,7 +300,7 @@ def test_autograder_runs_as_gradescope_runs_it(tmp_path, starter):
     result = run(script, cwd=tmp_path, AUTOGRADER=str(tmp_path), PYTHON=sys.executable)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results/results.json").read_text())
-    assert [test["score"] for test in results["tests"]] == [0] * len(RUBRIC)
+    assert [test["score"] for test in results["tests"]] == [0] * len(check.ITEMS)
     assert all(test["output"].startswith("missing Question") for test in results["tests"])
 
 

@@ -25,7 +25,7 @@ def copy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("copy of project")
     for name in ("data", "files"):
         (folder / name).mkdir()
-    for name in ("files/course.py", "errors.py", "files/atomic.py", "data/get_imagenet_val.sh"):
+    for name in ("files/course.py", "errors.py", "files/atomic.py", "files/download.py", "data/get_imagenet_val.sh"):
         shutil.copy(ROOT / name, folder / name)
     return folder
 

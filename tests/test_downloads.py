@@ -10,7 +10,7 @@ from helpers import CONTENT, serving, whole
 from test_image_utils import smooth
 
 from errors import InputError
-from files.atomic import LARGEST, download
+from files.download import LARGEST, download
 from image_utils import image_from_url
 
 

@@ -14,8 +14,9 @@ import pytest
 from helpers import CONTENT, ROOT, breaks, drips, hangs, missing, serving, whole, without_privileges
 
 from errors import InputError, cause, quoted
-from files import atomic
-from files.atomic import atomic_write, download, sha256_of
+from files import download as downloads
+from files.atomic import atomic_write, sha256_of
+from files.download import download
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -44,7 +45,7 @@ def circles(handler):
 def impatient(monkeypatch):
     """Local servers only, and half a second of patience."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(atomic, "PATIENCE", 0.5)
+    monkeypatch.setattr(downloads, "PATIENCE", 0.5)
 
 
 # --- Downloads ---
@@ -69,7 +70,7 @@ def test_a_download_goes_through_the_proxy(impatient, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_path):
-    monkeypatch.setattr(atomic, "MINIMUM_RATE", 20)
+    monkeypatch.setattr(downloads, "MINIMUM_RATE", 20)
 
     def answer(handler):
         handler.send_response(200)
@@ -108,7 +109,6 @@ def test_a_download_that_fails_leaves_the_folder_as_it_was(impatient, tmp_path, 
     with serving(answer) as url, pytest.raises(InputError) as caught:
         download(f"{url}/file", target, SHA256)
     assert re.search(words, str(caught.value)) and url in str(caught.value) and "\n" not in str(caught.value)
-    time.sleep(0.1)  # the fetching thread may still be at it
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == ([("file", earlier)] if earlier else [])
 
 

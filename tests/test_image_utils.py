@@ -75,10 +75,7 @@ def difference(a, b) -> float:
         ("jpeg.tif", "RGB", {"compression": "jpeg"}, 6),
         ("lossless.webp", "RGB", {"lossless": True}, 0),
         ("lossy.webp", "RGB", {}, 6),
-        ("colour.ppm", "RGB", {}, 0),
         ("colour.jp2", "RGB", {}, 0),
-        ("colour.tga", "RGB", {}, 0),
-        ("colour.ico", "RGB", {"sizes": [(48, 32)]}, 0),
     ],
 )
 def test_every_format_comes_as_rgb(tmp_path, name, mode, options, tolerance):
@@ -135,13 +132,10 @@ def test_transparency_goes_on_white(tmp_path):
     assert open_image(tmp_path / "key.png").getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bit_pictures_keep_their_tones(tmp_path, suffix):
     def save(values, path):
-        if suffix == "pgm":  # which not every Pillow writes
-            path.write_bytes(b"P5 9 7 65535\n" + values.astype(">u2").tobytes())
-        else:
-            Image.fromarray(values.astype(np.uint16)).save(path)
+        Image.fromarray(values.astype(np.uint16)).save(path)
 
     tones = np.linspace(0, 65535, 7 * 9).reshape(7, 9)
     save(tones, tmp_path / f"deep.{suffix}")
@@ -294,8 +288,8 @@ def test_mutated_images_give_an_image_or_the_one_error(tmp_path, capfd):
         ("TIFF", {"compression": "tiff_lzw"}),
         ("TIFF", {"compression": "jpeg"}),
         ("WEBP", {}),
-        ("PPM", {}),
-        ("TGA", {"rle": True}),
+        ("TIFF", {"compression": "tiff_deflate"}),
+        ("PNG", {"optimize": True}),
         ("JPEG2000", {}),
     ):
         buffer = io.BytesIO()

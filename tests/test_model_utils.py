@@ -16,7 +16,7 @@ from torchvision import models
 
 import model_utils
 from errors import InputError
-from files import atomic
+from files import download as downloads
 from files.checkpoints import read_checkpoint
 from model_utils import load_model, pick_device
 
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("SQUEEZENET_WEIGHTS")
-    monkeypatch.setattr(atomic, "PATIENCE", 0.5)
+    monkeypatch.setattr(downloads, "PATIENCE", 0.5)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 

@@ -291,6 +291,20 @@ def test_feature_inversion(official, course):
     assert torch.corrcoef(torch.stack([start, wanted]))[0, 1].abs() < 0.05
 
 
+class NoStyle(StyleLoss):
+    """A style loss that begins with the number 0 and gets no layers."""
+
+    def forward(self, *_):
+        return 0
+
+
+def test_a_style_loss_may_be_the_number_0(bundled_model, pictures, monkeypatch):
+    setting = {"num_iterations": 2, "style_weights": (0, 0, 0, 0)}
+    wanted, _ = run(pictures, bundled_model, **setting)
+    monkeypatch.setitem(globals(), "style_loss", NoStyle())
+    assert torch.equal(run(pictures, bundled_model, **setting)[0], wanted)
+
+
 # --- Options ---
 
 
