@@ -151,9 +151,11 @@ def draw_curves(
 
     def plot(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
         for number, (label, values) in enumerate(curves.items()):
-            ax.plot(x, values[1] if values.ndim == 2 else values, f"C{number}", label=label, linewidth=1.4)
+            line = values[1] if values.ndim == 2 else values
+            style = "-" if number < 10 else "--"  # there are ten colours
+            ax.plot(x, line, f"C{number % 10}{style}", label=label, linewidth=1.4)
             if values.ndim == 2:
-                ax.fill_between(x, values[0], values[2], color=f"C{number}", alpha=0.12, linewidth=0)
+                ax.fill_between(x, values[0], values[2], color=f"C{number % 10}", alpha=0.12, linewidth=0)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.tick_params(axis="x", labelrotation=60 if isinstance(x[0], str) else 0)
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

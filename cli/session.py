@@ -239,6 +239,8 @@ class Session:
         Raises:
             InputError: an unknown class, or not one per photo.
         """
+        if self.options.labels == ["guess"]:
+            return None
         if self.options.labels is None:
             return self._course[1] if self.options.images is None and self.knows_imagenet else None
         labels = [self.class_id(text) for text in self.options.labels]

@@ -18,6 +18,7 @@ from figure_utils import (
     TITLE_BAND,
     about_grey,
     class_title,
+    draw_curves,
     draw_losses,
     draw_rows,
     heat,

@@ -45,7 +45,13 @@ def test_the_script_writes_figures_and_tables(tmp_path):
 
     table = {(row["method"], row["measure"]): row for row in records(tmp_path / "sanity_checks.csv")}
     row = table["saliency", "rank correlation"]
-    assert (row["maps"], row["of"], row["photos"], row["seeds"], row["deletion baseline"]) == ("2", "2", "1", "2", "zero")
+    assert (row["maps"], row["of"], row["photos"], row["seeds"], row["deletion baseline"]) == (
+        "2",
+        "2",
+        "1",
+        "2",
+        "zero",
+    )
     assert float(row["lower quartile"]) <= float(row["median"]) <= float(row["upper quartile"])
     assert not any(measure == "localisation" for _, measure in table)  # which takes four classes
     curves = records(tmp_path / "sanity_curves.csv")
