@@ -38,8 +38,13 @@ SMALLEST_TILE = 160  # pixels; smaller tiles are enlarged by a whole factor so t
 # --- Maps to tiles ---
 
 
-def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True) -> np.ndarray:
-    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if not `normalize`."""
+def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True, top: float = 1) -> np.ndarray:
+    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if not `normalize`.
+
+    Of the range all above the quantile `top` is clipped, unless nothing else would be left.
+    """
+    if top < 1:
+        values = values.clip(max=np.quantile(values, top) or values.max())
     colours = matplotlib.colormaps.get_cmap(cmap)(rescale(values) if normalize else values, bytes=True)
     return np.asarray(colours)[..., :3]
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sanity_checks
 from report.markdown import read_table
+from report.trust import GOOD
 from visualizers.sanity import CONTROLS
 from writeup import QUESTIONS
 
@@ -39,7 +40,7 @@ def test_the_script_writes_figures_and_tables(tmp_path):
     assert "rank correlation is" in made_with.get("found", "") or name != "sanity_curves.png"
 
     header, *rows = read_table(tmp_path / "sanity_summary.csv")
-    assert header == ["method", *sanity_checks.GOOD]
+    assert header == ["method", *GOOD]
     assert [row[0] for row in rows] == [*METHODS, *CONTROLS]
     assert rows[len(METHODS)][1:3] == ["1.00 (1.00–1.00)"] * 2 and rows[-1][1:3] == ["", ""]
 

@@ -13,7 +13,7 @@ from torch import nn
 from data_utils import load_imagenet_val
 from errors import InputError
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image, to_batch
-from sanity_checks import explain, methods_of
+from report.trust import explain, explanation_methods
 from visualizers import GradCam, sanity
 from visualizers.cascade import cascade
 from visualizers.common import evaluation_mode
@@ -347,12 +347,12 @@ def test_a_summary_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def methods():
-    return methods_of(10)
+    return explanation_methods(10)
 
 
 @pytest.mark.slow
 def test_down_the_cascade_grad_cam_is_lost_and_guided_backprop_kept_longest(real_model, batch):
-    chosen = {name: methods_of(1)[name] for name in ("saliency", "guided backprop", "Grad-CAM")}
+    chosen = {name: explanation_methods(1)[name] for name in ("saliency", "guided backprop", "Grad-CAM")}
     before, X, y = network_state(real_model), batch[0][:3], batch[1][:3]
     originals, ranks = explain(chosen, real_model, X, y), []
     for _, network in cascade(real_model, X, seed=1):
@@ -366,7 +366,7 @@ def test_down_the_cascade_grad_cam_is_lost_and_guided_backprop_kept_longest(real
 @pytest.mark.slow
 def test_guided_grad_cam_follows_from_its_factors(real_model, batch):
     X, y = batch[0][:2], batch[1][:2]
-    ours = explain({name: methods_of(1)[name] for name in ("guided backprop", "Grad-CAM")}, real_model, X, y)
+    ours = explain({name: explanation_methods(1)[name] for name in ("guided backprop", "Grad-CAM")}, real_model, X, y)
     theirs = abs(GradCam().guided_grad_cam(X, y, real_model, per_image=True)).max(axis=-1)
     assert ours["Guided Grad-CAM"] == pytest.approx(theirs, abs=1e-6 * theirs.max())
 
