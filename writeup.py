@@ -96,26 +96,22 @@ QUESTIONS = (
         "sanity_checks",
         "How far to trust the maps",
         ("sanity_checks",),
-        "A map can look right and have nothing to do with what the network has learned. The "
-        "layers are made random from the output down, and the maps compared with the original "
-        "ones (Adebayo et al. 2018). Pixels are taken away and put back in the order of the map, "
-        "while the class's probability is watched (Petsiuk, Das and Saenko 2018). The photo is "
-        "changed so little that nobody sees it (sensitivity), and squares of it are covered to "
-        "see whether the map foretells what the score loses (infidelity; both Yeh et al. 2019). "
-        "Of a grid of four photos, the map should lie on the one that shows the class "
-        "(Arias-Duart et al. 2022). Three controls never ask the network: an edge detector, a "
-        "blob in the middle, a random order. A number says something only beside theirs.",
+        "A map can look right and have nothing to do with what the network has learned. The layers are made random "
+        "from the output down, and the maps compared with the original ones (Adebayo et al. 2018). Pixels are taken "
+        "away and put back in the order of the map, while the class's probability is watched (Petsiuk, Das and Saenko"
+        " 2018). The photo is changed so little that nobody sees it (sensitivity), and squares of it are covered to "
+        "see whether the map foretells what the score loses (infidelity; both Yeh et al. 2019). Of a grid of four "
+        "photos, the map should lie on the one that shows the class (Arias-Duart et al. 2022). Three controls never "
+        "ask the network: an edge detector, a blob in the middle, a random order. Compare with their numbers.",
         {
             "sanity_randomization.png": "The absolute maps of one photo while the layers are made random from the "
-            "output down. Each tile has its own scale, on which the 99th percentile is white, so what remains visible "
-            "may be tiny. Gradients: {steps} steps.",
+            "output down, each tile on its own scale, which ends at the 99th percentile. Gradients: {steps} steps.",
             "sanity_curves.png": "Agreement with the original maps down the cascade: medians over photos and random "
             "networks, bands between the quartiles. Random networks: {seeds}. {found} Structural similarity of a "
             "sparse map is mostly that of its empty background, so compare it within a method only.",
             "faithfulness.png": "Probability of the class while pixels go, and while they come back: medians over the "
             "photos, bands between the quartiles; the numbers are median areas. Deleted pixels are replaced by: "
-            "{deletion_baseline}; insertion begins with the blurred photo. {found} Towards the blurred photo maps of "
-            "edges are favoured.",
+            "{deletion_baseline}; insertion begins with the blurred photo. {found}",
         },
         tables={
             "sanity_summary.csv": "Medians, in brackets the quartiles, over photos and, of the first two columns, "
@@ -124,8 +120,7 @@ QUESTIONS = (
             "relative change of the map when each pixel changes by about one grey level: low is good, and what never "
             "asks the network is best. Infidelity, the share of the score's losses that the map does not foretell: low "
             "is good. Localisation, the share of the map on the right photo of four: high is good, 0.25 is chance. "
-            "sanity_checks.csv has means, counts and settings, sanity_curves.csv the curves, faithfulness.csv each "
-            "photo."
+            "Means, counts and settings are in sanity_checks.csv, single photos in faithfulness.csv."
         },
         by_default=False,  # it takes longer than all others together
     ),
