@@ -39,7 +39,7 @@ def make_figures(session: Session) -> None:
     """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and the tables sanity_summary.csv,
     sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
     """
-    from report import trust
+    import report.trust as trust
 
     options, model = session.options, session.model
     methods = trust.explanation_methods(options.steps, trust.default_layer_name(model, session.example))
