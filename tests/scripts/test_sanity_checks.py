@@ -10,9 +10,9 @@ from PIL import Image
 
 import sanity_checks
 from report.markdown import read_table
+from report.questions import QUESTIONS
 from report.trust import GOOD
 from visualizers.sanity import CONTROLS
-from writeup import QUESTIONS
 
 FIGURES = ["faithfulness.png", "sanity_curves.png", "sanity_randomization.png"]
 TABLES = ["faithfulness.csv", "sanity_checks.csv", "sanity_curves.csv", "sanity_summary.csv"]

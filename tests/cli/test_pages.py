@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, assert_one_line_error, pixels_of, run_script
+from helpers import ROOT, assert_one_line_error, pixels_of, run_script, smooth
 from PIL import Image
-from test_image_utils import smooth
 
 import fooling_image
 import gradcam
@@ -297,7 +296,7 @@ def test_the_report_says_how_the_maps_are_scaled(tmp_path):
     question = next(question for question in writeup.QUESTIONS if question.name == "gradcam")
     for name, words in (("alone", "scaled each alone."), ("together", "scaled over the photos together.")):
         (picture,) = read_pictures([tmp_path / name / "gradcam.png"])
-        assert words in writeup.caption(picture, question)
+        assert words in question.caption(picture.name, picture.made_with)
 
 
 # --- Arrays ---
