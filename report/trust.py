@@ -13,7 +13,8 @@ from torch import nn
 from captum_utils import compute_attributions
 from visualizers import GradCam, SaliencyMap, sanity
 from visualizers.cascade import cascade, parameter_layers
-from visualizers.common import Method, class_scores, evaluated, evaluation_mode
+from visualizers.common import Method, class_scores, evaluated
+from visualizers.evaluation import evaluation_mode
 from visualizers.layers import default_layer
 from visualizers.sanity import CONTROLS, Maps, Measurement, Summary
 

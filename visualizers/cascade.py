@@ -10,7 +10,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .common import check_images, copied, evaluation_mode
+from .common import check_images
+from .evaluation import copied, evaluation_mode
 
 SCALE = 0.02  # standard deviation with which ViT, Swin and BERT draw what has no rule of its own
 POWER_ITERATIONS = 15  # as `spectral_norm` takes when it is put on a layer

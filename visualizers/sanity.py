@@ -19,16 +19,8 @@ from torch import nn
 
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image
 
-from .common import (
-    Method,
-    check_images,
-    check_labels,
-    class_scores,
-    evaluated,
-    evaluation_mode,
-    in_chunks,
-    labelled_scores,
-)
+from .common import Method, check_images, check_labels, class_scores, evaluated, labelled_scores
+from .evaluation import evaluation_mode, in_chunks
 
 STEPS = 10  # of deletion and insertion; 16 and 32 change an area by 0.01
 BLUR = 10  # pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little

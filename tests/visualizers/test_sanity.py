@@ -16,7 +16,7 @@ from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image, to_batch
 from report.trust import explain, explanation_methods
 from visualizers import GradCam, sanity
 from visualizers.cascade import cascade
-from visualizers.common import evaluation_mode
+from visualizers.evaluation import evaluation_mode
 from visualizers.sanity import Measurement
 
 
