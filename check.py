@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from checker.items import ITEMS, Item
-from cli.options import Parser
+from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from errors import InputError
 from files.atomic import atomic_write
@@ -253,9 +253,9 @@ def make_parser() -> Parser:
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
+    parser.add_argument("--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)")
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="also write the outcomes to this file")
     return parser
 
 

@@ -36,6 +36,7 @@ SCRIPTS = (
     "check.py",
     "data_utils.py",
 )
+PACKAGES = ("torch", "torchvision", "captum", "numpy", "matplotlib", "PIL", "fpdf", "markdown_it")  # to try the imports
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
 
@@ -168,6 +169,10 @@ def check_imports(archive: bytes) -> None:
     Raises:
         SubmissionError: it names each file that does not import, the line and the error.
     """
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise SubmissionError(
+            f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make .venv with `make`"
+        )
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]

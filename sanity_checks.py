@@ -14,7 +14,6 @@ from files.atomic import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from cli.session import Session
 
@@ -39,11 +38,14 @@ def make_figures(session: Session) -> None:
     """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and the tables sanity_summary.csv,
     sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
     """
-    import report.trust as trust
 
-    options, model = session.options, session.model
-    methods = trust.explanation_methods(options.steps, trust.default_layer_name(model, session.example))
-    if not session.count_relus()[0]:
+    import report.trust as trust
+    from cli.pages import Dataset
+    from visualizers.gradcam import count_relus, default_layer
+
+    options, model, data = session.options, session.model, Dataset(session)
+    methods = trust.explanation_methods(options.steps, default_layer(model, data.example).name)
+    if not count_relus(model, data.example)[0]:
         log.warning("guided backprop, Guided Grad-CAM: left out, since the network has no ReLU")
         del methods["guided backprop"]
     results = trust.Results(trust.Settings(options.seed, options.seeds, options.steps, options.deletion_baseline))
@@ -53,10 +55,10 @@ def make_figures(session: Session) -> None:
             bar.total = total
             bar.update()
 
-        for page in session.pages("pages"):
+        for page in data.pages("pages"):
             bar.reset()
-            images: torch.Tensor = page.images  # type: ignore[assignment]  # without --whole they are one batch
-            states = trust.examine(results, model, methods, images, page.y, page.titles, progress)
+            (images,), photos = page.batches, list(zip(page.titles, page.probabilities(), strict=True))
+            states = trust.examine(results, model, methods, images, page.y, photos, progress)
             if page.number == 1:
                 draw_cascade(session, page.X[0], page.titles[0], states)
     draw_agreement(session, results, trust.words_on_agreement(results))
@@ -69,10 +71,12 @@ def draw_cascade(
     session: Session, photo: np.ndarray, title: str, states: Sequence[tuple[str, Mapping[str, np.ndarray]]]
 ) -> None:
     """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both ends."""
+    from figure_utils import heat
+
     last, count = len(states) - 1, min(len(states), COLUMNS)
     chosen = [states[round(i * last / max(1, count - 1))] for i in range(count)]
     names = [name for name in chosen[-1][1] if not name.endswith(", absolute")]
-    rows = [(name, [session.figures.heat(abs(maps[name]), top=CLIP) for _, maps in chosen]) for name in names]
+    rows = [(name, [heat(abs(maps[name]), top=CLIP) for _, maps in chosen]) for name in names]
     rows = [(name, [photo * 0 + 255 if i else photo, *tiles]) for i, (name, tiles) in enumerate(rows)]
     titles = [title, "the network as it is", *(f"random down to {layer}" for layer, _ in chosen[1:])]
     session.save_rows("sanity_randomization.png", rows, titles, "Absolute maps, each tile on its own scale")
@@ -82,8 +86,8 @@ def draw_agreement(session: Session, results, words: str) -> None:
     """Plot how far the maps stay what they were: medians and quartiles over photos and random networks."""
     panels = {title: results.curves(measure) for measure, title in CURVES.items()}
     layers = results.steps("SSIM")
-    picture = session.figures.draw_curves(panels, layers, "randomised down to", "agreement with the original map")
-    session.save(picture, "sanity_curves.png", found=words)
+    axes = "randomised down to", "agreement with the original map"
+    save_curves(session, "sanity_curves.png", panels, layers, axes, words)
 
 
 def draw_faithfulness(session: Session, results, words: str) -> None:
@@ -94,8 +98,15 @@ def draw_faithfulness(session: Session, results, words: str) -> None:
         curves = results.curves(measure).items()
         panels[f"{measure}: the {good} the better"] = {f"{areas[m].median:.2f} {m}": own for m, own in curves}
     shares = [float(step) for step in results.steps("deletion")]
-    picture = session.figures.draw_curves(panels, shares, "share of the pixels", "probability of the class")
-    session.save(picture, "faithfulness.png", found=words)
+    axes = "share of the pixels", "probability of the class"
+    save_curves(session, "faithfulness.png", panels, shares, axes, words)
+
+
+def save_curves(session: Session, name: str, panels: Mapping, x: Sequence, axes: tuple[str, str], words: str) -> None:
+    """Plot curves and save the plot, with what its numbers say for the caption."""
+    from figure_utils import draw_curves
+
+    session.save(draw_curves(panels, x, *axes), name, found=words)
 
 
 def write_csv(session: Session, name: str, rows: Iterable[Sequence]) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import check
 from checker.items import EDITIONS, Item, of_edition
-from cli.options import Parser
+from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from course.make_starter import BLANKS, course_files
 from errors import InputError, cause, quoted
@@ -274,10 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
     show_any_letter()
     parser = Parser(description="Grade submissions.")
-    parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
+    parser.add_argument("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a line per submission, as soon as it is known")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="Gradescope's results.json; of one submission")
+    parser.add_argument("--csv", type=named_path, metavar="PATH", help="a line per submission, as soon as it is known")
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")

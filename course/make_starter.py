@@ -39,7 +39,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions"})
+GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
 BLANKS = tuple(item for item in ITEMS if item.hint)

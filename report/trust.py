@@ -13,9 +13,8 @@ from torch import nn
 from captum_utils import compute_attributions
 from visualizers import GradCam, SaliencyMap, sanity
 from visualizers.cascade import cascade, parameter_layers
-from visualizers.common import Method, class_scores, evaluated
+from visualizers.common import Method, class_scores
 from visualizers.evaluation import evaluation_mode
-from visualizers.layers import default_layer
 from visualizers.sanity import CONTROLS, Maps, Measurement, Summary
 
 SIGNED = ("integrated gradients", "occlusion")  # judged once with their sign, once by absolute values
@@ -61,12 +60,6 @@ def _attribute(algorithm, model: nn.Module, images: torch.Tensor, labels: torch.
     scores = functools.partial(class_scores, model)
     with evaluation_mode(model):
         return compute_attributions(algorithm(scores), images, additional_forward_args=labels, **kwargs).sum(dim=1)
-
-
-def default_layer_name(model: nn.Module, images: torch.Tensor) -> str:
-    """Return the dotted name of the layer that Grad-CAM takes by default, which copies have, too."""
-    layer = default_layer(model, images)
-    return next(name for name, module in model.named_modules() if module is layer)
 
 
 def explain(
@@ -136,7 +129,7 @@ def examine(
     methods: Mapping[str, Method],
     images: torch.Tensor,
     labels: torch.Tensor,
-    titles: Sequence[str],
+    photos: Sequence[tuple[str, float]],
     progress: Callable[[int], object] = lambda total: None,
 ) -> list[tuple[str, Maps]]:
     """Add what the checks find about some photos to the results.
@@ -147,7 +140,7 @@ def examine(
         methods: by name.
         images: float (N, 3, H, W), normalised.
         labels: int64 (N,).
-        titles: the photos' classes.
+        photos: the name of each photo's class, and its probability.
         progress: is called `total` times, each time with this total.
 
     Returns:
@@ -171,9 +164,7 @@ def examine(
             progress(total)
     _judge(results, model, images, labels, originals, every_map)
     progress(total)
-    with evaluation_mode(model), torch.no_grad():
-        chances = evaluated(model, images).softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    results.photos += zip(titles, chances.tolist(), strict=True)
+    results.photos += photos
     return states
 
 
