@@ -148,9 +148,12 @@ def compute_maps(
 
 def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the photos with their Grad-CAM maps over them, uint8 (H, W, 3)."""
+    import numpy as np
+
     from figure_utils import heat, overlay
 
-    return [overlay(photo, heat(cam, "jet", normalize=False)) for photo, cam in zip(page.X, maps, strict=True)]
+    pairs = zip(page.X, maps, strict=True)
+    return [np.asarray(overlay(photo, heat(cam, "jet", normalize=False))) for photo, cam in pairs]
 
 
 def draw_manual(
