@@ -161,7 +161,7 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
         findings = list(measured.findings)
         if not error <= item.tolerance:
             likeness = expected.likeness(item, measured.arrays)
-            if likeness or not findings:
+            if measured.arrays or not findings:
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
                 findings.insert(0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness))
         status, words = ("wrong" if findings else "ok"), "; ".join(findings)

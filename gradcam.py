@@ -152,8 +152,8 @@ def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     from figure_utils import heat, overlay
 
-    pairs = zip(page.X, maps, strict=True)
-    return [np.asarray(overlay(photo, heat(cam, "jet", normalize=False))) for photo, cam in pairs]
+    colours = [heat(cam, "jet", normalize=False) for cam in maps]
+    return [np.asarray(overlay(photo, over)) for photo, over in zip(page.X, colours, strict=True)]
 
 
 def draw_manual(

@@ -54,6 +54,7 @@ def _measured(item: str, root: Path, file: Path) -> dict:
         found["arrays"] = getattr(measures, f"measure_{item}")()
     except measures.Finding as finding:
         found["findings"].append(str(finding)[:300])
+        found["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)
         # torch raises NotImplementedError too, with other words.
