@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # The package with root scripts (the hand-out's numbers), and the notebooks' shorter edition.
 ASSIGNMENT, HOMEWORK = EDITIONS = ("assignment", "homework")
+UNASKED = "which nobody asked for"  # of what is printed
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Item:
     # the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
+    extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
     parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
 
     @property
