@@ -12,8 +12,8 @@ import pytest
 from helpers import ROOT
 
 LAYERS = (
-    {"errors", "style_modules"},
-    {"files"},
+    {"errors"},
+    {"files", "style_modules"},
     {"image_utils"},
     {"figure_utils", "data_utils"},
     {"visualizers", "model_utils"},
