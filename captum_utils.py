@@ -1,6 +1,5 @@
 """Captum's attributions: computed in chunks, drawn under the photos; and what the sanity checks need of Captum."""
 
-import contextlib
 import functools
 import inspect
 import warnings
@@ -11,12 +10,10 @@ import numpy as np
 import torch
 from captum import attr
 from captum.metrics import sensitivity_max
-from torch import nn
 
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
 from visualizers.common import CHUNK, Method, class_scores, evaluation_mode
-from visualizers.layers import as_maps, influence
 
 __all__ = ["attribution_row", "compute_attributions", "visualize_attr_maps"]
 
@@ -69,25 +66,6 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     if isinstance(parts[0], tuple):
         return tuple(torch.cat([part[i] for part in parts]).detach() for i in range(len(parts[0])))
     return torch.cat(parts).detach()
-
-
-def at_layer(
-    model: nn.Module, name: str | None, images: torch.Tensor
-) -> contextlib.AbstractContextManager[nn.Module | None]:
-    """Give, while it lasts, a module for Captum's layer attributions whose output is a layer's as maps (N, C, h, w).
-
-    Args:
-        model: the network.
-        name: the layer's dotted name; None for algorithms that need no layer.
-        images: (N, 3, H, W), those to be looked into.
-
-    Raises:
-        InputError: the layer gives no feature maps that have influence on the scores.
-    """
-    if name is None:
-        return contextlib.nullcontext()
-    layer = model.get_submodule(name)
-    return as_maps(layer, influence(model, layer, images))
 
 
 def _target(target, count: int):

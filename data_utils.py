@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,15 @@ from PIL import Image, ImageOps
 from torchvision.models import SqueezeNet1_1_Weights
 
 from errors import InputError, cause, quoted
-from files.atomic import is_file, is_folder
-from files.course import course_file, main, package_file
+from files.atomic import is_file, is_folder, sha256_of
+from files.course import course_file, is_official, main, package_file
 from image_utils import check_image, open_image
 
 __all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label"]
 
 log = logging.getLogger(__name__)
 
+PHOTOS = "data/imagenet_val_25.npz"
 PHOTO_SIZE = 224  # pixels a side, as the course's photos and the networks' training
 FALLBACK = (
     "photos: five that installed packages ship, since data/imagenet_val_25.npz is not there; "
@@ -43,11 +45,14 @@ PACKAGE_PHOTOS = (
 )
 
 
-def load_imagenet_val(num: int | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def load_imagenet_val(
+    num: int | None = None, path: str | Path | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the course's validation photos, or, with a warning, five that installed packages ship.
 
     Args:
         num: how many of them, from the first; None for all.
+        path: the file; None looks for it.
 
     Returns:
         X: uint8 (N, 224, 224, 3), RGB; N is 25 at most.
@@ -55,10 +60,10 @@ def load_imagenet_val(num: int | None = None) -> tuple[np.ndarray, np.ndarray, d
         class_names: class id → name, 1000 of them.
 
     Raises:
-        InputError: `data/imagenet_val_25.npz` is not the course's file.
+        InputError: the file cannot be read, or holds something else.
         ValueError: `num` is not a whole number from 0.
     """
-    X, y, class_names = _photos(num)
+    X, y, class_names = _photos(num, path)
     return X[:num], y[:num], class_names
 
 
@@ -84,11 +89,11 @@ def load_images(
     return X, y, [class_names[int(label)].split(",")[0] for label in y], class_names
 
 
-def _photos(num: int | None) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _photos(num: int | None, path: str | Path | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the course's photos or the packages'; warn of what the caller may not expect."""
     if num is not None and (not isinstance(num, int | np.integer) or num < 0):
         raise ValueError(f"num must be a whole number from 0, or None for all, got {num!r}")
-    course = course_photos()
+    course = course_photos(path)
     photos = course or package_photos()
     if course is None:
         warnings.warn(FALLBACK, stacklevel=3)
@@ -97,19 +102,26 @@ def _photos(num: int | None) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     return photos
 
 
-def course_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
+def course_photos(path: str | Path | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
     """Return the course's 25 photos, their classes and the names of all classes; None if they are not there.
 
     Raises:
-        InputError: the file is another one than the course's.
+        InputError: the file cannot be read, or holds something else.
     """
-    path = course_file("data/imagenet_val_25.npz")
+    path = path or course_file(PHOTOS)
     if path is None:
         return None
-    with np.load(path, allow_pickle=True) as course:  # verified by course_file
-        X, y, names = course["X"], course["y"], course["label_map"].item()
+    try:
+        official = is_official(PHOTOS, sha256_of(Path(path)))
+        with np.load(path, allow_pickle=official) as course:  # a pickle runs code: that of a verified file alone
+            X, y = course["X"], course["y"].astype(np.int64)
+            names = course["label_map"].item() if official else {}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read the course's photos in {quoted(path)}: {cause(error)}") from error
+    if X.dtype != np.uint8 or X.shape[3:] != (3,) or y.shape != X.shape[:1]:
+        raise InputError(f"{quoted(path)} holds no photos: X of shape (N, H, W, 3), uint8, and y of shape (N,)")
     # The course's map lacks class 134.
-    return X, y.astype(np.int64), imagenet_classes() | {int(k): str(v) for k, v in names.items()}
+    return X, y, imagenet_classes() | {int(k): str(v) for k, v in names.items()}
 
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:

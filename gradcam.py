@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cli.session import Page, Session
+    from visualizers.layers import Layer
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +42,17 @@ def make_figures(session: Session) -> None:
     a network without ReLUs those of Grad-CAM alone and of Captum's layers. With --arrays also maps.npz, and each
     photo's Grad-CAM in the folder gradcam_overlays.
     """
-    layer = session.layer_name("layer")
-    captum_layer = session.layer_name("captum_layer", "features.3" if session.is_squeezenet else layer)
+    layer = session.layer("layer")
+    captum_layer = session.layer("captum_layer", "features.3" if session.is_squeezenet else layer)
     guided = has_relus(session)
-    save = functools.partial(session.save_rows, layer=layer, captum_layer=captum_layer)
+    save = functools.partial(session.save_rows, layer=layer.name, captum_layer=captum_layer.name)
     with session.maps_file() as keep:
         for page in session.pages("Grad-CAM"):
             maps = compute_maps(session, page, layer, guided)
             keep(page, maps)
             overlays = overlaid(session, page, maps["gradcam"])
             if session.options.arrays:
-                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layer)
+                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layer.name)
             if page.drawn:
                 draw_manual(session, page, save, maps, overlays)
                 draw_captum(session, page, save, layer, captum_layer, guided)
@@ -72,7 +74,7 @@ def has_relus(session: Session) -> bool:
     return relus > 0
 
 
-def compute_maps(session: Session, page: Page, layer: str, guided: bool) -> dict[str, list[np.ndarray]]:
+def compute_maps(session: Session, page: Page, layer: Layer, guided: bool) -> dict[str, list[np.ndarray]]:
     """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
     from visualizers import GradCam, SaliencyMap
 
@@ -121,16 +123,16 @@ def titles(session: Session, page: Page) -> list[str]:
 
 
 def draw_captum(
-    session: Session, page: Page, save: Callable, layer: str, captum_layer: str, guided: bool = True
+    session: Session, page: Page, save: Callable, layer: Layer, captum_layer: Layer, guided: bool = True
 ) -> None:
     """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum_utils import at_layer, attr, attribution_row, compute_attributions
+    from captum_utils import attr, attribution_row, compute_attributions
 
     model, steps = session.model, session.options.steps
 
     def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
         def technique(images, y):
-            with at_layer(model, at, images) as module:
+            with at.as_maps(images) if at else contextlib.nullcontext() as module:
                 algorithm = make(model, module) if at else make(model)
                 maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
             return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels
@@ -143,11 +145,11 @@ def draw_captum(
         draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop)
         product = functools.partial(draw, "guided_gradcam", "Guided Grad-CAM by Captum", "Guided Grad-CAM")
         product(attr.GuidedGradCam, layer, interpolate_mode="bicubic")
-    heading = f"Activation of {captum_layer} by Captum"
+    heading = f"Activation of {captum_layer.name} by Captum"
     draw("layer_activation", heading, "mean activation", attr.LayerActivation, captum_layer, merge=True, target=False)
-    heading = f"Grad-CAM at {captum_layer} by Captum"
+    heading = f"Grad-CAM at {captum_layer.name} by Captum"
     draw("layer_gradcam", heading, "Grad-CAM", attr.LayerGradCam, captum_layer, relu_attributions=True)
-    heading = f"Conductance of {captum_layer} by Captum, {steps} steps"
+    heading = f"Conductance of {captum_layer.name} by Captum, {steps} steps"
     conductance = functools.partial(draw, "layer_conductance", heading, "mean conductance", attr.LayerConductance)
     conductance(captum_layer, merge=True, n_steps=steps)
 

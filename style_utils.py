@@ -1,6 +1,7 @@
 """Style transfer and feature inversion: features, the optimisation, and the course's small helpers."""
 
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import image_utils
-from errors import InputError, quoted
+from errors import InputError, cause, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
@@ -67,12 +68,15 @@ def reference_values(path: Path) -> dict[str, np.ndarray]:
     """Read the values that the losses are checked against: cl_out, gm_out, sl_out and tv_out.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it holds something else.
     """
     if not path.is_file():
         raise InputError(f"{quoted(path)}: no such file; the project's data folder belongs beside the scripts")
-    with np.load(path) as values:
-        return dict(values)
+    try:
+        with np.load(path) as values:
+            return {key: values[key] for key in ("cl_out", "gm_out", "sl_out", "tv_out")}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read check values in {quoted(path)}: {cause(error)}") from error
 
 
 def features_from_img(

@@ -6,21 +6,22 @@ import argparse
 import copy
 import datetime
 import importlib
-import json
+import itertools
 import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, named_path
 from cli.process import advice
 from cli.run import make_main
-from errors import InputError, quoted
+from errors import InputError, cause, quoted
 from files.atomic import ROOT
+from report.questions import QUESTIONS, Question
 
 if TYPE_CHECKING:
     from cli.session import Session
@@ -31,168 +32,7 @@ log = logging.getLogger(__name__)
 
 TITLE = "Network visualization and style transfer"
 REPORT = "report.pdf"
-
-
-@dataclass(frozen=True)
-class Question:
-    """A chapter of the report."""
-
-    name: str  # for --only and --answers
-    title: str
-    scripts: tuple[str, ...]  # that make its figures
-    about: str  # the technique in a few sentences, with its source
-    figures: dict[str, str]  # file → caption, in which {option} stands for the value that the figure was made with
-    folder: str = "visualization"
-    tables: Mapping[str, str] = field(default_factory=dict)  # CSV file → caption
-    by_default: bool = True  # whether it is run without --only
-
-
-QUESTIONS = (
-    Question(
-        "saliency_map",
-        "Saliency maps",
-        ("saliency_map",),
-        "How strongly the raw score of a photo's class reacts to each pixel: the largest absolute gradient over the "
-        "three colours (Simonyan, Vedaldi and Zisserman 2014, section 3).",
-        {"saliency_map.png": "Photos and their saliency maps. The range of each map fills its colour scale."},
-    ),
-    Question(
-        "gradcam",
-        "Guided backprop, Grad-CAM, Guided Grad-CAM",
-        ("gradcam",),
-        "Guided backprop passes back only what is positive at each ReLU (Springenberg et al. 2015, section 3.4). "
-        "Grad-CAM sums the channels of a layer, each weighted by the mean gradient of the class's score there, and "
-        "keeps what is positive (Selvaraju et al. 2017, section 3). Guided Grad-CAM is the product of the two.",
-        {
-            "guided_backprop.png": "Guided backprop. Mid-grey is zero; the largest half per cent of the values "
-            "saturates.",
-            "gradcam.png": "Grad-CAM over the photos. Computed at {layer}, upscaled bicubically, and scaled {scaled}.",
-            "figure1.png": "All maps of the first two questions. Under each class's name is its probability. "
-            "Grad-CAM is taken at {layer}.",
-            "guided_gradcam.png": "Guided Grad-CAM. Grad-CAM is taken at {layer}.",
-        },
-    ),
-    Question(
-        "captum",
-        "The same with Captum",
-        ("saliency_map", "gradcam"),
-        "Attributions by the library Captum (Kokhlikyan et al. 2020): gradient, integrated gradients (Sundararajan, "
-        "Taly and Yan 2017), occlusion (Zeiler and Fergus 2014), and how much the channels of a layer take part: "
-        "their activation, Grad-CAM and conductance (Dhamdhere, Sundararajan and Yan 2019). Each map is shown by its "
-        "distance from its mean in standard deviations.",
-        {
-            "saliency_captum.png": "Saliency maps, the largest over the colours.",
-            "guided_backprop_captum.png": "Guided backprop.",
-            "attributions_captum.png": "Saliency maps, integrated gradients and occlusion. The gradients are "
-            "integrated in {steps} steps from the mean colour.",
-            "guided_gradcam_captum.png": "Guided Grad-CAM. Grad-CAM is taken at {layer} and upscaled bicubically.",
-            "layer_activation_captum.png": "Activation, averaged over the channels. The layer is {captum_layer}.",
-            "layer_gradcam_captum.png": "Grad-CAM, its positive part. The layer is {captum_layer}.",
-            "layer_conductance_captum.png": "Conductance, averaged over the channels. The layer is {captum_layer}, "
-            "the number of steps {steps}.",
-        },
-    ),
-    Question(
-        "sanity_checks",
-        "How far to trust the maps",
-        ("sanity_checks",),
-        "A map can look right and have nothing to do with what the network has learned. Three checks: the layers are "
-        "made random from the output down, and the maps compared with the original ones (Adebayo et al. 2018); pixels "
-        "are taken away and put back in the order of the map, while the class's probability is watched (Petsiuk, Das "
-        "and Saenko 2018); and the photo is changed so little that nobody sees it, to see how much the map changes "
-        "(Yeh et al. 2019). An edge detector, which knows of no network, shows what passes for an explanation.",
-        {
-            "sanity_randomization.png": "The maps of one photo while the layers are made random from the output down. "
-            "One that shows what the network has learned is expected to fall apart. Gradients: {steps} steps.",
-            "sanity_curves.png": "Agreement of absolute maps with the original ones, median and middle half of the "
-            "photos. The edge detector is expected to stay at 1 and guided backprop to stay high, the gradient and "
-            "Grad-CAM to fall at once.",
-            "faithfulness.png": "Mean probability of the class while pixels are blurred in the order of the map, and "
-            "while they come back; the numbers are the areas under the curves. A map that names the pixels that count "
-            "is expected to beat a random order: less under deletion, more under insertion.",
-        },
-        tables={
-            "sanity_checks.csv": "Rank correlation and SSIM say how much of the map is left when all layers are "
-            "random: near 0 is expected of Grad-CAM, more of guided backprop, 1 of the edge detector. The areas say "
-            "whether the map names the pixels that count: low is good for deletion, high for insertion. Sensitivity "
-            "is the largest relative change of the map when each pixel changes by about one grey level: low is good."
-        },
-        by_default=False,  # it takes longer than all others together
-    ),
-    Question(
-        "fooling_image",
-        "Fooling images",
-        ("fooling_image",),
-        "Gradient ascent on the score of another class, until the network takes the photo for it (Szegedy et al. "
-        "2014). Each step has the same length.",
-        {
-            "fooling_image.png": "The photo, the fooling image, and what was added. The photo is number {index}, the "
-            "class to reach {target}. Steps have an L2 norm of {learning_rate:g} in normalised pixels; there are "
-            "{max_iter} of them at most.",
-            "fooling_image_valid.png": "A fooling image that can be stored. All pixels are whole numbers from 0 to "
-            "255, and loaded from this file they still fool the network.",
-        },
-    ),
-    Question(
-        "class_visualization",
-        "Class visualization",
-        ("class_visualization",),
-        "Gradient ascent from noise on a class's score less a penalty on the squared L2 norm of the picture "
-        "(Simonyan, Vedaldi and Zisserman 2014, section 2), seen shifted at random and blurred now and then "
-        "(Yosinski et al. 2015).",
-        {
-            "class_visualization.png": "The picture as it grows. Classes: {target}. There are {iterations} steps of "
-            "L2 norm {learning_rate:g} in normalised pixels, with a penalty of {l2_reg:g} times the squared norm, "
-            "shifts of up to {max_jitter} pixels, and a blur every {blur_every} iterations. It is shown every "
-            "{show_every} iterations."
-        },
-    ),
-    Question(
-        "style_transfer",
-        "Style transfer",
-        ("style_transfer",),
-        "A picture with the features of one image and the Gram matrices of another's features (Gatys, Ecker and "
-        "Bethge 2016, section 2).",
-        {
-            "style_transfer.png": "Content, style and result. {pictures}. Optimizer: {optimizer}, {iterations} "
-            "steps. Colours of the content kept: {preserve_color}.",
-            "style_losses.png": "The weighted terms of the loss over the steps. Optimizer: {optimizer}, {iterations} "
-            "steps.",
-        },
-    ),
-    Question(
-        "feature_inversion",
-        "Feature inversion",
-        ("style_transfer",),
-        "Starting from noise, a picture is sought whose features at one layer are those of a photo: what is lost on "
-        "the way to that layer stays open (Mahendran and Vedaldi 2015, section 2). It is style transfer without a "
-        "style.",
-        {
-            "inverted_features.png": "The photo, and what its features bring back. {pictures}. Optimizer: "
-            "{optimizer}, {iterations} steps."
-        },
-    ),
-)
-
-
-def caption(picture: Picture, question: Question) -> str:
-    """Return the question's caption for a picture, with the values of the options that it was made with."""
-    first = picture.name if picture.name in question.figures else re.sub(r"_\d+\.png$", ".png", picture.name)
-    words = question.figures[first]
-    try:
-        options = json.loads(picture.made_with.get("Options", ""))
-        alone = options.get("per_image") or options.get("whole")
-        options["scaled"] = "each alone" if alone else "over the photos together"
-        return words.format_map({key: _words(value) for key, value in options.items()})
-    except (ValueError, KeyError):  # a figure that does not come from the scripts, or from other versions of them
-        return " ".join(sentence for sentence in re.split(r"(?<=\.) ", words) if "{" not in sentence)
-
-
-def _words(value: object) -> object:
-    """Return an option's value as a caption says it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(value) if isinstance(value, list) else value
+LONGEST_ANSWER = 350  # words, the course's limit
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -203,7 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     words = f"these questions alone: {', '.join(names)} (default: all but sanity_checks)"
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
     add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
-    words = "your answers, each under a heading '# QUESTION'; text before the first goes on the title page"
+    words = (
+        "your answers in Markdown, each under a heading: the question's number, name or title (# 1.3); text before "
+        "the first goes on the title page"
+    )
     add("--answers", type=named_path, metavar="FILE.md", help=words)
 
 
@@ -267,9 +110,10 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
         try:
             script.make_figures(own)
         except Exception as error:
-            if (words := advice(error)) is None:
-                raise
             failed.append(name)
+            if (words := advice(error)) is None:  # a fault in the solution
+                traceback.print_exc()
+                words = f"{type(error).__name__}: {cause(error)}"
             print(f"{name}.py: error: {words}", file=sys.stderr)
     return failed
 
@@ -294,21 +138,45 @@ def stamp(path: Path) -> tuple[int, int]:
 def assign(sections: Sequence[Section]) -> dict[str, str]:
     """Give each question its answer: question's name → Markdown; "" → what goes on the title page.
 
-    Another first-level heading goes on the title page, a second-level one stays in its answer; a notice says so.
+    A heading names a question by number, name or title, or several of them ("1.3 Fooling images").
+    Another first-level heading goes on the title page, a second-level one stays in its answer.
     """
-    known = {_plain(words): question.name for question in QUESTIONS for words in (question.name, question.title)}
-    answers, name = {"": ""}, ""
+    answers, name, unknown = {"": ""}, "", []
     for section in sections:
         text = section.text
-        if _plain(section.heading) in known:
-            name = known[_plain(section.heading)]
+        if found := _question_of(section.heading):
+            name = found.name
+            if name in answers:  # a further part of it, such as 2.2 after 2.1
+                text = section.source + text
         elif section.level:
             name = "" if section.level == 1 else name
             text = section.source + text
+            unknown.append(section.heading)
             place = f"in the answer to {name}" if name else "on the title page"
             log.warning("--answers: the heading %s names no question; it stands %s", quoted(section.heading), place)
         answers[name] = f"{answers.get(name, '')}\n\n{text.strip(chr(10))}".strip("\n")
+    if unknown:
+        known = ", ".join(f"{question.heading} ({question.name})" for question in QUESTIONS)
+        log.warning("--answers takes as headings a number, a title or a name of these: %s", known)
+    for question in QUESTIONS:
+        if (count := len(answers.get(question.name, "").split())) > LONGEST_ANSWER:
+            log.warning(
+                "--answers: the answer to %s has %d words; the course's limit is %d",
+                question.heading,
+                count,
+                LONGEST_ANSWER,
+            )
     return answers
+
+
+def _question_of(heading: str) -> Question | None:
+    """Return the question that a heading names: by a name or title, whatever its number, or a number alone."""
+    number, title = re.fullmatch(r"(?is)(?:q(?:uestion)?\b\.?\s*|q(?=\d))?([\d.,–\s-]*)(.*)", heading).groups()
+    if _plain(title):
+        names = {_plain(each): q for q in QUESTIONS for each in (q.name, q.title)}
+        return names.get(_plain(title))
+    number = re.match(r"[\d.]*", number)[0].rstrip(".")
+    return next((question for question in QUESTIONS if number in question.numbers), None)
 
 
 def _plain(words: str) -> str:
@@ -334,10 +202,11 @@ def compose(
     if not everything:
         raise InputError("no figure to compose a report from; without --no-run they are made first")
     set_title_page(report, everything, answers.get("", ""))
-    for number, question in enumerate(questions, start=1):
+    numbers = itertools.count(1)
+    for question in questions:
         report.fresh_page()
-        report.heading(f"{number}. {question.title}")
-        set_question(report, question, tables, pictures[question.name], answers.get(question.name, ""))
+        report.heading(question.heading)
+        set_question(report, question, tables, pictures[question.name], answers.get(question.name, ""), numbers)
 
 
 def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) -> None:
@@ -349,6 +218,8 @@ def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) ->
         report.markdown(preface)
     else:
         report.blank_line("Name")
+    if "collaborat" not in preface.lower():
+        report.blank_line("Collaborators")
     report.skip(30)
     for key in ("Network", "Weights", "Seed", "Software"):
         values = dict.fromkeys(picture.made_with.get(key, "not recorded") for picture in pictures)
@@ -358,19 +229,30 @@ def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) ->
 
 
 def set_question(
-    report: Report, question: Question, tables: Mapping[str, list], pictures: Sequence[Picture], answer: str
+    report: Report,
+    question: Question,
+    tables: Mapping[str, list],
+    pictures: Sequence[Picture],
+    answer: str,
+    numbers: Iterator[int],
 ) -> None:
-    """Set the technique, pictures and tables with captions, and the answer."""
+    """Set the technique, pictures and tables with numbered captions, the prompts and the answer."""
     report.text_line(question.about, after=10)
-    report.figures([(picture.image, f"{picture.name}. {caption(picture, question)}") for picture in pictures])
-    for name, words in question.tables.items():
-        report.rows(tables[name], f"{name}. {words}")
+    captions = [
+        f"Figure {next(numbers)}: {picture.name}. {question.caption(picture.name, picture.made_with)}"
+        for picture in pictures
+    ]
+    report.figures([(picture.image, caption) for picture, caption in zip(pictures, captions, strict=True)])
+    for name, caption in question.tables.items():
+        report.rows(tables[name], f"{name}. {caption}")
     there = {picture.name for picture in pictures}
     for name in question.figures:
         if name not in there:
             report.text_line(f"{name} is missing.", after=4)
     report.keep(100)
     report.text_line("Answer", 11, "B", after=4)
+    for prompt in question.prompts:
+        report.text_line(prompt, style="I", after=4)
     if answer:
         report.markdown(answer)
     else:

@@ -100,7 +100,7 @@ ITEMS = (
         _alone("1.2", 8),
         0.09,
         "Forward hooks show a layer's output; remove them afterwards. Without layer, take "
-        "default_layer(gc_model). Keep what is positive, then enlarge to (H, W), which PIL "
+        "default_layer(gc_model).module. Keep what is positive, then enlarge to (H, W), which PIL "
         "counts as (W, H), then bring all to [0, 1] together.",
     ),
     Item(
@@ -120,8 +120,8 @@ ITEMS = (
         _alone("1.2", 6),
         0.05,
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: "
-        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at layer, bicubic), "
-        "and at captum_layer: layer_activation (LayerActivation, mean over the channels), "
+        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at layer.module, bicubic), "
+        "and at captum_layer.module: layer_activation (LayerActivation, mean over the channels), "
         "layer_gradcam (LayerGradCam, relu_attributions) and layer_conductance "
         "(LayerConductance, --steps steps, mean over the channels). Save with save(name, "
         "rows, titles, heading).",

@@ -222,7 +222,9 @@ def measure_gradcam_captum() -> Arrays:
     names = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
 
     def draw(script, session, page):
-        script.draw_captum(session, page, session.save_rows, LAYER, CAPTUM_LAYER)
+        find = solution("visualizers.layers").find_layer
+        layers = (find(session.model, name, page.images) for name in (LAYER, CAPTUM_LAYER))
+        script.draw_captum(session, page, session.save_rows, *layers)
 
     return captum_figures("gradcam", draw, dict.fromkeys([f"{name}_captum.png" for name in names], 1), steps=3)
 

@@ -44,7 +44,7 @@ from image_utils import deprocess, open_image, to_batch
 from model_utils import IMAGENET, load_model
 from visualizers.common import evaluated
 from visualizers.gradcam import count_relus
-from visualizers.layers import default_layer, find_module, influence
+from visualizers.layers import Layer, check_influence, find_layer
 
 log = logging.getLogger(__name__)
 FIGURES = 10  # pages that get figures beside arrays, unless asked
@@ -129,20 +129,19 @@ class Session:
         """Whether the layers of the course's hand-out are meant by default."""
         return isinstance(self.model, SqueezeNet)
 
-    def layer_name(self, option: str, default: str | None = None) -> str:
-        """Return the dotted name of the layer that an option names; without, of Grad-CAM's own choice.
+    def layer(self, option: str, default: Layer | str | None = None) -> Layer:
+        """Return the layer that an option names; without, the default, or of Grad-CAM's own choice.
 
         Raises:
             InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
         """
-        name = getattr(self.options, option) or default
         model, example = self.model, self.example  # whose faults are not the layer's
         try:
-            layer = find_module(model, name) if name else default_layer(model, example)
-            influence(model, layer, example)
+            layer = find_layer(model, getattr(self.options, option) or default, example)
+            check_influence(model, layer, example)
         except InputError as error:
             raise InputError(f"--{option.replace('_', '-')}: {error}") from error
-        return next(name for name, module in model.named_modules() if module is layer)
+        return layer
 
     def count_relus(self) -> tuple[int, int]:
         """Return how many ReLUs the network evaluates, and how many of them are `nn.ReLU` modules."""

@@ -37,7 +37,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions", "at_layer"})
+GIVEN = frozenset({"compute_attributions"})
 
 
 BLANKS = tuple(item for item in ITEMS if item.hint)

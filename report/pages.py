@@ -42,9 +42,7 @@ INDENT = 18
 BODY, SMALL = 10, 9  # font sizes
 PIECE = 500  # letters given to fpdf2 at once; its time for one piece grows with the square of them
 
-# What fpdf2 takes for bold, italic and so on in the cells of a table: letters that no text has.
-BOLD, ITALIC, STRUCK, LINED, ESCAPE = (chr(0xF8F0 + i) for i in range(5))
-UNWANTED = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{BOLD}-{ESCAPE}]")
+UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 # --- Files ---
@@ -78,13 +76,7 @@ def _read_picture(path: Path) -> Picture | None:
 
 
 class Report(FPDF):
-    """Pages, and a position on the last one, from which what is added goes on; a full page begins a new one."""
-
-    MARKDOWN_BOLD_MARKER, MARKDOWN_ITALICS_MARKER = 2 * BOLD, 2 * ITALIC
-    MARKDOWN_STRIKETHROUGH_MARKER, MARKDOWN_UNDERLINE_MARKER = 2 * STRUCK, 2 * LINED
-    MARKDOWN_MARKERS = (2 * BOLD, 2 * ITALIC, 2 * STRUCK, 2 * LINED)
-    MARKDOWN_ESCAPE_CHARACTER = ESCAPE
-    MARKDOWN_LINK_REGEX = re.compile("(?!)")
+    """A PDF with a cursor: each method draws at the cursor and moves it down, starting a new page when full."""
 
     def __init__(self, title: str, date: datetime.date):
         """Begin the first page."""
@@ -168,6 +160,7 @@ class Report(FPDF):
 
     def text_line(self, words: str, size: float = BODY, style: str = "", after: float = 0) -> None:
         """Set a paragraph in one font."""
+        self._load([(FONT, style)])
         self.paragraph([Run(words, style=style)], size, after)
 
     def paragraph(self, runs: Iterable[Run], size: float = BODY, after: float = 6) -> None:
@@ -273,9 +266,8 @@ class Report(FPDF):
     def rows(self, rows: Sequence[Sequence[str]], caption: str) -> None:
         """Set a table, its header first, numbers to the right, and its caption."""
         if rows:
-            lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
             self.keep(16 * len(rows) + 60)
-            self.markdown("\n".join(f"| {' | '.join(row)} |" for row in lines))
+            self._table([[[Run(text)] for text in row] for row in rows], ["L", *"R" * (len(rows[0]) - 1)])
             self._caption(caption, self.epw)
             self.skip(GAP)
 
@@ -307,7 +299,9 @@ class Report(FPDF):
             self._rule(self.l_margin)
             self.skip(6)
         elif node.type == "table":
-            self._table([row.children for part in node.children for row in part.children])
+            rows = [row.children for part in node.children for row in part.children]
+            styles = [str(cell.attrs.get("style", "")).removeprefix("text-align:")[:1].upper() for cell in rows[0]]
+            self._table([[list(runs_in(cell)) for cell in row] for row in rows], [style or "L" for style in styles])
 
     def _inner(self, node: SyntaxTreeNode, indent: float) -> None:
         """Set the blocks in a block, farther right."""
@@ -327,46 +321,36 @@ class Report(FPDF):
                 self.multi_cell(0, 12, piece, fill=True, wrapmode="CHAR", align="L", new_x="LMARGIN", new_y="NEXT")
         self.skip(6)
 
-    def _table(self, rows: Sequence[Sequence[SyntaxTreeNode]]) -> None:
-        """Set a table, each column as wide as its words need; one that no page holds is set as lines."""
-        cells = [[list(runs_in(cell)) for cell in row] for row in rows]
-        words = [["".join(self.settable(run.words) for run in cell) for cell in row] for row in cells]
+    def _table(self, rows: Sequence[Sequence[Sequence[Run]]], aligned: Sequence[str]) -> None:
+        """Set a table, each cell in one font, each column as wide as it needs; one that no page holds as lines."""
+        words = [["".join(self.settable(run.words) for run in cell) for cell in row] for row in rows]
         self.set_font(FONT, "B", SMALL)
         needs = [[self.get_string_width(cell) + 12 for cell in row] for row in words]
         widths = [min(max(24, *column), self.epw / 2) for column in zip(*needs, strict=True)]
         share = min(1, self.epw / sum(widths))
         fullest = max(need / (share * width - 8) for row in needs for need, width in zip(row, widths, strict=True))
         if share * min(widths) < 20 or fullest * 13 > 400:
-            for row in cells:
+            for row in rows:
                 self.paragraph([run for cell in row for run in (*cell, Run("  |  "))][:-1], SMALL, after=2)
             return
-        aligned = [str(cell.attrs.get("style", "")).removeprefix("text-align:")[:1].upper() or "L" for cell in rows[0]]
-        layout = {
-            "align": "L",
-            "borders_layout": "HORIZONTAL_LINES",
-            "line_height": 13,
-            "padding": (1, 4),
-            "markdown": True,
-        }
+        layout = {"align": "L", "borders_layout": "HORIZONTAL_LINES", "line_height": 13, "padding": (1, 4)}
         self.set_draw_color(178)
         self.set_font(FONT, size=SMALL)
         with self.table(col_widths=widths, width=share * sum(widths), text_align=aligned, **layout) as table:
-            for row in cells:
+            for cells, texts in zip(rows, words, strict=True):
                 line = table.row()
-                for cell in row:
-                    code = FontFace(family=MONO) if cell and all(run.family == MONO for run in cell) else None
-                    line.cell(self._marked(cell), style=code)
+                for cell, text in zip(cells, texts, strict=True):
+                    line.cell(text, style=_font_of(cell))
         self.skip(8)
 
-    def _marked(self, runs: Iterable[Run]) -> str:
-        """Return the words of a table's cell with fpdf2's marks at every change of font."""
-        text, now = "", set[str]()
-        for run in [*runs, Run("")]:
-            wanted = set(run.style) & {"B", "I"}
-            text += "".join(2 * mark for letter, mark in (("B", BOLD), ("I", ITALIC)) if letter in now ^ wanted)
-            text += self.settable(run.words)
-            now = wanted
-        return text
+
+def _font_of(cell: Sequence[Run]) -> FontFace | None:
+    """Return the font that all words of a table's cell have; None where they differ."""
+    fonts = {(run.family, run.style.replace("U", "")) for run in cell if run.words.strip()}
+    if len(fonts) != 1 or fonts == {(FONT, "")}:
+        return None
+    family, style = fonts.pop()
+    return FontFace(family=family, emphasis=style or None)
 
 
 def _set_contents(report: Report, outline: Sequence) -> None:

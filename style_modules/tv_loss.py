@@ -16,7 +16,7 @@ class TotalVariationLoss(nn.Module):
             tv_weight: the factor w.
 
         Returns:
-            0-dim tensor; zero for pictures of a single pixel; float32 for pictures in half precision.
+            0-dim tensor, zero where pictures are a single pixel; of pictures in half precision, float32.
 
         Raises:
             ValueError: `img` does not have four dimensions.

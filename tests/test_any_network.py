@@ -153,11 +153,11 @@ def test_networks_without_a_gradient(data):
             with torch.no_grad():
                 return self.net(x)
 
-    for method in (SaliencyMap().compute_saliency_maps, GradCam().guided_backprop):
+    for method in (SaliencyMap().compute_saliency_maps, GradCam().guided_backprop, GradCam().grad_cam):
         with pytest.raises(InputError, match=r"scores without a gradient: .* torch\.no_grad\(\)"):
             method(*data, Detached())
     with pytest.raises(InputError, match="no influence on the scores, or none that a gradient shows"):
-        GradCam().grad_cam(*data, Detached())
+        GradCam().grad_cam(*data, Detached(), layer="net.4")
 
 
 def test_damaged_networks_whose_scores_are_finite(data):

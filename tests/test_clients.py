@@ -127,7 +127,7 @@ CLIENTS = {
 def modules(tmp_path_factory):
     """A copy of the modules in a folder of its own, as `ROOT` must not be written to."""
     folder = tmp_path_factory.mktemp("modules")
-    for pattern in ("*.py", "visualizers/*.py", "style_modules/*.py", "notebooks/c*/*.py"):
+    for pattern in ("*.py", "cli/*.py", "files/*.py", "visualizers/*.py", "style_modules/*.py", "notebooks/**/*.py"):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def test_data_beside_the_caller_are_found_first(modules, tmp_path, course):
     result = run_client(modules, tmp_path, "print(y.tolist())", CS7643_DATA=str(course))
     assert result.stdout == "[958, 85, 244, 182, 294]\n"
     result = run_client(modules, tmp_path, "")
-    assert result.returncode == 1 and "is not the course's file" in result.stderr
+    assert result.returncode == 1 and "cannot read the course's photos" in result.stderr
 
 
 LABELS = """
@@ -277,7 +277,8 @@ def test_a_notebook_beside_the_thin_modules_runs_unchanged(modules, package):
         X_tensor = torch.cat([preprocess(Image.fromarray(x)) for x in X])
         assert compute_saliency_maps(X_tensor, torch.LongTensor(y), model).shape == (2, 224, 224)
         assert model(make_fooling_image(X_tensor[:1], 6, model)).argmax() == 6
-        assert make_fool_image is make_fooling_image
+        model.train()
+        assert model(make_fool_image(X_tensor[:1], 6, model)).argmax() == 6 and not model.training  # as the course's
 
         img = torch.randn(1, 3, 224, 224).requires_grad_()
         before = img.detach().clone()
@@ -299,6 +300,7 @@ def test_a_notebook_beside_the_thin_modules_runs_unchanged(modules, package):
         assert tv_loss(image, 2).item() > 0
         for loss in (content_loss, gram_matrix, style_loss, tv_loss):
             assert "def " in "".join(inspect.getsourcelines(loss)[0])
+        assert "for " not in "".join(inspect.getsourcelines(tv_loss)[0])  # the courses' test of loops
         check_scipy()
         settings = dict(image_size=64, style_size=64, content_layer=3, content_weight=5e-2, style_layers=(1, 4),
                         style_weights=(2000, 50), tv_weight=5e-2)
@@ -306,6 +308,44 @@ def test_a_notebook_beside_the_thin_modules_runs_unchanged(modules, package):
         two = style_transfer("content.png", "content.png", *settings.values(), True, num_iterations=2)
         assert one.size == (64, 64) and one.tobytes() == two.tobytes()
         assert rel_error(X, X) == 0
+        """,
+    )
+
+
+@pytest.mark.filterwarnings("default")
+def test_other_courses_notebooks_find_their_modules(modules):
+    run_notebook(
+        modules / "notebooks",
+        """
+        import torch
+        from PIL import Image
+        from network_visualization import *
+        from a6_helper import *
+        import a4_helper, style_transfer
+        from eecs598.grad import rel_error
+        hello()
+        from model_utils import load_model
+        model = load_model().train()
+        X = preprocess(Image.new("RGB", (64, 64), (200, 40, 90)), 64)
+        assert compute_saliency_maps(X, torch.tensor([3]), model).shape == (1, 64, 64) and not model.training
+        attack = make_adversarial_attack(X, 6, model, max_iter=3)
+        assert 1 < (attack - X).norm() < 3.01
+        img = torch.randn(1, 3, 64, 64).requires_grad_()
+        before = img.detach().clone()
+        assert class_visualization_step(img, 6, model, learning_rate=2) is img and not torch.equal(img, before)
+        assert get_zero_one_masks(deprocess(X), 32).shape == (1, 32, 32)
+        assert abs(rel_error(torch.tensor([1.0, 2]), torch.tensor([1.0, 3])) - 0.2) < 1e-6
+        for name in ("content_loss", "gram_matrix", "style_loss", "tv_loss"):
+            assert callable(getattr(style_transfer, name))
+        """,
+        """
+        from deeplearning.data_utils import load_imagenet_val
+        from deeplearning.image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD
+        from deeplearning.network_visualization import (
+            compute_saliency_maps, make_fooling_image, update_class_visulization)
+        from deeplearning.style_transfer import content_loss, gram_matrix, style_loss, tv_loss
+        after = update_class_visulization(model, 6, 1e-3, 2, before)
+        assert torch.equal(after, img) and not after.requires_grad
         """,
     )
 

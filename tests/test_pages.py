@@ -297,7 +297,7 @@ def test_the_report_says_how_the_maps_are_scaled(tmp_path):
     question = next(question for question in writeup.QUESTIONS if question.name == "gradcam")
     for name, words in (("alone", "scaled each alone."), ("together", "scaled over the photos together.")):
         (picture,) = read_pictures([tmp_path / name / "gradcam.png"])
-        assert words in writeup.caption(picture, question)
+        assert words in question.caption(picture.name, picture.made_with)
 
 
 # --- Arrays ---

@@ -189,7 +189,7 @@ def test_the_readme_is_one_look_long():
 
 
 def test_figures_in_the_table_are_those_of_the_report():
-    from writeup import QUESTIONS
+    from report.questions import QUESTIONS
 
     table = README[README.index("| question |") : README.index("Every figure carries")]
     for name in (name for question in QUESTIONS for name in question.figures):

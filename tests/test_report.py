@@ -22,7 +22,8 @@ from figure_utils import WORDS, draw_losses, draw_rows, provenance, save_png
 from report import fonts
 from report.markdown import read_sections
 from report.pages import GAP, MARGIN, PAPERS, SMALLEST, Report
-from writeup import QUESTIONS, assign
+from report.questions import QUESTIONS
+from writeup import assign
 
 DAY = datetime.date(2026, 1, 31)
 UNKNOWN = "\U0010fffd"  # of private use: no font has it
@@ -124,7 +125,7 @@ def test_the_default_report_is_small_and_no_word_is_too_small(reader, full_size)
 def test_every_caption_stands_below_its_picture(reader):
     count = 0
     for page in reader.pages:
-        captions = [height for words, _, _, height in pieces(page) if re.match(r"\w+\.png\. ", words)]
+        captions = [height for words, _, _, height in pieces(page) if re.match(r"Figure \d+: ", words)]
         pictures = places(page)
         assert len(captions) == len(pictures)
         for _, bottom, *_ in pictures:
@@ -135,7 +136,7 @@ def test_every_caption_stands_below_its_picture(reader):
 
 @pytest.mark.slow
 def test_outline_contents_and_page_numbers_agree(reader):
-    titles = [f"{number}. {question.title}" for number, question in enumerate(DEFAULT, start=1)]
+    titles = [question.heading for question in DEFAULT]
     assert [entry.title for entry in reader.outline] == titles
     first = " ".join(reader.pages[0].extract_text().split())
     for entry in reader.outline:
@@ -235,10 +236,10 @@ def test_markdown_is_set_with_its_marks_in_order(tmp_path):
     assert reader.pages[0]["/Annots"][0].get_object()["/A"]["/URI"] == "https://x.org/y"
 
 
-def test_tables_keep_words_emphasis_and_what_fpdf2_would_take_for_marks(tmp_path):
-    text = "| name | is |\n|:--|--:|\n| `a__b__` | **bold** --x-- ~~y~~ [l](u) |\n| \\*\\*c\\*\\* | plain |\n"
+def test_tables_keep_words_and_the_font_of_a_whole_cell(tmp_path):
+    text = "| name | is |\n|:--|--:|\n| `a__b__` | **bold** |\n| \\*\\*c\\*\\* --x-- ~~y~~ [l](u) **m** | plain |\n"
     reader = markdown(text, tmp_path)
-    assert text_of(reader) == "name is a__b__ bold --x-- ~~y~~ l **c** plain"
+    assert text_of(reader) == "name is a__b__ bold **c** --x-- ~~y~~ l m plain"
     fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
     assert fonts["bold"] == fonts["name"] == "DejaVuSansBold" and fonts["a__b__"] == "DejaVuSansMonoBook"
     assert fonts["plain"] == "DejaVuSansBook"
@@ -374,11 +375,9 @@ def test_unknown_headings_are_text_with_a_notice(tmp_path, caplog):
         "": "# My answers\nA. Student\n\n# Thanks\nto all",
         "saliency_map": "One.\n\n## In short\nTwo.",
     }
-    assert [re.search(r"'(.+?)'", record.getMessage())[1] for record in caplog.records] == [
-        "My answers",
-        "In short",
-        "Thanks",
-    ]
+    *notices, known = [record.getMessage() for record in caplog.records]
+    assert all(question.name in known and question.heading in known for question in QUESTIONS)
+    assert [re.search(r"'(.+?)'", notice)[1] for notice in notices] == ["My answers", "In short", "Thanks"]
 
 
 def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(photos, tmp_path, caplog):
@@ -387,5 +386,5 @@ def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(
     options = ["--no-run", "--only", "saliency_map", "--out", str(tmp_path), "--answers", str(tmp_path / "a.md")]
     assert writeup.main(options) == 0
     first, second = (page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages)
-    assert "My answers\nA. Student\nNetwork" in first and "Sharp." in second
+    assert "My answers\nA. Student\nCollaborators\nNetwork" in first and "Sharp." in second
     assert "'My answers' names no question" in caplog.text

@@ -19,9 +19,9 @@ from figure_utils import draw_curves
 from image_utils import to_batch
 from model_utils import load_model
 from report.markdown import read_table
+from report.questions import QUESTIONS
 from visualizers import sanity
 from visualizers.sanity import Findings
-from writeup import QUESTIONS
 
 CASCADE = ["classifier", *(f"features.{i}" for i in (12, 11, 10, 9, 7, 6, 4, 3, 0))]
 FILES = ["faithfulness.csv", "faithfulness.png", "sanity_checks.csv", "sanity_curves.png", "sanity_randomization.png"]

@@ -63,11 +63,11 @@ def test_layers_by_option(tmp_path, bundled_model):
     chosen = options("--out", tmp_path)
     chosen.layer, chosen.captum_layer = None, "features.4.expand3x3"
     session = Session(chosen, model=bundled_model)
-    assert session.layer_name("layer") == "features.12" and session.layer_name("layer", "features.3") == "features.3"
-    assert session.layer_name("captum_layer", "features.3") == "features.4.expand3x3"
+    assert session.layer("layer").name == "features.12" and session.layer("layer", "features.3").name == "features.3"
+    assert session.layer("captum_layer", "features.3").name == "features.4.expand3x3"
     chosen.captum_layer = "features.99"
     with pytest.raises(InputError, match=r"^--captum-layer: layer must be .*'features\.99'"):
-        session.layer_name("captum_layer")
+        session.layer("captum_layer")
 
 
 # --- Photos and classes ---

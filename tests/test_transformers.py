@@ -14,7 +14,8 @@ from captum_utils import compute_attributions
 from errors import InputError
 from model_utils import load_model
 from visualizers import GradCam
-from visualizers.layers import Layout, as_maps, default_layer, influence, layout_of
+from visualizers.layers import check_influence, default_layer, find_layer
+from visualizers.layouts import CHANNELS_FIRST, Layout, layout_of
 
 SIZE = 32
 
@@ -64,10 +65,6 @@ def by_hand(activation: torch.Tensor, gradient: torch.Tensor, h: int, w: int, si
     return (maps - maps.min()) / (maps.max() - maps.min())
 
 
-def name_of(model: nn.Module, layer: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is layer)
-
-
 # --- Against the same by hand ---
 
 
@@ -110,7 +107,7 @@ def test_tokens_without_a_class_token(data):
     model, (X, y) = Pooled().eval(), data
     kept = model.norm(model.block(model.patches(X).flatten(2).mT)).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept)
-    assert name_of(model, default_layer(model, X)) == "norm"
+    assert default_layer(model, X).name == "norm"
     assert np.allclose(GradCam().grad_cam(X, y, model), by_hand(kept, gradient, 4, 4), atol=1e-4)
 
 
@@ -123,7 +120,7 @@ def test_pictures_that_are_not_square():
     expected = by_hand(kept, gradient, 6, 3, (48, 24))
     assert np.allclose(GradCam().grad_cam(X, y, model), expected, atol=1e-4)
     small = swin(window_size=[3, 3])
-    assert influence(small, small.features[1], X) == Layout("channels last", 12, 6)
+    assert layout_of(small, small.features[1], X) == Layout("channels last")
 
 
 # --- torchvision's networks ---
@@ -133,10 +130,10 @@ def test_pictures_that_are_not_square():
 @pytest.mark.parametrize(
     ("arch", "name", "layout"),
     [
-        ("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 14, 14, 1)),
-        ("swin_t", "norm", Layout("channels last", 7, 7)),
-        ("swin_v2_t", "norm", Layout("channels last", 7, 7)),
-        ("maxvit_t", "blocks.3", Layout("channels first", 7, 7)),
+        ("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 16, 1)),
+        ("swin_t", "norm", Layout("channels last")),
+        ("swin_v2_t", "norm", Layout("channels last")),
+        ("maxvit_t", "blocks.3", CHANNELS_FIRST),
     ],
 )
 def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch):
@@ -144,16 +141,16 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
     X = batch[0][:1]
     y = model(X).argmax(dim=1)  # of a class with a low score, the map of random weights may be zero
     layer = default_layer(model, X)
-    assert name_of(model, layer) == name and influence(model, layer, X) == layout
+    assert (layer.name, layer.layout) == (name, layout)
     cam = GradCam().grad_cam(X, y, model)
     assert cam.max() == 1 and cam.std() > 0.05
     outputs = []  # the module's own output, by a hook of this test's, gives the same map
-    handle = layer.register_forward_hook(lambda *args: outputs.append(args[2]))
+    handle = layer.module.register_forward_hook(lambda *args: outputs.append(args[2]))
     score = model(X.clone().requires_grad_())[0, y[0]]
     handle.remove()
     (gradient,) = torch.autograd.grad(score, outputs[0])
-    vectors = [layout.maps(t).flatten(2).mT for t in (outputs[0], gradient)]
-    assert np.allclose(cam, by_hand(*vectors, layout.height, layout.width, (224, 224)), atol=2e-3)
+    maps = [layout.maps(t, X.shape[2:]) for t in (outputs[0], gradient)]
+    assert np.allclose(cam, by_hand(*(m.flatten(2).mT for m in maps), *maps[0].shape[2:], (224, 224)), atol=2e-3)
 
 
 # --- What is not recognised is refused ---
@@ -209,11 +206,11 @@ def test_as_many_channels_as_rows_and_columns(data):
     X, _ = data
     for arrange, kind in ((lambda m: m, "channels first"), (lambda m: m.permute(0, 2, 3, 1), "channels last")):
         model = Sequence(4, arrange).eval()
-        assert influence(model, model.out, X) == Layout(kind, 4, 4)
+        assert layout_of(model, model.out, X) == Layout(kind)
     square = swin(embed_dim=4, num_heads=[1, 2])  # 8×8 places of 4 channels, then 4×4 of 8
-    assert influence(square, square.features[2], X) == Layout("channels last", 4, 4)
+    assert layout_of(square, square.features[2], X) == Layout("channels last")
     fixed = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
-    assert influence(fixed, fixed[1], X) == Layout("channels first", 8, 8)  # though it takes no wider picture
+    assert layout_of(fixed, fixed[1], X) == CHANNELS_FIRST  # though it takes no other size
 
 
 def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
@@ -223,9 +220,9 @@ def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
     with pytest.raises(InputError, match="maps of a single pixel"):
         GradCam().grad_cam(X, y, bundled_model, layer="features.12")
     layer = default_layer(bundled_model, X)
-    assert name_of(bundled_model, layer).startswith("features.") and GradCam().grad_cam(X, y, bundled_model).max() == 1
+    assert layer.name.startswith("features.") and GradCam().grad_cam(X, y, bundled_model).max() == 1
     X = torch.randn(1, 3, 60, 60)  # still 3×3
-    assert default_layer(bundled_model, X) is bundled_model.features[12]
+    assert default_layer(bundled_model, X).module is bundled_model.features[12]
 
 
 # --- Captum at these layers, and the script ---
@@ -234,11 +231,11 @@ def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
 @pytest.mark.parametrize(("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")])
 def test_captum_sees_maps(data, make, name):
     model, (X, y) = make(), data
-    layer = model.get_submodule(name)
-    layout, before = influence(model, layer, X), network_state(model)
-    ours = GradCam()
-    ours.grad_cam(X, y, model, layer=name)
-    with as_maps(layer, layout) as module:
+    before, ours = network_state(model), GradCam()
+    layer = find_layer(model, name, X)
+    check_influence(model, layer, X)
+    ours.grad_cam(X, y, model, layer=layer)
+    with layer.as_maps(X) as module:
         activation = compute_attributions(LayerActivation(model, module), X)
         cam = compute_attributions(LayerGradCam(model, module), X, target=y)
         conductance = compute_attributions(LayerConductance(model, module), X, target=y, n_steps=3)
@@ -293,16 +290,15 @@ def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, ca
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_layouts_are_views_and_back(data):
-    output = torch.randn(2, 1 + 12, 5)
-    layout = Layout("tokens", 3, 4, 1)
-    maps = layout.maps(output)
+def test_layouts_are_views_and_back():
+    size, output = torch.Size((24, 32)), torch.randn(2, 1 + 12 + 2, 5)
+    layout = Layout("tokens", 8, 1, 2)
+    maps = layout.maps(output, size)
     assert maps.shape == (2, 5, 3, 4) and torch.equal(maps[0, :, 1, 2], output[0, 1 + 4 + 2])
     assert torch.equal(layout.output(maps, output), output)
-    layout = Layout("channels last", 3, 4)
+    with pytest.raises(InputError, match="14 tokens"):
+        layout.maps(output[:, :14], size)
+    layout = Layout("channels last")
     output = torch.randn(2, 3, 4, 5)
-    assert torch.equal(layout.maps(output)[0, :, 1, 2], output[0, 1, 2])
-    assert torch.equal(layout.output(layout.maps(output), output), output)
-    assert layout_of(vit(), nn.GELU(), torch.Size((3, 21, 12)), data[0]) == Layout("tokens", 4, 4, 5)
-    with pytest.raises(InputError):
-        layout_of(vit(), nn.GELU(), torch.Size((3, 22, 12)), data[0])
+    assert torch.equal(layout.maps(output, size)[0, :, 1, 2], output[0, 1, 2])
+    assert torch.equal(layout.output(layout.maps(output, size), output), output)

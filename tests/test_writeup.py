@@ -16,7 +16,9 @@ import writeup
 from cli.options import SHARED_OPTIONS, make_parser
 from cli.session import Session
 from figure_utils import draw_rows, provenance, save_png
-from writeup import QUESTIONS, today
+from report.markdown import read_sections
+from report.questions import QUESTIONS
+from writeup import today
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]
 
@@ -82,8 +84,8 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
         assert (together / path.name).read_bytes() == path.read_bytes()
     title, saliency, fooling = pages_of(together)
     assert all(words in title for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year)))
-    assert "1. Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
-    assert "2. Fooling images" in fooling and "The photo is number 0, the class to reach 6." in fooling
+    assert "1.1 Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
+    assert "1.3 Fooling images" in fooling and "The photo is number 0, the class to reach 6." in fooling
 
 
 @pytest.mark.slow
@@ -91,11 +93,11 @@ def test_every_question_is_set_in_order_with_its_options(figures):
     assert compose(figures) == 0
     title, *pages = pages_of(figures)
     text = " ".join(pages)
-    positions = [text.index(f"{number}. {question.title}") for number, question in enumerate(DEFAULT, start=1)]
+    positions = [text.index(question.heading) for question in DEFAULT]
     assert positions == sorted(positions)
-    for number, question in enumerate(DEFAULT, start=1):
-        page = int(re.search(rf"Page (\d+) {number}\. {re.escape(question.title)}", title)[1])
-        assert f"{number}. {question.title}" in pages[page - 2]
+    for question in DEFAULT:
+        page = int(re.search(rf"Page (\d+) {re.escape(question.heading)}", title)[1])
+        assert question.heading in pages[page - 2]
         for name in question.figures:
             assert f"{name}. " in text
     assert "Seed 7" in title and "{" not in text and "None" not in text
@@ -205,6 +207,20 @@ def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_pat
     assert (tmp_path / "out" / "fooling_image.png").exists()
 
 
+@pytest.mark.slow
+def test_a_fault_in_a_solution_costs_its_question_alone(tmp_path, monkeypatch, capsys, bundled_model):
+    (tmp_path / "faulty.py").write_text(
+        "def add_options(parser):\n    pass\n\ndef make_figures(session):\n    raise KeyError('layer')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
+    questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("faulty",), ("fooling_image",))]
+    assert writeup.run_scripts(session, questions) == ["faulty"]
+    told = capsys.readouterr().err
+    assert "Traceback" in told and told.endswith("faulty.py: error: KeyError: 'layer'\n")
+    assert (tmp_path / "out" / "fooling_image.png").exists()
+
+
 ANSWERS = """\
 A. Student, section *B*
 
@@ -242,6 +258,57 @@ def test_answers_stand_on_their_questions_pages(figures, tmp_path):
     assert "Sharp." in gradcam[-1]
 
 
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("1.3", "fooling_image"),
+        ("Q1.3.", "fooling_image"),
+        ("Question 1.3: Fooling images", "fooling_image"),
+        ("4. Fooling images", "fooling_image"),
+        ("Fooling_image", "fooling_image"),
+        ("2.2", "style_transfer"),
+        ("2.1–2.4 Style transfer", "style_transfer"),
+        ("1.1–1.2 The same with Captum", "captum"),
+        ("1.1", "saliency_map"),
+        *((question.heading, question.name) for question in QUESTIONS),
+    ],
+)
+def test_headings_of_answers_are_numbers_names_and_titles(tmp_path, caplog, heading, name):
+    (tmp_path / "answers.md").write_text(f"# {heading}\n\nYes.\n")
+    assert writeup.assign(read_sections(tmp_path / "answers.md")) == {"": "", name: "Yes."}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("heading", ["1.7", "Question", "1.3 Fooling around", "3", "q", "1"])
+def test_other_headings_name_no_question(tmp_path, heading):
+    (tmp_path / "answers.md").write_text(f"# {heading}\n\nYes.\n")
+    assert set(writeup.assign(read_sections(tmp_path / "answers.md"))) == {""}
+
+
+def test_parts_of_one_question_keep_their_headings(tmp_path):
+    (tmp_path / "answers.md").write_text("# 2.1\n\nOne.\n\n# 2.2\n\nTwo.\n")
+    answers = writeup.assign(read_sections(tmp_path / "answers.md"))
+    assert answers["style_transfer"].split() == ["One.", "#", "2.2", "Two."]
+
+
+def test_an_answer_over_the_courses_limit_is_told(tmp_path, caplog):
+    (tmp_path / "answers.md").write_text(f"# 1.1\n{'word ' * 350}\n# 1.3\n{'word ' * 351}\n")
+    writeup.assign(read_sections(tmp_path / "answers.md"))
+    (record,) = caplog.records
+    assert "1.3" in record.getMessage() and "351" in record.getMessage()
+
+
+@pytest.mark.slow
+def test_figures_are_numbered_and_the_reader_is_told_what_to_answer(figures):
+    assert compose(figures) == 0
+    title, *pages = pages_of(figures)
+    text = " ".join(pages)
+    captions = re.findall(r"Figure (\d+): (\w+\.png)\. ", text)
+    assert captions == [(str(i), name) for i, name in enumerate((n for q in DEFAULT for n in q.figures), start=1)]
+    assert "Name" in title and "Collaborators" in title
+    assert all(prompt in text for question in DEFAULT for prompt in question.prompts)
+
+
 @pytest.mark.slow
 def test_long_answers_go_on_further_pages(figures, tmp_path):
     words = [f"word{i}" for i in range(3000)]
@@ -250,8 +317,8 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
     pages = pages_of(figures)
     text = " ".join(re.sub(r" \d+$", "", page) for page in pages)  # without the pages' numbers
     assert text.count(" ".join(words)) == 1 and text.count(" ".join(words[:1500])) == 2
-    listed = int(re.search(r"Page (\d+) 2\. ", text)[1])
-    assert "2. Guided backprop" in pages[listed - 1]
+    listed = int(re.search(r"Page (\d+) 1\.2 ", text)[1])
+    assert "1.2 Guided backprop" in pages[listed - 1]
 
 
 @pytest.mark.parametrize(

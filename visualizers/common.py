@@ -141,6 +141,18 @@ def _check_range(y: torch.Tensor, classes: int, name: str) -> None:
         raise InputError(f"{name} must lie in 0…{classes - 1}, got {min(ids)}…{max(ids)}")
 
 
+def graph_nodes(tensor: torch.Tensor) -> list[torch.autograd.graph.Node]:
+    """Return the nodes of the graph that a tensor comes from."""
+    found: dict[torch.autograd.graph.Node, None] = {}  # in the order in which they are met
+    waiting = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [source for source, _ in node.next_functions]
+    return list(found)
+
+
 def finite(gradient: torch.Tensor) -> torch.Tensor:
     """Return a gradient, or what was computed from it, of any shape.
 

@@ -16,12 +16,12 @@ from .common import (
     evaluated,
     evaluation_mode,
     finite,
+    graph_nodes,
     in_chunks,
 )
-from .layers import check_visible, default_layer, find_module, kept_maps
+from .layers import Layer, check_visible, default_layer, find_layer
 
-__all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer", "find_module"]
-
+__all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer"]
 
 # Nodes of the graph that stand for whole parts of a network: torch.compile's, TorchScript's.
 HIDING = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
@@ -45,7 +45,12 @@ class CustomReLU(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         """gradient · [x > 0] · [gradient > 0]."""
         (output,) = ctx.saved_tensors
-        return gradient.clamp(min=0) * (output > 0)
+        return keep_positive(gradient * (output > 0))
+
+
+def keep_positive(gradient: torch.Tensor) -> torch.Tensor:
+    """Keep what is positive of the gradient that a ReLU passes back: the guided rule. In place."""
+    return gradient.relu_()
 
 
 class GradCam:
@@ -93,7 +98,7 @@ class GradCam:
         X_tensor: torch.Tensor,
         y_tensor: Labels,
         gc_model: nn.Module,
-        layer: nn.Module | str | None = None,
+        layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
         """Weight a layer's feature maps with the mean gradient of the class's score by them, and sum what is positive.
@@ -107,7 +112,8 @@ class GradCam:
             y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
             gc_model: network with scores (N, classes); evaluated in eval mode and left as it was.
             layer: a module with feature maps (N, C, h, w), channels-last ones (N, h, w, C) or tokens (N, 1+h·w, C), or
-                its dotted name. Default: SqueezeNet's features[12]; of another network `layers.default_layer`.
+                its dotted name, or a `Layer`, which has been checked. Default: SqueezeNet's features[12]; of another
+                network `layers.default_layer`.
             per_image: scale each map to [0, 1] alone; otherwise all together, as the course does.
 
         Returns:
@@ -117,14 +123,14 @@ class GradCam:
             ValueError: no such or no spatial layer, arguments that do not fit, or numbers that are not finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
+        found = find_layer(gc_model, layer, images)
 
         def activation_and_gradient(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            with kept_maps(gc_model, module, images) as kept:
+            with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            return kept.maps.detach(), kept.gradient(score)
+            return kept[0].maps.detach(), kept[0].gradient(score)
 
         with evaluation_mode(gc_model):
-            module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images)
             self.activation_value, self.gradient_value = in_chunks(activation_and_gradient, images, labels)
         return self._maps(images.shape[2:], per_image).cpu().numpy()
 
@@ -133,7 +139,7 @@ class GradCam:
         X_tensor: torch.Tensor,
         y_tensor: Labels,
         gc_model: nn.Module,
-        layer: nn.Module | str | None = None,
+        layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
         """Multiply `guided_backprop` by `grad_cam`, from one forward pass and two backward ones.
@@ -150,17 +156,17 @@ class GradCam:
             ValueError: as both.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
+        found = find_layer(gc_model, layer, images)
 
         def both(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             images.requires_grad_()
-            with kept_maps(gc_model, module, images) as kept:
+            with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            plain = kept.gradient(score, retain_graph=True)  # at the layer, before any ReLU is guided
+            plain = kept[0].gradient(score, retain_graph=True)  # at the layer, before any ReLU is guided
             _guide_relus(score)
-            return finite(*torch.autograd.grad(score, images)), kept.maps.detach(), plain
+            return finite(*torch.autograd.grad(score, images)), kept[0].maps.detach(), plain
 
         with evaluation_mode(gc_model):
-            module = find_module(gc_model, layer) if layer is not None else default_layer(gc_model, images)
             guided, self.activation_value, self.gradient_value = in_chunks(both, images, labels)
         return _channels_last(guided.float() * self._maps(images.shape[2:], per_image)[:, None])
 
@@ -214,23 +220,20 @@ def _guide_relus(score: torch.Tensor) -> None:
     The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or not, are met alike,
     and nothing has to be undone.
     """
+
+    def guide(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:
+        keep_positive(*gradients)  # the tensor is the node's own
+
     relus = _relu_nodes(score)
     if not relus:
         raise InputError("the network has no ReLU, so guided backprop is not defined for it")
     for relu in relus:
-        relu.register_hook(_keep_positive)
+        relu.register_hook(guide)
 
 
 def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
     """Return the nodes of the ReLUs, ReLU6 included, in the graph that a score comes from."""
-    nodes, seen, relus = [score.grad_fn], set(), []
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            nodes += [source for source, _ in node.next_functions]
-            relus += [node] if _is_relu(node) else []
-    return relus
+    return [node for node in graph_nodes(score) if _is_relu(node)]
 
 
 def _is_relu(node: torch.autograd.graph.Node) -> bool:
@@ -240,10 +243,6 @@ def _is_relu(node: torch.autograd.graph.Node) -> bool:
     return name in ("ReluBackward0", "CustomReLUBackward") or (
         name == "HardtanhBackward0" and getattr(node, "_saved_min_val", None) == 0  # ReLU6
     )
-
-
-def _keep_positive(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:
-    gradients[0].relu_()  # in place: the tensor is the node's own
 
 
 def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
