@@ -219,8 +219,7 @@ def style_transfer(
     check_model(cnn)
     _layer(content_layer, "content_layer", len(feature_layers(cnn)))
     style_layers, style_weights = _used(style_layers, style_weights, len(feature_layers(cnn)))
-    _weight(content_weight, "content_weight")
-    _weight(tv_weight, "tv_weight")
+    _weight(content_weight, "content_weight"), _weight(tv_weight, "tv_weight")
     content_img = _content(content_image, image_size, dtype, seed)
     content_weight, init_random = (0, True) if content_image is None else (content_weight, init_random)
     styles = [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
@@ -233,9 +232,8 @@ def style_transfer(
         feats = extract_features(content_img, layers)
         content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
         del feats  # of a large picture they take a gigabyte
-        grams = [
-            [style_loss.gram_matrix(maps) for maps in _style_maps(layers, style_layers, img)] for img in style_imgs
-        ]
+        style_maps = (_style_maps(layers, style_layers, img) for img in style_imgs)
+        grams = [[style_loss.gram_matrix(feats) for feats in maps] for maps in style_maps]
         if masks:
             style_loss = GuidedStyleLoss(scaled_masks(region_masks(masks, content_img, len(styles)), sizes))
             style_targets = style_loss.targets(style_layers, grams)

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from cli.process import print_line
+from cli.session import Session
 from cli.style_presets import CONTENT_LAYER, NIGHT, STYLE_LAYERS
 from files.atomic import ROOT
 from files.course import course_file, package_file
 from model_utils import load_model
+from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_utils import extract_features, features_from_img, reference_values, rel_error
 
 SIZE, STYLE_WEIGHTS = 192, (300000, 1000, 15, 3)  # short side of the pictures; weights of the style loss
@@ -54,6 +57,19 @@ def reference(model: nn.Module, official: bool) -> Reference:
     style, _ = features_from_img(files[2], SIZE, model, device)
     black = extract_features(0 * image, model, CONTENT_LAYER)
     return Reference(reference_values(files[0]), image, content, black, style)
+
+
+def print_checks(
+    session: Session, content_loss: ContentLoss, style_loss: StyleLoss, tv_loss: TotalVariationLoss
+) -> None:
+    """Print the four lines that the course asks for, each as soon as it is known."""
+    weights = session.model.weights_name
+    official = session.options.arch == "squeezenet1_1" and not weights.startswith(("bundled", "random"))
+    ref = reference(session.model, official)
+    print_line(content_loss_test(content_loss, ref))
+    print_line(gram_matrix_test(style_loss.gram_matrix, ref))
+    print_line(style_loss_test(style_loss, style_loss.gram_matrix, ref))
+    print_line(tv_loss_test(tv_loss, ref))
 
 
 def content_loss_test(content_loss: Callable, ref: Reference) -> str:

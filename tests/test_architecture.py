@@ -26,7 +26,7 @@ LAYERS = (
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, start=1) for name in names}
 TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
-INSIDE_FUNCTIONS = 17  # imports, in the whole house
+INSIDE_FUNCTIONS = 18  # imports, in the whole house
 LARGEST_FILE, LARGEST_FUNCTION = 400, 60  # lines; of functions without their signature and docstring
 
 PACKAGES = ("cli", "files", "report", "checker", "visualizers", "style_modules")

@@ -1,9 +1,9 @@
-"""Two strips of pictures: what each layer knows of the content, and what each set of layers knows of the style."""
+"""The pictures of style transfer: one painted coarse to fine, and two strips that show what each layer knows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,80 @@ from PIL.Image import Image
 from torch import nn
 
 from cli.session import Session
-from cli.style_presets import INVERSION, Preset, presets
+from cli.style_presets import INVERSION, Preset, given, presets
 from cli.style_weights import with_proportions_of
-from errors import InputError
-from style_utils import feature_layers, style_transfer
+from errors import InputError, quoted
+from figure_utils import draw_losses
+from style_modules.scales import scale_sizes, steps_by_scale
+from style_utils import ITERATIONS, StyleTransferProgress, feature_layers, style_transfer
 
 NOISES = 2  # starts of each inversion: what differs between them, the layer does not know
+
+
+def make(
+    session: Session, preset: Preset, pictures: Mapping[Path, Image], losses: tuple[nn.Module, nn.Module, nn.Module]
+) -> tuple[list[tuple[float, ...]], torch.Tensor]:
+    """Make one picture, coarse to fine. Returns the terms before and after each step (content, style, total
+    variation, total, style by layer), and the picture (1, 3, H, W).
+
+    Raises:
+        InputError: the losses are not finite, or a file cannot be written.
+        KeyboardInterrupt: Ctrl-C; the picture reached by then is written, and the message says so.
+    """
+    options, folder = session.options, session.folder("styles_images")
+    count = options.iterations or ITERATIONS[options.optimizer]
+    sizes = scale_sizes(preset.image_size, given(options, "scales") or 1)
+    steps = steps_by_scale(count, len(sizes))
+    curve: list[tuple[float, ...]] = []
+    last: list[StyleTransferProgress] = []
+
+    def report(progress: StyleTransferProgress) -> None:
+        last[:] = [progress]
+        terms = (progress.content, progress.style, progress.total_variation, progress.total)
+        curve.append((*terms, *progress.style_by_layer))
+        if progress.iteration:
+            bar.update()
+        if options.save_every and progress.iteration % options.save_every == 0:
+            number = len(curve) - 1
+            session.save_image(progress.image, f"{preset.name}_{number:04}.png", folder)
+
+    kwargs: dict[str, Any] = {"optimizer": options.optimizer, "callback": report, "output": folder}
+    kwargs |= {"seed": options.seed, "preserve_color": options.preserve_color, "style_shares": preset.shares}
+    kwargs |= {"masks": preset.masks and [pictures[path] for path in preset.masks]}
+    kwargs["notes"] = session.provenance(iterations=count, pictures=preset.description())
+    content = None if preset.content is None else pictures[preset.content]
+    weights = (preset.content_layer, preset.content_weight, preset.style_layers, preset.style_weights, preset.tv_weight)
+    with session.progress(description=preset.name, total=sum(steps)) as bar:
+        try:
+            for size, number in zip(sizes, steps, strict=True):
+                side = max(32, preset.style_size * size // preset.image_size)
+                start = last[0].image if last else None
+                style_transfer(
+                    *(preset.name, content, [pictures[path] for path in preset.styles], size, side, *weights),
+                    *(*losses, session.model, session.device, preset.init_random),
+                    **(kwargs | {"num_iterations": number, "start": start}),
+                )
+        except InputError as error:
+            raise InputError(f"{preset.name}: {error}") from error
+        except KeyboardInterrupt:
+            written = f"; {quoted(f'{preset.name}.png')} is the picture reached by then" if last else ""
+            raise KeyboardInterrupt(f"interrupted after {max(0, len(curve) - 1)} steps{written}") from None
+    return curve, last[0].image
+
+
+def save_losses(
+    session: Session, chosen: Sequence[Preset], curves: Mapping[str, Sequence[tuple[float, ...]]], **facts
+) -> None:
+    """Write style_losses.png: the terms over the steps, the style term also by layer."""
+    by_layer = {
+        preset.name: [
+            f"style, layer {layer}"
+            for layer, weight in zip(preset.style_layers, preset.style_weights, strict=True)
+            if weight
+        ]
+        for preset in chosen
+    }
+    session.save(draw_losses(curves, by_layer), "style_losses.png", **facts)
 
 
 def make_strips(
