@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from solutions import RIGHT, WRONG
+from solutions import BASE, ITEMS, RIGHT, WRONG, put
 
 import check
-from course.make_starter import course_files, replace_body
+from course.make_starter import course_files
 from files.atomic import ROOT
 
-ITEMS = {item.name: item for item in check.ITEMS}
-BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed
 # Items that run a function of the file: all others import none of it, so that nothing there can reach them.
 RELATED = {
     file: [item.name for item in check.ITEMS if item.file == file] + ["feature_inversion"] * file.startswith("style")
@@ -40,13 +38,6 @@ def solution(tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def _one_core(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def put(solution: Path, item: str, body: str) -> None:
-    """Write another body into the function of an item."""
-    item = ITEMS[BASE.get(item, item)]
-    path = solution / item.file
-    path.write_text(replace_body(path.read_text(), item.function, body))
 
 
 def outcome(solution: Path, name: str, expected, patience: float = check.PATIENCE) -> check.Outcome:

@@ -2,22 +2,19 @@
 
 import io
 import os
-import struct
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import CONTENT, serving, whole, without_privileges
+from helpers import CONTENT, difference, noise, png_header, serving, smooth, whole, without_privileges
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 from torchvision import transforms
 
-from files.course import package_file
 from image_utils import (
     SQUEEZENET_MEAN,
     SQUEEZENET_STD,
@@ -36,22 +33,6 @@ from image_utils import (
 
 QUADRANTS = np.zeros((16, 24, 3), np.uint8)  # no two orientations of it are alike
 QUADRANTS[:8, :12], QUADRANTS[:8, 12:], QUADRANTS[8:, :12] = (250, 10, 10), (10, 250, 10), (10, 10, 250)
-
-
-def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def smooth(size: tuple[int, int] = (48, 32)) -> Image.Image:
-    """A small piece of a real photo, which every format keeps well."""
-    with Image.open(package_file("skimage", "data/chelsea.png")) as photo:
-        return photo.convert("RGB").crop((100, 50, 100 + 4 * size[0], 50 + 4 * size[1])).resize(size)
-
-
-def difference(a, b) -> float:
-    """The mean absolute difference of two pictures in grey levels."""
-    return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean()
 
 
 # --- Opening ---
@@ -180,16 +161,6 @@ def test_odd_sizes(tmp_path, width, height):
     Image.new("RGB", (width, height), (9, 99, 199)).save(tmp_path / "photo.png", compress_level=1)
     opened = open_image(tmp_path / "photo.png")
     assert opened.size == (width, height) and opened.getpixel((0, 0)) == (9, 99, 199)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG that claims a size, with hardly any content."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(

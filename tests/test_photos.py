@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, difference, noise, png_header, smooth
 from PIL import Image, ImageCms, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
-from test_image_utils import difference, noise, png_header, smooth
 
 from errors import InputError
 from image_utils import check_image, load_image, open_image, preprocess

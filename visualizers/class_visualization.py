@@ -11,7 +11,8 @@ from torch import nn
 
 from image_utils import as_type, blur_image, clip_pixels, deprocess
 
-from .common import check_model, class_scores, copied, evaluation_mode, figures, integer, positive, unit_length
+from .common import check_model, class_scores, figures, integer, positive, unit_length
+from .evaluation import copied, evaluation_mode, read_flags
 
 SIZE = 224  # height and width of the pictures in pixels
 BLUR_SIGMA = 0.5  # of the blur every few iterations, in pixels
@@ -148,6 +149,7 @@ class ClassVisualization:
                     images[i] = clip_pixels(self.jitter(shifted, -ox, -oy))
                     if t % blur_every == 0:
                         images[i] = clip_pixels(self.blur_image(images[i], BLUR_SIGMA))  # again, as the blur rounds
+                read_flags()
                 if callback:
                     callback(ClassVisualizationProgress(t + 1, torch.stack(scores), torch.cat(images)))
         return torch.cat(images)

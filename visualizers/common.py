@@ -1,74 +1,24 @@
-"""What the techniques share: checked inputs, deterministic evaluation, and the score that is differentiated."""
+"""What the techniques share: checked inputs, and the score that is differentiated."""
 
-import contextlib
-import copy
 import math
 import operator
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import SqueezeNet
 
 from errors import InputError
 
+from .evaluation import refuse_unless
+from .squeezenet_score import has_plain_classifier, squeezenet_score
+
 DAMAGED = "the network's scores are not finite (NaN or infinity): its weights are damaged"
 NOT_FINITE = "the gradient is not finite (NaN or infinity): damaged weights, or numbers too large"
-CHUNK = 8  # images that go through a network together: more cost memory, and gain no speed on several threads
 
 Labels = torch.Tensor | np.ndarray | Sequence[int] | int  # class ids
 # A method of explanation: model, images (N, 3, H, W), labels (N,) → maps (N, H, W).
 Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | np.ndarray]
-
-_one_at_a_time = threading.RLock()
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate a network deterministically, with gradients: no dropout, batch norm by its running statistics.
-
-    Also where the caller has switched to inference mode; a compiled network is evaluated as it was written, since
-    compiled code hides layers, hooks and ReLUs. The modes are restored afterwards. Threads take turns, since the modes
-    and hooks of a network are shared by all.
-    """
-    with _one_at_a_time, torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.enable_grad():
-        training = [module for module in model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a network.
-
-    What is computed before each evaluation (the weight of a `weight_norm` or `spectral_norm` by hooks) still hangs on
-    its graph, with which Python copies no tensor; the copy has it without.
-    """
-    computed = [
-        value
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    ]
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
-
-
-def in_chunks(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return what `compute(*batches)` returns, computed a few images at a time so that memory stays flat."""
-    # In one thread, PyTorch's 1×1 convolutions take a quicker way from 16 images on.
-    count = len(batches[0]) // (CHUNK if torch.get_num_threads() > 1 else 2 * CHUNK)
-    if count < 2:
-        return compute(*batches)
-    parts = [compute(*part) for part in zip(*(batch.tensor_split(count) for batch in batches), strict=True)]
-    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-
 
 # --- The score ---
 
@@ -85,28 +35,23 @@ def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         raise InputError(f"model must give scores of shape (N, classes), got {got}")
     if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
         raise InputError("model gives scores without a gradient: it detaches them, or runs under torch.no_grad()")
-    if not scores.isfinite().all():
-        raise InputError(DAMAGED)
+    refuse_unless(scores.isfinite().all(), lambda: InputError(DAMAGED))
     return scores
 
 
 def class_scores(model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:
     """Evaluate a network and return the raw score (logit) s_y of each image's class: (N, 3, H, W) and (N,) → (N,).
 
-    SqueezeNet's classifier is a 1×1 convolution with one channel per class, ReLU and mean: a quarter of its time. Only
-    the labelled channels are evaluated, unless a hook or a compiler may want to see them all.
+    Of SqueezeNet's classifier only the labelled channels are evaluated, see `squeezenet_score`.
 
     Raises:
         InputError: the network gives no (N, classes) tensor of finite scores, or has no such class.
     """
-    if not _has_plain_classifier(model):
+    if not has_plain_classifier(model):
         return labelled_scores(evaluated(model, images), y, name)
-    features, convolution = model.features(images), model.classifier[1]
-    _check_range(y, convolution.out_channels, name)
-    maps = (features * convolution.weight[y]).sum(dim=1) + convolution.bias[y, None, None]  # quicker than an einsum
-    scores = maps.relu().mean(dim=(1, 2))
-    if not scores.isfinite().all():
-        raise InputError(DAMAGED)
+    y = _in_range(y, model.classifier[1].out_channels, name)
+    scores = squeezenet_score(model, images, y)
+    refuse_unless(scores.isfinite().all(), lambda: InputError(DAMAGED))
     return scores
 
 
@@ -116,29 +61,19 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
     Raises:
         InputError: the network has no such class.
     """
-    _check_range(y, scores.shape[1], name)
+    y = _in_range(y, scores.shape[1], name)
     return scores.gather(1, y[:, None])[:, 0]
 
 
-def _has_plain_classifier(model: nn.Module) -> bool:
-    """Whether this is torchvision's SqueezeNet as it comes: nobody hooks, alters or compiles its classifier."""
-    if type(model) is not SqueezeNet or "forward" in vars(model) or len(list(model.classifier.children())) != 4:
-        return False
-    classifier: Any = model.classifier
-    modules = [model, classifier, *classifier]
-    kinds = (nn.Dropout, nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d)
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_compiled_call_impl")
-    return (
-        all(type(module) is kind for module, kind in zip(classifier, kinds, strict=True))
-        and classifier[1].kernel_size == (1, 1)
-        and not any(getattr(module, hook) for module in modules for hook in hooks)
-    )
+def _in_range(y: torch.Tensor, classes: int, name: str) -> torch.Tensor:
+    """Return labels that are safe to index with: on a GPU an index out of range would end the process."""
+    safe = y.clamp(0, classes - 1) if y.is_cuda else y
+    refuse_unless(((y >= 0) & (y < classes)).all(), lambda: _out_of_range(y.tolist(), classes, name))
+    return safe
 
 
-def _check_range(y: torch.Tensor, classes: int, name: str) -> None:
-    ids = y.tolist()
-    if ids and not 0 <= min(ids) <= max(ids) < classes:
-        raise InputError(f"{name} must lie in 0…{classes - 1}, got {min(ids)}…{max(ids)}")
+def _out_of_range(ids: list[int], classes: int, name: str) -> InputError:
+    return InputError(f"{name} must lie in 0…{classes - 1}, got {min(ids)}…{max(ids)}")
 
 
 def graph_nodes(tensor: torch.Tensor) -> list[torch.autograd.graph.Node]:
@@ -159,13 +94,14 @@ def finite(gradient: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: it is not finite.
     """
-    if not is_finite(gradient):
-        raise InputError(NOT_FINITE)
+    refuse_unless(at_least_float32(gradient).sum().isfinite(), lambda: InputError(NOT_FINITE))
     return gradient
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite, and so small that their sum is: it tells as much, in a fiftieth of the time."""
+    """Return True if all values are finite. Tests only their sum, which is 50 times faster; a sum that overflows counts
+    as not finite.
+    """
     return bool(at_least_float32(tensor).sum().isfinite())
 
 
@@ -284,6 +220,5 @@ def unit_length(gradient: torch.Tensor) -> torch.Tensor:
         InputError: a norm that is not finite.
     """
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-    if not norm.isfinite().all():
-        raise InputError(NOT_FINITE)
+    refuse_unless(norm.isfinite().all(), lambda: InputError(NOT_FINITE))
     return gradient / torch.where(norm > 0, norm, 1)

@@ -8,7 +8,8 @@ from torch import nn
 
 from image_utils import clip_pixels, round_to_8_bits
 
-from .common import check_images, evaluated, evaluation_mode, integer, labelled_scores, positive, unit_length
+from .common import check_images, evaluated, integer, labelled_scores, positive, unit_length
+from .evaluation import evaluation_mode, read_flags
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class FoolingImage:
                 # The gradient is taken where the stop test looks: one forward pass serves both.
                 seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
                 score, fooled = _look(seen, target, model)
+                read_flags()
                 if callback:
                     callback(FoolingProgress(iteration, score.item(), seen.detach()))
                 if fooled:

@@ -7,18 +7,8 @@ from torch import nn
 
 from errors import InputError
 
-from .common import (
-    Labels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    class_scores,
-    evaluated,
-    evaluation_mode,
-    finite,
-    graph_nodes,
-    in_chunks,
-)
+from .common import Labels, at_least_float32, check_images, check_labels, class_scores, evaluated, finite, graph_nodes
+from .evaluation import evaluation_mode, in_chunks
 from .layers import Layer, check_visible, default_layer, find_layer
 
 __all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer"]

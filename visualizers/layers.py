@@ -10,7 +10,8 @@ from torchvision.ops import Permute
 
 from errors import InputError
 
-from .common import check_images, evaluated, evaluation_mode, graph_nodes
+from .common import check_images, evaluated, graph_nodes
+from .evaluation import evaluation_mode
 from .feature_maps import Layer
 from .layouts import CHANNELS_FIRST, layout_of, may_hold_maps, output_of
 

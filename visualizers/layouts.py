@@ -13,7 +13,8 @@ from torchvision.models.squeezenet import Fire
 
 from errors import InputError
 
-from .common import DAMAGED, evaluation_mode, is_finite
+from .common import DAMAGED, is_finite
+from .evaluation import evaluation_mode
 
 EXTRA_TOKENS = 8  # at most, beside the patches: class, distillation and register tokens
 # Their output is (N, C, h, w) in any case, so nothing has to be evaluated to know it.

@@ -8,7 +8,8 @@ from torch import nn
 
 from image_utils import to_batch
 
-from .common import Labels, check_images, check_labels, class_scores, evaluation_mode, figures, finite, in_chunks
+from .common import Labels, check_images, check_labels, class_scores, figures, finite
+from .evaluation import evaluation_mode, in_chunks
 
 
 class SaliencyMap:

@@ -18,7 +18,8 @@ from torch import nn
 
 from image_utils import blur_image
 
-from .common import Method, check_images, check_labels, evaluated, evaluation_mode, in_chunks, labelled_scores
+from .common import Method, check_images, check_labels, evaluated, labelled_scores
+from .evaluation import evaluation_mode, in_chunks
 
 STEPS = 16  # of deletion and insertion
 BLUR = 10  # pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little

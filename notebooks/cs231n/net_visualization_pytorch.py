@@ -9,7 +9,8 @@ from torch import nn
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image, deprocess, preprocess, rescale
 from visualizers import ClassVisualization, FoolingImage, SaliencyMap
 from visualizers.class_visualization import objective_gradient
-from visualizers.common import evaluation_mode, unit_length
+from visualizers.common import unit_length
+from visualizers.evaluation import evaluation_mode
 
 __all__ = [
     "SQUEEZENET_MEAN",

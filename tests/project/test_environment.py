@@ -31,13 +31,14 @@ def requirements(name: str) -> list[Requirement]:
 def imported(folders: tuple[str, ...]) -> set[str]:
     """Top-level names of the packages that the code in these folders imports anywhere, this project's left out."""
     names = set()
-    for path in (path for folder in folders for path in (ROOT / folder).glob("*.py")):
+    pattern = {"tests": "**/*.py"}
+    for path in (path for folder in folders for path in (ROOT / folder).glob(pattern.get(folder, "*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
-    own = {path.stem for path in (*ROOT.iterdir(), *ROOT.glob("*/*.py"))}
+    own = {path.stem for path in (*ROOT.iterdir(), *ROOT.glob("*/*.py"), *ROOT.glob("tests/**/*.py"))}
     return names - own - set(sys.stdlib_module_names)
 
 

@@ -17,7 +17,7 @@ from image_utils import to_batch
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_utils import style_transfer
 from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap
-from visualizers.common import copied
+from visualizers.evaluation import copied
 from visualizers.gradcam import count_relus
 
 

@@ -347,7 +347,7 @@ print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca(
 @pytest.mark.slow
 def test_two_runs_at_once_into_one_folder(tmp_path, photo):
     program = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import helpers; "
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests/support')!r}]; import helpers; "
         "sys.exit(helpers.quick('--images', 'chelsea.png', '--out', 'out'))"
     )
     runs = [

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +23,9 @@ from torch import nn
 import saliency_map
 from cli import options as cli_options
 from cli.run import run
+from files.course import package_file
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
 CONTENT = bytes(range(256)) * 400
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -207,3 +210,29 @@ def options(*arguments) -> argparse.Namespace:
 def script(work, *arguments, add_options=lambda parser: None) -> int:
     """Run `work(session)` as a script does."""
     return run("a test", add_options, work, [*map(str, arguments)])
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(size: tuple[int, int] = (48, 32)) -> Image.Image:
+    """A small piece of a real photo, which every format keeps well."""
+    with Image.open(package_file("skimage", "data/chelsea.png")) as photo:
+        return photo.convert("RGB").crop((100, 50, 100 + 4 * size[0], 50 + 4 * size[1])).resize(size)
+
+
+def difference(a, b) -> float:
+    """The mean absolute difference of two pictures in grey levels."""
+    return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG that claims a size, with hardly any content."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, assert_one_line_error, pixels_of, run_script
+from helpers import ROOT, assert_one_line_error, pixels_of, run_script, smooth
 from PIL import Image
-from test_image_utils import smooth
 
 import fooling_image
 import gradcam

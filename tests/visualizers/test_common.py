@@ -12,7 +12,8 @@ from torchvision.models import SqueezeNet
 from errors import InputError
 from model_utils import load_model
 from visualizers import GradCam
-from visualizers.common import class_scores, evaluated, evaluation_mode, in_chunks, unit_length
+from visualizers.common import class_scores, evaluated, unit_length
+from visualizers.evaluation import evaluation_mode, in_chunks
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from solutions import RIGHT
-from test_check import ITEMS, put
+from solutions import ITEMS, RIGHT, put
 
 import check
 from checker.items import EDITIONS, of_edition

@@ -4,6 +4,22 @@ They are written otherwise than the package and than course/mistakes.py: backwar
 at the end, contiguous layout, PIL's resizing.
 """
 
+from pathlib import Path
+
+import check
+from course.make_starter import replace_body
+
+ITEMS = {item.name: item for item in check.ITEMS}
+BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed
+
+
+def put(solution: Path, item: str, body: str) -> None:
+    """Write another body into the function of an item."""
+    item = ITEMS[BASE.get(item, item)]
+    path = solution / item.file
+    path.write_text(replace_body(path.read_text(), item.function, body))
+
+
 RIGHT = {
     "saliency_map": """
 maps = []

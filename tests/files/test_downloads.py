@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CONTENT, serving, whole
-from test_image_utils import smooth
+from helpers import CONTENT, serving, smooth, whole
 
 from errors import InputError
 from files.download import LARGEST, download
