@@ -29,7 +29,6 @@ __all__ = [
     "check_scipy",
     "deprocess",
     "extract_features",
-    "feature_layers",
     "features_from_img",
     "preprocess",
     "rel_error",
@@ -225,8 +224,8 @@ def style_transfer(
     content_weight, init_random = (0, True) if content_image is None else (content_weight, init_random)
     styles = [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
     style_imgs = [_load(style, style_size, "style_size", dtype) for style in styles]
-    begin = _noise(content_img, seed) if init_random else content_img
-    begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
+    begin = enlarged(start.to(content_img), content_img.shape[2:]) if start is not None else content_img
+    begin = _noise(content_img, seed) if init_random and start is None else begin
     rule = _rule(optimizer, begin, num_iterations)
     layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
     with torch.no_grad():
