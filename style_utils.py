@@ -224,8 +224,8 @@ def style_transfer(
     content_weight, init_random = (0, True) if content_image is None else (content_weight, init_random)
     styles = [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
     style_imgs = [_load(style, style_size, "style_size", dtype) for style in styles]
-    begin = enlarged(start.to(content_img), content_img.shape[2:]) if start is not None else content_img
-    begin = _noise(content_img, seed) if init_random and start is None else begin
+    begin = _noise(content_img, seed) if init_random else content_img
+    begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
     rule = _rule(optimizer, begin, num_iterations)
     layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
     with torch.no_grad():
@@ -241,30 +241,31 @@ def style_transfer(
             style_targets = mixed_targets(grams, style_shares)
     path, text = Path(output) / f"{name}.png", provenance(cnn, seed) if notes is None else notes
     if not testing:
-        save_png(
-            _sources(None if content_image is None else content_img, style_imgs),
-            path.with_name(f"{name}_before.png"),
-            text,
-        )
+        sources = _sources(None if content_image is None else content_img, style_imgs)
+        save_png(sources, path.with_name(f"{name}_before.png"), text)
     reached = None
     try:
         for t in range(rule.count + 1):
             image = rule.picture(t)
             feats = extract_features(image, layers)
+            # Question 2.4: forward through the three criteria
             content = content_loss(content_weight, feats[content_layer], content_target)
             style = style_loss(feats, style_layers, style_targets, style_weights)
             tv = tv_loss(image, tv_weight)
+            # End
             del feats
             by_layer = [term.item() for term in getattr(style_loss, "terms", ())]
             reached = _progress(t, image, (content, style, tv), by_layer, content_img if preserve_color else None)
             if callback:
                 callback(reached)
             if t < rule.count:
+                # Question 2.4: backward, step
                 opt = rule.optimizer(t)
                 opt.zero_grad()
                 loss = rule.content_share(t) * content + style + tv
                 loss.backward()
                 opt.step(loss.item)  # L-BFGS asks for the loss
+                # End
     finally:
         if reached and not testing:
             save_png(deprocess(reached.image, should_rescale=False), path, text)

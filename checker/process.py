@@ -26,6 +26,9 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
     os.chdir(folder)
     here = str(Path(__file__).resolve().parent.parent)
     sys.path[:] = [root, *(path for path in sys.path if path not in ("", here, root))]
+    ours = {path.stem for path in Path(here).iterdir()} - {"checker"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]  # imported by whoever has started this
     torch.set_num_threads(1)
     faulthandler.enable(stack)  # a crash names its place too
     with _recorded_output(root) as output:
@@ -49,12 +52,14 @@ def _measured(item: str, root: Path, file: Path) -> dict:
     try:
         found["arrays"] = getattr(measures, f"measure_{item}")()
     except measures.Finding as finding:
-        found["findings"].append(str(finding))
+        found["findings"].append(str(finding)[:300])
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)
         # torch raises NotImplementedError too, with other words.
         blank = type(error) is NotImplementedError and (not str(error) or str(error).startswith("Question "))
-        found["words"] = f"{type(error).__name__}: {error}"[:300] if not blank else str(error) or "not written yet"
+        found["words"] = (
+            f"{type(error).__name__[:80]}: {error}"[:300] if not blank else str(error)[:300] or "not written yet"
+        )
         if isinstance(error, ModuleNotFoundError) and not file.is_file():
             blank, found["words"] = True, "there is no such file"
         found["status"] = "missing" if blank else "error"
