@@ -19,14 +19,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from checker.items import ITEMS, Item
-from cli.options import Parser
+from checker.items import EDITIONS, HOMEWORK, ITEMS, Item, of_edition
+from checker.notebooks import NETWORK, STYLE, write_package
+from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from errors import InputError
 from files.atomic import atomic_write
@@ -160,7 +161,7 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
         findings = list(measured.findings)
         if not error <= item.tolerance:
             likeness = expected.likeness(item, measured.arrays)
-            if likeness or not findings:
+            if measured.arrays or not findings:
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
                 findings.insert(0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness))
         status, words = ("wrong" if findings else "ok"), "; ".join(findings)
@@ -247,15 +248,30 @@ def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: i
                 process.kill()
 
 
+def check_edition(root: Path, items: Sequence[Item], edition: str, patience: float) -> Iterator[Outcome]:
+    """Check a solution as `check` does, the homework's notebooks by the functions of their cells."""
+    if edition != HOMEWORK:
+        yield from check(root, items, patience)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        write_package(root, Path(name).resolve())
+        places = [replace(item, file=STYLE if item.file.startswith("style") else NETWORK) for item in items]
+        for item, outcome in zip(items, check(Path(name).resolve(), places, patience), strict=True):
+            yield replace(outcome, question=item.editions[edition][0])
+
+
 def make_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description="Check a solution, question by question, by the reference's values.")
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
+    parser.add_argument(
+        "--edition", choices=EDITIONS, default=EDITIONS[0], help="homework: the notebooks (default: %(default)s)"
+    )
+    parser.add_argument("--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)")
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="also write the outcomes to this file")
     return parser
 
 
@@ -278,11 +294,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
     if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
-    items = [item for item in ITEMS if not options.only or item.name in options.only]
+    items = [item for item in of_edition(options.edition) if not options.only or item.name in options.only]
     outcomes: list[Outcome] = []
     try:
         with unwinding_signals():
-            for outcome in check(options.root.resolve(), items, options.limit):
+            for outcome in check_edition(options.root.resolve(), items, options.edition, options.limit):
                 outcomes.append(outcome)
                 print_line(f"{outcome.question:4} {outcome.name:20} {outcome.status:8} {outcome.words}".rstrip())
         if options.json:

@@ -67,11 +67,13 @@ def make_figures(session: Session) -> None:
     from cli.style_checks import print_checks
     from cli.style_painting import make, make_strips, save_losses
     from cli.style_weights import fitted
+    from figure_utils import tile
+    from image_utils import open_image
     from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 
     options, losses = session.options, (ContentLoss(), StyleLoss(), TotalVariationLoss())
     chosen = chosen_presets(options)
-    pictures = {path: session.open_picture(path) for preset in chosen for path in preset.files()}
+    pictures = {path: open_image(path) for preset in chosen for path in preset.files()}
     plain, chosen = chosen[0], [fitted(preset, options, session.model, session.device) for preset in chosen]
     print_checks(session, *losses)
     if plain.name == STRIPS:
@@ -87,11 +89,11 @@ def make_figures(session: Session) -> None:
             styles = [pictures[path] for path in preset.styles]
             facts = {"iterations": len(curves[preset.name]) - 1, "pictures": preset.description()}
             if preset.name == INVERSION:
-                tiles = [session.tile(picture, (320, 240)) for picture in (*content, result)]
+                tiles = [tile(picture, (320, 240)) for picture in (*content, result)]
                 titles = ["content", "inverted features"][-len(tiles) :]
                 session.save_rows("inverted_features.png", [("", tiles)], titles, "Feature inversion", **facts)
             else:
-                tiles = [session.tile(picture, (320, 240)) for picture in (*content, *styles, result)]
+                tiles = [tile(picture, (320, 240)) for picture in (*content, *styles, result)]
                 rows.append((preset.name.replace("_", " "), tiles))
                 titles = ["content"] * len(content) + ["style"] * len(styles) + ["result"]
                 done = [p for p in chosen if p.name in curves and p.name != INVERSION]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # The package with root scripts (the hand-out's numbers), and the notebooks' shorter edition.
 ASSIGNMENT, HOMEWORK = EDITIONS = ("assignment", "homework")
+UNASKED = "which nobody asked for"  # of what is printed
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Item:
     # the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
+    extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
     parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
 
     @property
@@ -67,11 +69,10 @@ ITEMS = (
         _alone("1.1", 4),
         0.1,
         "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the "
-        "largest channel. attributions_captum.png: the photos, Saliency, IntegratedGradients "
-        "(--steps steps) and Occlusion (squares SQUARE of the photos' side wide, STRIDE "
-        "apart), the latter two summed over the channels. Use compute_attributions and "
-        "attribution_row of captum_utils, page.compute or page.images and page.y, "
-        "session.option('size') for the side, and session.save_rows.",
+        "largest channel. attributions_captum.png: the photos, Saliency, IntegratedGradients and "
+        "Occlusion (occlusion_windows), the latter two summed over the channels. "
+        "page.compute(attribution(attr.Saliency, model)) lists the photos' attributions, "
+        "attribution_row makes a row of them, save(name, rows, heading) writes the figure.",
     ),
     Item(
         "custom_relu",
@@ -121,11 +122,12 @@ ITEMS = (
         _alone("1.2", 6),
         0.1,
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: "
-        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at layer.module, bicubic), "
-        "and at captum_layer.module: layer_activation (LayerActivation, mean over the channels), "
-        "layer_gradcam (LayerGradCam, relu_attributions) and layer_conductance "
-        "(LayerConductance, --steps steps, mean over the channels). Save with save(name, "
-        "rows, titles, heading).",
+        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at the first layer, "
+        "bicubic), and at the second layer: layer_activation (LayerActivation, mean over the "
+        "channels), layer_gradcam (LayerGradCam, relu_attributions) and layer_conductance "
+        "(LayerConductance, n_steps, mean over the channels). "
+        "page.compute(attribution(attr.LayerActivation, model, layer)) lists the photos' "
+        "attributions; save(name, rows, heading) writes the figure.",
     ),
     Item(
         "fooling_image",

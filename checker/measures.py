@@ -7,6 +7,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
 
 HEIGHT, WIDTH = 96, 128  # of the photos: not square, and quick
 EVERY = 6  # of the maps' pixels each way that are compared
@@ -43,7 +45,12 @@ Arrays = dict[str, np.ndarray]
 
 
 class Finding(Exception):
-    """What is wrong with a solution, in words."""
+    """What is wrong with a solution, in words, and the values that it has given nevertheless."""
+
+    def __init__(self, message: str, arrays: Arrays | None = None):
+        """Take both."""
+        super().__init__(message)
+        self.arrays = arrays or {}
 
 
 # --- What the items have in common ---
@@ -117,15 +124,18 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
     given, state = images.clone(), _state(model)
     first = expect(compute(images, labels, model), kind, shape).copy()
     _check_untouched(model, state, images, given)
+    # A weak photo counts like a strong one.
+    arrays = {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}
     model.train()
     second = expect(compute(images, labels, model), kind, shape)
     if _differs(second, first):
         model.train()
         if _differs(expect(compute(given, labels, model), kind, shape), first):
-            raise Finding("two calls give different maps: dropout is left on; the network has to be in eval mode")
+            raise Finding("two calls give different maps: dropout is left on; use eval mode", arrays)
         factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
-        raise Finding(f"gradients accumulated: a second call with the same photos gives {factor:.2g} times as much")
-    return {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}  # a weak photo counts like a strong one
+        again = f"a second call with the same photos gives {factor:.2g} times as much"
+        raise Finding(f"gradients accumulated: {again}", arrays)
+    return arrays
 
 
 def _differs(found: np.ndarray, first: np.ndarray) -> bool:
@@ -203,6 +213,7 @@ def captum_rows(script: str) -> Arrays:
     other items, so these are stood in for, and the network is the bundled one in eval mode, as whoever loads it.
     """
     drawn: list[np.ndarray] = []
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
     figures: Any = solution("figure_utils")
     data: Any = solution("data_utils")
     captum: Any = solution("captum_utils")
@@ -286,7 +297,8 @@ def measure_class_visualization() -> Arrays:
         )
         if not isinstance(picture, Image.Image) or picture.size != (224, 224):
             raise Finding(f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}")
-        return np.asarray(picture.convert("RGB"), np.float32)
+        pixels = np.asarray(picture.convert("RGB"), np.float32)
+        return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)  # the same whether `deprocess` has stretched them
 
     change = grow(RATE) - grow(1e-6)  # what the steps do, without the noise that they start from
     model.train()
@@ -414,12 +426,13 @@ def measure_style_transfer() -> Arrays:
     paint(*settings, *losses, **testing)
     if len(pictures) < 200:
         raise Finding(f"200 steps were expected, {len(pictures)} were taken")
+    arrays = {"rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()}
     steps = [(pictures[t + 1] - pictures[t]).abs().max().item() for t in range(191, 198)]
     if max(steps) > 0.15:  # Adam's steps are about as long as its learning rate
-        raise Finding("the learning rate is not 0.1 for the last 20 steps")
+        raise Finding("the learning rate is not 0.1 for the last 20 steps", arrays)
     if max(steps) < 0.001:
-        raise Finding("the picture stays as it is in the last 20 steps")
-    return {"rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()}
+        raise Finding("the picture stays as it is in the last 20 steps", arrays)
+    return arrays
 
 
 def measure_feature_inversion() -> Arrays:

@@ -15,7 +15,7 @@ from cli.session import Session
 from cli.style_presets import INVERSION, Preset, given, presets
 from cli.style_weights import with_proportions_of
 from errors import InputError, quoted
-from figure_utils import draw_losses
+from figure_utils import draw_losses, tile
 from style_modules.scales import scale_sizes, steps_by_scale
 from style_utils import ITERATIONS, StyleTransferProgress, feature_layers, style_transfer
 
@@ -132,13 +132,13 @@ def make_strips(
         rows = []
         for number in range(NOISES):
             images: list[Any] = [paint(setting, session.options.seed + number) for setting in inversions]
-            rows.append((f"noise {number + 1}", [session.tile(picture, (256, 192)) for picture in (content, *images)]))
+            rows.append((f"noise {number + 1}", [tile(picture, (256, 192)) for picture in (content, *images)]))
         titles = ["content", *(f"layer {names[layer]}" for layer in deep)]
         session.save_rows("content_layers.png", rows, titles, "The content by one layer alone")
         textures = [
             paint(texture(preset, chosen, session.model, session.device), session.options.seed) for chosen in sets
         ]
-    tiles = [session.tile(picture, (256, 256)) for picture in (style, *textures)]
+    tiles = [tile(picture, (256, 256)) for picture in (style, *textures)]
     titles = ["style", *("layers " + ", ".join(names[layer] for layer in chosen) for chosen in sets)]
     session.save_rows("style_layers.png", [("", tiles)], titles, "The style by more and more layers")
 

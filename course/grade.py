@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 import check
-from checker.items import EDITIONS, Item, of_edition
-from cli.options import Parser
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition
+from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from course.make_starter import BLANKS, course_files
+from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
 
@@ -65,25 +66,31 @@ class Grade:
         return sum(score.points for score in self.scores)
 
 
-def grade(path: Path, edition: str) -> Grade:
-    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised."""
+def grade(path: Path, edition: str, strict: bool = False) -> Grade:
+    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised.
+
+    With `strict`, whoever prints what nobody asked for gets no points at all, as assignment 3 has it.
+    """
     outcomes, problem = {}, ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name) / "submission"
         try:
-            unpack(path, folder)
-            outcomes = checked(folder, Path(name))
+            unpack(path, folder, edition)
+            outcomes = checked(folder, Path(name), edition)
         except SubmissionError as error:
             problem = str(error)
         except Exception as error:  # whatever a submission does is its own result, never the others'
             problem = f"cannot be graded: {type(error).__name__}: {error}"
     problem = check.one_line(problem)
     result = Grade(str(path), error=problem)
+    printing = strict and any(UNASKED in outcome["words"] for outcome in outcomes.values())
     for item in of_edition(edition):
         question, most = item.editions[edition]
         outcome = outcomes.get(item.name)
         message = f"{outcome['status']} {outcome['words']}".strip() if outcome else problem
         points = most if outcome and outcome["status"] == "ok" else 0
+        if printing:
+            points, message = 0, f"{message}; no points, as the code prints {UNASKED}"
         result.scores.append(Score(item, question, most, points, message))
     return result
 
@@ -91,7 +98,7 @@ def grade(path: Path, edition: str) -> Grade:
 # --- The clean folder ---
 
 
-def unpack(source: Path, folder: Path) -> None:
+def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
     """Write the students' part of a submission into an empty folder, and the course's files around it.
 
     Raises:
@@ -103,16 +110,34 @@ def unpack(source: Path, folder: Path) -> None:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
         raise SubmissionError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-    top = _top_folder(files)
-    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
-    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
-    for name, content in ({name: content for name, content in own.items() if name.endswith(".py")} | given).items():
+    around = _around_notebooks if edition == HOMEWORK else _around_code
+    for name, content in around(files).items():
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         except OSError as error:
             raise SubmissionError(f"{name!r} cannot be written: {error.strerror}") from error
+
+
+def _around_code(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a submission's code, with the course's files in the places of all that students do not write."""
+    top = _top_folder(files)
+    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
+    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
+    return {name: content for name, content in own.items() if name.endswith(".py")} | given
+
+
+def _around_notebooks(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a submission's notebooks, with the course's files around them.
+
+    Raises:
+        SubmissionError: there are none.
+    """
+    notebooks = {place: files[name] for place, name in submitted(files).items()}
+    if not notebooks:
+        raise SubmissionError("holds no notebook, such as NetworkVisualization-Pytorch.ipynb")
+    return course_files(ROOT) | thin_modules(ROOT) | notebooks
 
 
 def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -138,7 +163,8 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the code of a folder, as Gradescope has unpacked it."""
     if not folder.is_dir():
         raise SubmissionError("there is no such zip or folder")
-    paths = sorted(path for path in folder.rglob("*.py") if path.is_file() and not path.is_symlink())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".ipynb"))
+    paths = [path for path in paths if path.is_file() and not path.is_symlink()]
     if len(paths) > MOST_FILES or sum(path.stat().st_size for path in paths) > MOST_BYTES:
         raise SubmissionError("is too large")
     for path in paths:
@@ -170,7 +196,7 @@ def _top_folder(files: dict[str, bytes]) -> str:
     return max(sorted(set(tops)), key=tops.count)
 
 
-def checked(folder: Path, scratch: Path) -> dict[str, dict]:
+def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str, dict]:
     """Return what the course's check.py says of a folder: item → outcome.
 
     Raises:
@@ -178,6 +204,7 @@ def checked(folder: Path, scratch: Path) -> dict[str, dict]:
     """
     result = scratch / "outcomes.json"
     command = [sys.executable, str(ROOT / "check.py"), "--root", str(folder), "--json", str(result)]
+    command += ["--edition", edition]
     environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -191,11 +218,11 @@ def checked(folder: Path, scratch: Path) -> dict[str, dict]:
         raise SubmissionError(f"the check failed: {' '.join(said) or error}") from error
 
 
-def grade_all(paths: Sequence[Path], edition: str) -> Iterator[Grade]:
+def grade_all(paths: Sequence[Path], edition: str, strict: bool = False) -> Iterator[Grade]:
     """Grade submissions, a few at a time; yield each as soon as it and those before it are done."""
     jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(grade, path, edition) for path in paths]
+        pending = [pool.submit(grade, path, edition, strict) for path in paths]
         try:
             for future in tqdm(pending, desc="grading", disable=None):
                 yield future.result()
@@ -211,8 +238,9 @@ def table(result: Grade) -> str:
     lines = [check.one_line(result.name)]
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
-        lines.append(f"  {score.question:4} {score.item.title:30} {points} {score.message}".rstrip())
-    most = sum(score.most for score in result.scores)
+        extra = "(extra credit) " * score.item.extra
+        lines.append(f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip())
+    most = sum(score.most for score in result.scores if not score.item.extra)
     return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
 
 
@@ -223,7 +251,7 @@ def gradescope(result: Grade) -> dict:
             "name": score.item.title,
             "number": score.question,
             "score": score.points,
-            "max_score": score.most,
+            "max_score": 0 if score.item.extra else score.most,
             "output": score.message,
             "visibility": "visible",
         }
@@ -274,10 +302,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
     show_any_letter()
     parser = Parser(description="Grade submissions.")
-    parser.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="a zip, or a folder")
+    parser.add_argument("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
     parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write Gradescope's results.json; of one submission")
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a line per submission, as soon as it is known")
+    parser.add_argument(
+        "--strict", action="store_true", help="no points at all for code that prints what nobody asked for"
+    )
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="Gradescope's results.json; of one submission")
+    parser.add_argument("--csv", type=named_path, metavar="PATH", help="a line per submission, as soon as it is known")
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
@@ -285,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
-            for result in grade_all(options.submissions, options.edition):
+            for result in grade_all(options.submissions, options.edition, options.strict):
                 failed = failed or bool(result.error)
                 try:  # files first: a screen may have gone
                     if rows:

@@ -1,6 +1,7 @@
 """Make the students' edition out of the solution: assignment_3_starter.zip.
 
     python course/make_starter.py
+    python course/make_starter.py --edition homework
 
 The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a hint, and helpers
 that nothing else uses are dropped, so the starter cannot drift away from the solution.
@@ -17,14 +18,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checker.items import ITEMS, Item
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, ITEMS, Item
 from cli.options import Parser
 from collect_submission import code_of, zip_files
+from course.notebooks import homework_files
 from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTER = "assignment_3_starter.zip"
+STARTER, HOMEWORK_STARTER = "assignment_3_starter.zip", "homework_starter.zip"
 # What goes with the code, as it is.
 EXTRAS = (
     "LICENSE",
@@ -39,7 +41,7 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions"})
+GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
 BLANKS = tuple(item for item in ITEMS if item.hint)
@@ -54,15 +56,18 @@ class StarterError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip beside the solution. Returns the exit status."""
-    Parser(description="Make the students' edition out of the solution.").parse_args(argv)
+    parser = Parser(description="Make the students' edition out of the solution.")
+    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)")
+    homework = parser.parse_args(argv).edition == HOMEWORK
+    archive = HOMEWORK_STARTER if homework else STARTER
     try:
-        files = starter_files(ROOT)
-        with atomic_write(ROOT / STARTER) as temporary:
+        files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
+        with atomic_write(ROOT / archive) as temporary:
             temporary.write_bytes(zip_files(files))
     except (StarterError, InputError) as error:
         print(f"make_starter.py: error: {error}", file=sys.stderr)
         return 2
-    print(f"{STARTER}: {len(files)} files")
+    print(f"{archive}: {len(files)} files")
     return 0
 
 

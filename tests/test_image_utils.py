@@ -133,6 +133,16 @@ def test_sixteen_bit_pictures_keep_their_tones(tmp_path, suffix):
     assert np.asarray(open_image(tmp_path / f"dark.{suffix}")).max() <= 3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_where_white_is_zero_tones_are_not_turned_round(tmp_path, dtype):
+    tones = np.linspace(0, np.iinfo(dtype).max, 24).reshape(4, 6).astype(dtype)
+    Image.fromarray(np.iinfo(dtype).max - tones).save(tmp_path / "scan.tif", tiffinfo={262: 0})
+    if dtype == np.uint8:  # which Pillow inverts when it writes, too
+        Image.fromarray(tones).save(tmp_path / "scan.tif", tiffinfo={262: 0})
+    opened = np.asarray(open_image(tmp_path / "scan.tif"))[..., 0].astype(float)
+    assert np.abs(opened - tones * (255 / np.iinfo(dtype).max)).max() <= 1
+
+
 @pytest.mark.parametrize(
     "values, expected",
     [

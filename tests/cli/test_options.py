@@ -11,7 +11,7 @@ from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, real_num
 OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole", "classes"}
 SCRIPTS = {  # the options of its own that each offers, beside those of all
     "saliency_map": {"steps", "arrays", "figures"} | OF_PHOTOS,
-    "gradcam": {"steps", "layer", "captum_layer", "per_image", "arrays", "figures"} | OF_PHOTOS,
+    "gradcam": {"steps", "layer", "captum_layer", "techniques", "captum", "per_image", "arrays", "figures"} | OF_PHOTOS,
     "fooling_image": {"index", "target", "learning_rate", "max_iter"} | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",

@@ -68,13 +68,13 @@ print("still here", file=sys.stderr)
 def test_closed_streams(tmp_path):
     """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
     program = f"""{IMPORTS}
-from cli import options
+from cli.run import run
 def work(session):
     for _ in session.progress(range(3), "progress"):
         print("said")
     (session.out / "file").write_text("written")
-assert options.run("", lambda parser: None, work, ["--out", "out"]) == 0
-raise SystemExit(options.run("", lambda parser: None, work, ["--out", "out/file"]))
+assert run("", lambda parser: None, work, ["--out", "out"]) == 0
+raise SystemExit(run("", lambda parser: None, work, ["--out", "out/file"]))
 """
     for closed in ("2>&-", "<&- >&- 2>&-"):
         result = subprocess.run(

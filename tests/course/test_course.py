@@ -174,7 +174,8 @@ def test_starter_solved_by_a_student_passes_everything(starter):
 
 
 def captum_body(script: str) -> str:
-    return function_body((ROOT / script).read_text(), "draw_captum")
+    body = function_body((ROOT / script).read_text(), "draw_captum")
+    return f"import contextlib\nimport functools\n{body}"  # unused in the starter, they are not imported there
 
 
 # Item → what else is won by it: feature inversion needs three losses.

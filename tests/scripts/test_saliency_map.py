@@ -79,18 +79,19 @@ def test_memory_stays_flat_for_many_photos(tmp_path):
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
 import saliency_map
-from cli import options
+from cli.pages import Dataset, figure_saver
+from cli.run import run
 from visualizers import SaliencyMap
 
 def work(session):
-    for page in session.pages(""):
-        SaliencyMap().compute_saliency_maps(page.images, page.y, session.model)
-    saliency_map.draw_manual(session, page)
+    for page in Dataset(session).pages(""):
+        SaliencyMap().compute_saliency_maps(page.batches[0], page.y, session.model)
+    saliency_map.draw_manual(session.model, page, figure_saver(session, page))
 
 used = []
 for num in (25, 25, 100):
     arguments = ["--images", {str(folder)!r}, "--num", str(num), "--out", "out"]
-    options.run("", saliency_map.add_options, work, arguments)
+    run("", saliency_map.add_options, work, arguments)
     used.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
 print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """
