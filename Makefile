@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TESTS ?= tests
 SUBMISSION ?= assignment_3_submission.zip
+EDITION ?= assignment
 install := -m pip install --quiet --disable-pip-version-check
 
 ifdef VENV
@@ -52,14 +53,14 @@ bench: $(tools)  ## measure speed and memory, and write benchmarks/RESULTS.md
 check: $(ready)  ## check a solution, question by question
 	$(python) check.py
 
-starter: $(tools)  ## staff: the students' edition, assignment_3_starter.zip
-	$(python) course/make_starter.py
+starter: $(tools)  ## staff: the students' edition, assignment_3_starter.zip; EDITION=homework: homework_starter.zip
+	$(python) course/make_starter.py --edition $(EDITION)
 
-grade: $(tools)  ## staff: the points of SUBMISSION=a.zip
-	$(python) course/grade.py $(SUBMISSION)
+grade: $(tools)  ## staff: the points of SUBMISSION=a.zip, by EDITION=homework those of notebooks
+	$(python) course/grade.py --edition $(EDITION) $(SUBMISSION)
 
 clean:  ## remove what the scripts and tests write, not the environment
-	rm -rf visualization report.pdf assignment_3_submission.zip assignment_3_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf visualization report.pdf assignment_3_submission.zip assignment_3_starter.zip homework_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f styles_images/*.png
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

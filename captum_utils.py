@@ -6,19 +6,23 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from captum import attr
 from captum.metrics import sensitivity_max
+from torch import nn
 
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers import GradCam, SaliencyMap
 from visualizers.common import Method, class_scores
 from visualizers.evaluation import CHUNK, evaluation_mode, full_precision
+from visualizers.layers import Layer
 
-__all__ = ["attribution_row", "compute_attributions", "visualize_attr_maps"]
+__all__ = ["attribution", "attribution_row", "compute_attributions", "occlusion_windows", "visualize_attr_maps"]
 
+SQUARE, STRIDE = 64 / 224, 40 / 224  # of occlusion, as shares of a photo's short side: 25 cover a square photo
 STEP_BATCH = 5  # interpolated images that go through the network together: 4 steps and, for conductance, an end point
 RADIUS, SAMPLES = 0.02, 4  # of the change of normalised pixels, and how many are tried, for the sensitivity
 
@@ -76,6 +80,31 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     if isinstance(parts[0], tuple):
         return tuple(torch.cat([part[i] for part in parts]).detach() for i in range(len(parts[0])))
     return torch.cat(parts).detach()
+
+
+def attribution(algorithm: type, model: nn.Module, layer: Layer | None = None, **kwargs) -> Callable:
+    """Return a technique: images (N, 3, H, W) and labels (N,) → what an algorithm of Captum's attributes to them.
+
+    Args:
+        algorithm: a class of `captum.attr`, made of the network and, with `layer`, a module.
+        model: the network.
+        layer: for algorithms that look into one.
+        kwargs: for the algorithm's `attribute`, beside the labels as its target.
+    """
+
+    def technique(images: torch.Tensor, labels: torch.Tensor):
+        with layer.as_maps(images) if layer else contextlib.nullcontext() as module:
+            algo = algorithm(model, module) if layer else algorithm(model)
+            target = {"target": labels} if "target" in inspect.signature(algo.attribute).parameters else {}
+            return compute_attributions(algo, images, **target, **kwargs)
+
+    return technique
+
+
+def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
+    """Return the size and the strides of the squares that occlude a photo (H, W, 3), as `attr.Occlusion` takes them."""
+    square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
+    return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
 
 
 def _target(target, count: int):

@@ -19,20 +19,22 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from checker.items import ITEMS, Item
-from cli.options import Parser
-from cli.process import show_any_letter
+from checker.items import EDITIONS, HOMEWORK, ITEMS, Item, of_edition
+from checker.notebooks import NETWORK, STYLE, write_package
+from cli.options import Parser, named_path
+from cli.process import print_line, show_any_letter, unwinding_signals
 from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent
 EXPECTED = ROOT / "data" / "expected.npz"
+MOST_LETTERS = 400  # of a message
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
 PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
@@ -151,19 +153,43 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
     """Return the verdict on what was measured."""
     status, words = measured.status, measured.words
     place = measured.place or _definition(root, item)
-    if status == "ok":
+    if status == "ok" and item.name.endswith("_captum"):
+        findings = [*lacking_rows(item, measured.arrays, expected), *measured.findings]
+        status, words = ("wrong" if findings else "ok"), "; ".join(findings)
+    elif status == "ok":
         error = distance(measured.arrays, expected.values(item.name))
         findings = list(measured.findings)
         if not error <= item.tolerance:
             likeness = expected.likeness(item, measured.arrays)
-            if likeness or not findings:
+            if measured.arrays or not findings:
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
                 findings.insert(0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness))
         status, words = ("wrong" if findings else "ok"), "; ".join(findings)
-    words = " ".join(words.split())
+    words = one_line(words)
     if status != "ok" and place:
         words = f"{words} ({place})"
     return Outcome(item.name, item.question, item.title, status, words)
+
+
+def one_line(text: str) -> str:
+    """Return a solution's text as it can be shown: on one line, at most MOST_LETTERS, without control characters."""
+    text = " ".join(text[: 2 * MOST_LETTERS].split())[:MOST_LETTERS]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
+    """Return for each figure that no row of tiles shows what is there in its place; "figure/way" → a right row."""
+
+    def is_drawn(wanted: np.ndarray) -> bool:
+        return any(relative_error(row, wanted) <= item.tolerance for row in found.values())
+
+    ways = expected.values(item.name)
+    figures = dict.fromkeys(key.partition("/")[0] for key in ways)
+    shown = {key.partition("/")[0] for key, wanted in ways.items() if is_drawn(wanted)}
+    known = expected.mistakes[item.name]
+    mistakes = [words for i, words in enumerate(known) if any(map(is_drawn, expected.values(item.name, i).values()))]
+    lacking = [f"no picture shows {figure}" for figure in figures if figure not in shown]
+    return lacking and [*mistakes, *lacking]
 
 
 def distance(found: Arrays, wanted: Arrays) -> float:
@@ -222,15 +248,30 @@ def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: i
                 process.kill()
 
 
+def check_edition(root: Path, items: Sequence[Item], edition: str, patience: float) -> Iterator[Outcome]:
+    """Check a solution as `check` does, the homework's notebooks by the functions of their cells."""
+    if edition != HOMEWORK:
+        yield from check(root, items, patience)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        write_package(root, Path(name).resolve())
+        places = [replace(item, file=STYLE if item.file.startswith("style") else NETWORK) for item in items]
+        for item, outcome in zip(items, check(Path(name).resolve(), places, patience), strict=True):
+            yield replace(outcome, question=item.editions[edition][0])
+
+
 def make_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(description="Check a solution, question by question, by the reference's values.")
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
-    parser.add_argument("--root", type=Path, default=ROOT, metavar="FOLDER", help="the solution (default: this one)")
+    parser.add_argument(
+        "--edition", choices=EDITIONS, default=EDITIONS[0], help="homework: the notebooks (default: %(default)s)"
+    )
+    parser.add_argument("--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)")
     parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the outcomes to this file")
+    parser.add_argument("--json", type=named_path, metavar="PATH", help="also write the outcomes to this file")
     return parser
 
 
@@ -253,22 +294,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
     if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
-    items = [item for item in ITEMS if not options.only or item.name in options.only]
-    outcomes = []
+    items = [item for item in of_edition(options.edition) if not options.only or item.name in options.only]
+    outcomes: list[Outcome] = []
     try:
-        for outcome in check(options.root.resolve(), items, options.limit):
-            outcomes.append(outcome)
-            print(f"{outcome.question:4} {outcome.name:20} {outcome.status:8} {outcome.words}".rstrip(), flush=True)
+        with unwinding_signals():
+            for outcome in check_edition(options.root.resolve(), items, options.edition, options.limit):
+                outcomes.append(outcome)
+                print_line(f"{outcome.question:4} {outcome.name:20} {outcome.status:8} {outcome.words}".rstrip())
+        if options.json:
+            write_json(options.json, outcomes)
+        counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
+        number = f"{len(outcomes)} item{'s' * (len(outcomes) != 1)}"
+        print_line(f"{number}: {', '.join(f'{count} {status}' for count, status in counts if count)}")
     except KeyboardInterrupt:
         print(f"{parser.prog}: error: interrupted", file=sys.stderr)
         return 130
-    counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
-    print(f"{len(outcomes)} items: {', '.join(f'{count} {status}' for count, status in counts if count)}")
-    if options.json:
-        try:
-            write_json(options.json, outcomes)
-        except InputError as error:
-            parser.error(f"--json: {error}")
+    except InputError as error:
+        parser.error(str(error))
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

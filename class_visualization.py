@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cli.options import add_photo_options, real_number, whole_number
@@ -11,7 +13,9 @@ from cli.run import make_main
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL.Image import Image
 
+    from cli.pages import Dataset
     from cli.session import Session
 
 STRIP, ACROSS = 8, 4  # iterations in class_visualization.png at most, and of them beside one another
@@ -39,58 +43,63 @@ def make_figures(session: Session) -> None:
     """Write class_visualization_iter_N.png for the first, each --show-every-th and the last iteration N, and all in
     class_visualization.png. More classes than --chunk go on further pages: name_2.png, name_3.png, …
     """
-    session.options.target = session.options.target or [session.class_or_last(187)]
-    targets = list(dict.fromkeys(map(session.class_id, session.options.target)))
-    chunk = session.options.chunk
+    from cli.pages import Dataset
+
+    data, chunk = Dataset(session), session.options.chunk
+    named = session.options.target or [data.class_or_last(187)]
+    targets = list(dict.fromkeys(map(data.class_id, named)))
+    save = functools.partial(session.save, target=named)
     for start in range(0, len(targets), chunk):
-        draw(session, targets[start : start + chunk], page=f"_{start // chunk + 1}" if start else "")
+        draw(data, targets[start : start + chunk], f"_{start // chunk + 1}" if start else "", save)
 
 
-def draw(session: Session, targets: list[int], page: str) -> None:
+def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., None]) -> None:
     """Grow the pictures of some classes together; draw them on the way, and as a strip in the end."""
+    from figure_utils import tile
     from visualizers.class_visualization import ClassVisualization, draw_iteration, is_shown
 
-    options = session.options
+    options = data.options
     columns: list[Column] = []
 
     def report(progress) -> None:
         bar.update()
         if is_shown(progress.iteration, options.show_every, options.iterations):
             images = progress.image.split(1)
-            words = [with_probability(session, image, target) for image, target in zip(images, targets, strict=True)]
-            columns.append((progress.iteration, [session.tile(image) for image in images], words))
-            titles = [f"{session.title(target)}: {said}" for target, said in zip(targets, words, strict=True)]
+            captions = [with_probability(data, image, target) for image, target in zip(images, targets, strict=True)]
+            columns.append((progress.iteration, [tile(image) for image in images], captions))
+            titles = [f"{data.title(target)}: {caption}" for target, caption in zip(targets, captions, strict=True)]
             picture = draw_iteration(progress, titles, options.iterations)
-            session.save(picture, f"class_visualization_iter_{progress.iteration}{page}.png")
+            save(picture, f"class_visualization_iter_{progress.iteration}{suffix}.png")
 
-    with session.progress(description="class visualization", total=options.iterations) as bar:
+    with data.session.progress(description="class visualization", total=options.iterations) as bar:
         names = ("l2_reg", "learning_rate", "blur_every", "max_jitter", "seed")
         kwargs = {name: getattr(options, name) for name in names}
         kwargs |= {"num_iterations": options.iterations, "callback": report}
-        ClassVisualization().visualize_classes(targets, session.model, **kwargs)
-    draw_strip(session, columns, targets, page)
+        ClassVisualization().visualize_classes(targets, data.model, **kwargs)
+    save(strip(columns, [data.title(target) for target in targets]), f"class_visualization{suffix}.png")
 
 
-def with_probability(session: Session, image: torch.Tensor, target: int) -> str:
+def with_probability(data: Dataset, image: torch.Tensor, target: int) -> str:
     """Say what the network thinks of a picture: the class's score and probability."""
-    scores = session.scores(image)[0]
+    scores = data.scores(image)[0]
     # No-break spaces hold it together on one line of the title.
     return f"score\u00a0{scores[target]:.1f},\u00a0{scores.softmax(dim=0)[target]:.1%}"
 
 
-def draw_strip(session: Session, columns: list[Column], targets: list[int], page: str) -> None:
+def strip(columns: list[Column], names: list[str]) -> Image:
     """Draw each class's iterations in one row or two; of more than fit, evenly spaced ones with both ends."""
+    from figure_utils import draw_rows
+
     last, count = len(columns) - 1, min(len(columns), STRIP)
     columns = [columns[round(i * last / max(1, count - 1))] for i in range(count)]
     across = -(-count // -(-count // ACROSS))  # rows of equal length, as nearly as can be
     rows, titles = [], []
-    for i, target in enumerate(targets):
+    for i, name in enumerate(names):
         for start in range(0, count, across):
             part = columns[start : start + across]
-            rows.append((session.title(target), [tiles[i] for _, tiles, _ in part]))
-            titles.append([f"{t}: {words[i]}" for t, _, words in part])
-    heading = "Class visualization: iteration, class score and probability"
-    session.save_rows(f"class_visualization{page}.png", rows, titles, heading)
+            rows.append((name, [tiles[i] for _, tiles, _ in part]))
+            titles.append([f"{t}: {captions[i]}" for t, _, captions in part])
+    return draw_rows(rows, titles, "Class visualization: iteration, class score and probability")
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 ARCHIVE = "assignment_3_submission.zip"
-DOCUMENTS = ("report.pdf", "notebooks/*.ipynb")
+DOCUMENTS = ("report.pdf", "notebooks/*.ipynb", "notebooks/*.pdf")
+# What the notebooks and style_transfer.py read.
+DATA = ("notebooks/cs231n/*.py", "notebooks/cs7643/*.py", "data/reference_values.npz", "data/styles/*.jpg")
 # These must run from the zip: what they import, and what that imports, must be in it, and must itself import.
 SCRIPTS = (
     "saliency_map.py",
@@ -36,6 +39,7 @@ SCRIPTS = (
     "check.py",
     "data_utils.py",
 )
+PACKAGES = ("torch", "torchvision", "captum", "numpy", "matplotlib", "PIL", "fpdf", "markdown_it")  # to try the imports
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
 
@@ -118,7 +122,7 @@ def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
     Raises:
         SubmissionError: a required file is missing, or one cannot be read.
     """
-    documents = [] if code_only else [path for pattern in DOCUMENTS for path in root.glob(pattern)]
+    documents = [path for pattern in DATA + (() if code_only else DOCUMENTS) for path in root.glob(pattern)]
     paths = sorted({*code_of(root), *(path for path in documents if path.is_file() and path.name[0] != ".")})
     try:
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
@@ -157,7 +161,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             info = zipfile.ZipInfo(name)  # dated 1980
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system, info.external_attr = 3, 0o644 << 16  # a plain file of Unix, made on whatever system
+            info.create_system, info.external_attr = (3, (0o755 if name.endswith(".sh") else 0o644) << 16)
             archive.writestr(info, content)
     return buffer.getvalue()
 
@@ -168,6 +172,10 @@ def check_imports(archive: bytes) -> None:
     Raises:
         SubmissionError: it names each file that does not import, the line and the error.
     """
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise SubmissionError(
+            f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make .venv with `make`"
+        )
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
@@ -204,6 +212,18 @@ def _origin(error: BaseException) -> str:
         if Path(frame.filename).is_relative_to(ROOT) and frame.filename != __file__
     ]
     return places[-1] if places else ""
+
+
+def without_outputs(files: dict[str, bytes]) -> list[str]:
+    """Return the notebooks in which a cell of code has not been run, as they are to be handed in with all outputs."""
+    names = []
+    for name, content in files.items():
+        if name.endswith(".ipynb"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                cells = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
+                if any("".join(cell["source"]).strip() and cell.get("execution_count") is None for cell in cells):
+                    names.append(name)
+    return names
 
 
 def write_archive(archive: bytes) -> None:
@@ -243,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{ARCHIVE}: {len(files)} files, {len(archive) / 1000:.0f} kB")
     if not options.code_only and "report.pdf" not in files:
         print("without report.pdf, since it is not there: python writeup.py makes it", file=sys.stderr)
+    for name in without_outputs(files):
+        print(f"{name}: not all cells have been run; hand it in with all outputs", file=sys.stderr)
     return 0
 
 

@@ -5,25 +5,25 @@ As a command it brings the course's data into the project, as `files/course.py` 
 
 import glob
 import itertools
-import json
 import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from torchvision.models import SqueezeNet1_1_Weights
 
 from errors import InputError, cause, quoted
 from files.atomic import is_file, is_folder, sha256_of
+from files.class_names import imagenet_classes, parse_label, read_class_names
 from files.course import course_file, is_official, main, package_file
 from image_utils import check_image, open_image
 
-__all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label"]
+__all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label", "read_class_names"]
 
 log = logging.getLogger(__name__)
 
@@ -138,42 +138,6 @@ def package_files() -> list[Path]:
     return [package_file(package, name) for package, name, _ in PACKAGE_PHOTOS]
 
 
-def imagenet_classes() -> dict[int, str]:
-    """Return ImageNet's 1000 classes, id → name, as torchvision lists them."""
-    return dict(enumerate(SqueezeNet1_1_Weights.IMAGENET1K_V1.meta["categories"]))
-
-
-def read_class_names(path: Path, count: int) -> dict[int, str]:
-    """Read the names of a network's classes: of a text file each line is one, and JSON is a list, or ids → names.
-
-    Args:
-        path: the file; synonyms in a name are separated by commas, and titles show the first.
-        count: how many classes the network knows.
-
-    Returns:
-        class id → name, `count` of them; "class 3" where ids → names leave one out.
-
-    Raises:
-        InputError: the file cannot be read, holds something else, or as many names as the network has not.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-        found = json.loads(text) if text.startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
-        pairs = found.items() if isinstance(found, dict) else enumerate(found)
-        names = {int(key): name for key, name in pairs}
-    except (OSError, ValueError) as error:
-        what = "its keys are no ids (id → name is expected)" if "invalid literal" in str(error) else cause(error)
-        raise InputError(f"cannot read the class names in {quoted(path)}: {what}") from error
-    wrong = next((name for name in names.values() if not isinstance(name, str) or not name.strip()), None)
-    if wrong is not None or not names:
-        what = "no names" if not names else "an empty name" if wrong == "" else f"{wrong!r} among the names"
-        raise InputError(f"{quoted(path)} holds {what}; a name a line is expected, or JSON: a list, or id → name")
-    if (isinstance(found, list) and len(names) != count) or not 0 <= min(names) <= max(names) < count:
-        ids = f"{len(names)} names" if isinstance(found, list) else f"ids from {min(names)} to {max(names)}"
-        raise InputError(f"{quoted(path)} holds {ids}, but the network has {count} classes, 0 to {count - 1}")
-    return {i: names.get(i, f"class {i}") for i in range(count)}
-
-
 # --- Photos of one's own ---
 
 
@@ -183,6 +147,14 @@ class Photo:
 
     name: str  # its file's
     pixels: np.ndarray  # uint8 (H, W, 3), RGB
+
+
+class PhotoSet(NamedTuple):
+    """Photos, and what comes with them."""
+
+    photos: Iterable[Photo]
+    labels: np.ndarray | None = None  # int64 (N,), ImageNet's classes
+    class_names: Mapping[int, str] | None = None  # class id → name
 
 
 class Photos:
@@ -249,6 +221,30 @@ class Photos:
                 f"{LONGEST} times the short one"
             )
         return Photo(Path(path).name, frame(image, self.size, self.whole))
+
+
+def find_photos(
+    images: Iterable[str | Path] | None, size: int = PHOTO_SIZE, whole: bool = False, num: int | None = None
+) -> PhotoSet:
+    """Return the photos in files and folders, which are opened whenever they are gone through; or the course's.
+
+    Args:
+        images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by default, or, with a
+            notice, those that installed packages ship.
+
+    Raises:
+        InputError: a photo cannot be used.
+    """
+    if images is not None:
+        return PhotoSet(Photos(images, size, whole, num))
+    num = num or 5
+    if (course := course_photos()) is None:
+        log.warning(FALLBACK)
+        labels = np.array([label for *_, label in PACKAGE_PHOTOS[:num]], dtype=np.int64)
+        return PhotoSet(Photos(package_files(), size, whole, num), labels)
+    X, y, class_names = course
+    photos = [Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole)) for i, x in enumerate(X[:num], start=1)]
+    return PhotoSet(photos, y[:num], class_names)
 
 
 def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarray:
@@ -322,42 +318,6 @@ def _no_image_in(folder: Path) -> InputError:
     if any(is_folder(path) for path in folder.iterdir() if not path.name.startswith(".")):
         message += f"; its subfolders are not searched, but {quoted(f'{folder}/*/')} names all of them"
     return InputError(message)
-
-
-# --- Classes ---
-
-
-def parse_label(text: str, class_names: dict[int, str]) -> int:
-    """Return the class meant by a text: an id, a name, one of its synonyms, or a part that only one name has.
-
-    Args:
-        text: for example "285", "Egyptian cat" or "egyptian"; case counts only between equal names.
-        class_names: class id → name, synonyms separated by commas.
-
-    Raises:
-        InputError: no class, several (they are listed), or an id out of range.
-    """
-    wanted = " ".join(text.lower().split())
-    if wanted.removeprefix("-").isdecimal() and len(wanted) < 20:
-        if int(wanted) not in class_names:
-            raise InputError(f"class {wanted} is out of range; ids go from {min(class_names)} to {max(class_names)}")
-        return int(wanted)
-    if not wanted:
-        raise InputError("an empty class name; give an id or a part of a name")
-    names = {i: name.lower() for i, name in class_names.items()}
-    for matches in (
-        [i for i, name in class_names.items() if " ".join(text.split()) == name],  # 264 Cardigan, 474 cardigan
-        [i for i, name in names.items() if wanted == name],
-        [i for i, name in names.items() if wanted in name.split(", ")],
-        [i for i, name in names.items() if wanted in name],
-    ):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            listed = ", ".join(f"{i} {class_names[i]}" for i in matches[:8])
-            more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
-            raise InputError(f"class {quoted(text)} is ambiguous: {listed}{more}; give the id")
-    raise InputError(f"unknown class {quoted(text)}; give an id (0 to {max(class_names)}) or part of a name")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from files.atomic import ROOT, atomic_write
-from image_utils import SQUEEZENET_STD, rescale
+from files.class_names import class_title as class_title  # it is drawn, so it is found here too
+from image_utils import SQUEEZENET_STD, deprocess, rescale
 
 FOLDER = ROOT / "visualization"
 GAP = 6  # pixels between tiles
@@ -44,9 +45,9 @@ def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True) -> np.nd
     return np.asarray(colours)[..., :3]
 
 
-def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """Blend colours over a photo, both uint8 (H, W, 3); `alpha` is the share of the colours."""
-    return (alpha * colours + (1 - alpha) * photo).round().astype(np.uint8)
+def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
+    """Blend colours over a photo, both uint8 (H, W, 3): RGB picture; `alpha` is the share of the colours."""
+    return Image.fromarray((alpha * colours + (1 - alpha) * photo).round().astype(np.uint8))
 
 
 def signed(gradient: np.ndarray) -> np.ndarray:
@@ -61,42 +62,49 @@ def about_grey(difference: torch.Tensor) -> np.ndarray:
     return np.rint(128 + 255 * pixels).clip(0, 255).astype(np.uint8)
 
 
-def class_title(class_names: Mapping[int, str], label: int) -> str:
-    """Return the first synonym of a class's name; the course's own map lacks class 134."""
-    return str(class_names.get(int(label), f"class {label}")).split(",")[0]
+def tile(image: torch.Tensor | Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Show a picture, or a normalised image (1, 3, H, W): uint8 (H, W, 3).
+
+    With `size`, (width, height), it is scaled to fit and padded with white.
+    """
+    picture = image if isinstance(image, Image.Image) else deprocess(image, should_rescale=False)
+    return np.asarray(ImageOps.pad(picture, size, color="white") if size else picture)
 
 
 # --- Tiles to one picture ---
 
 
 def draw_rows(
-    rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str | Sequence[str]], heading: str = ""
+    rows: Sequence[tuple[str, Sequence[np.ndarray | Image.Image]]],
+    titles: Sequence[str | Sequence[str]],
+    heading: str = "",
 ) -> Image.Image:
     """Draw a grid of tiles.
 
     Args:
-        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3); smaller ones than the largest are
-            centred on white.
+        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3) or RGB pictures; smaller ones than
+            the largest are centred on white.
         titles: one per column; or, one list per row, one per tile.
         heading: a line above everything, or two where the grid is narrow.
 
     Returns:
         RGB picture.
     """
-    height, width = (max(side) for side in zip(*(tile.shape[:2] for _, tiles in rows for tile in tiles), strict=True))
+    grid = [(label, [np.asarray(tile) for tile in tiles]) for label, tiles in rows]
+    height, width = (max(side) for side in zip(*(tile.shape[:2] for _, tiles in grid for tile in tiles), strict=True))
     factor = max(1, -(-SMALLEST_TILE // min(height, width)))
     tall, wide = height * factor, width * factor
     per_tile = bool(titles) and not isinstance(titles[0], str)
     bands = [TITLE_BAND if per_tile or (i == 0 and titles) else 0 for i in range(len(rows))]
-    left = LABEL_BAND if any(label for label, _ in rows) else GAP
-    width = left + max(len(tiles) for _, tiles in rows) * (wide + GAP)
+    left = LABEL_BAND if any(label for label, _ in grid) else GAP
+    width = left + max(len(tiles) for _, tiles in grid) * (wide + GAP)
     plain, bold = _font(WORDS), _font(HEADING, "DejaVuSans-Bold")
     heading = _wrapped(heading, bold, width - 2 * GAP, 2)
     y = len(heading.splitlines()) * HEADING_BAND
     picture = Image.new("RGB", (width, y + sum(bands) + len(rows) * (tall + GAP) + GAP), "white")
     draw = ImageDraw.Draw(picture)
     draw.multiline_text((GAP, y / 2), heading, "black", bold, anchor="lm")
-    for i, (label, tiles) in enumerate(rows):
+    for i, (label, tiles) in enumerate(grid):
         y += bands[i]
         label = _wrapped(label, plain, LABEL_BAND - 2 * GAP, 3)
         draw.multiline_text((GAP, y + tall / 2), label, "black", plain, anchor="lm")

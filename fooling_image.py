@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from cli.pages import Dataset
     from cli.session import Session
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make_figures(session: Session) -> None:
     """Write fooling_image.png and fooling_image_valid.png, and print whether the network is fooled."""
+    from cli.pages import Dataset
     from visualizers import FoolingImage
 
-    session.options.target = session.options.target or session.class_or_last(6)
-    photo, target = chosen_photo(session), session.class_id(session.options.target)
-    X = session.batch(photo[None])
-    technique, options = FoolingImage(), session.options
+    options, data = session.options, Dataset(session)
+    named = options.target or data.class_or_last(6)
+    photo, target = chosen_photo(session), data.class_id(named)
+    X = data.batch(photo[None])
+    technique = FoolingImage()
 
     def make(valid: bool) -> torch.Tensor:
         with session.progress(description="fooling image", total=options.max_iter) as bar:
@@ -51,8 +54,9 @@ def make_figures(session: Session) -> None:
             )
 
     fooling, valid = make(valid=False), make(valid=True)
-    draw(session, photo, X, fooling, target)
-    session.save_image(valid, "fooling_image_valid.png")
+    rows, titles, heading = figure(data, photo, X, fooling, target)
+    session.save_rows("fooling_image.png", rows, titles, heading, target=named)
+    session.save_image(valid, "fooling_image_valid.png", target=named)
     if not technique.is_fooled(valid, target, session.model):
         log.warning("fooling_image_valid.png does not fool the network; a larger --max-iter may help")
     fooled = technique.is_fooled(fooling, target, session.model)
@@ -65,27 +69,29 @@ def chosen_photo(session: Session) -> np.ndarray:
     Raises:
         InputError: there are fewer photos.
     """
-    index = session.options.index
-    photo = next(itertools.islice(session.photos, index, None), None)
+    index, photos = session.options.index, session.photos.photos
+    photo = next(itertools.islice(photos, index, None), None)
     if photo is None:
-        count = sum(1 for _ in session.photos)
+        count = sum(1 for _ in photos)
         raise InputError(f"--index {index}: only 0 to {count - 1} are there; --num and --images bring more photos")
     return photo.pixels
 
 
-def draw(session: Session, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int) -> None:
-    """Draw photo, fooling image, their difference, and the difference amplified."""
-    before, after = session.probabilities(X)[0], session.probabilities(fooling)[0]
-    likeliest = [f"{p.max():.1%} {session.title(int(p.argmax()))}" for p in (before, after)]
+def figure(
+    data: Dataset, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int
+) -> tuple[list[tuple[str, list[np.ndarray]]], list[str], str]:
+    """Return rows, titles and heading: photo, fooling image, their difference, and the difference amplified."""
+    from figure_utils import about_grey, tile
+
+    before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))
+    likeliest = [f"{p.max():.1%} {data.title(int(p.argmax()))}" for p in (before, after)]
     difference = fooling - X
     length, largest = difference.norm().item(), difference.abs().max().item()
-    words = f"difference: L2 {length:.1f}, L∞\u00a0{largest:.2f}\u00a0(normalised)"
-    tiles = [photo, session.tile(fooling), *map(session.figures.about_grey, (difference, AMPLIFIED * difference))]
-    named = dict.fromkeys((f"class {target}", session.title(target)))  # without names both are the same
-    heading = (
-        f"Fooling image for {', '.join(named)}: {before[target].item():.2%} before, {after[target].item():.2%} after"
-    )
-    session.save_rows("fooling_image.png", [("", tiles)], [*likeliest, words, f"difference ×{AMPLIFIED}"], heading)
+    size = f"difference: L2 {length:.1f}, L∞\u00a0{largest:.2f}\u00a0(normalised)"
+    tiles = [photo, tile(fooling), about_grey(difference), about_grey(AMPLIFIED * difference)]
+    names = ", ".join(dict.fromkeys((f"class {target}", data.title(target))))  # without names both are the same
+    heading = f"Fooling image for {names}: {before[target].item():.2%} before, {after[target].item():.2%} after"
+    return [("", tiles)], [*likeliest, size, f"difference ×{AMPLIFIED}"], heading
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

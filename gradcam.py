@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cli.options import add_photo_options, whole_number
 from cli.run import make_main
+from errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
-    from cli.session import Page, Session
+    from cli.pages import Dataset, Page
+    from cli.session import Session
     from visualizers.layers import Layer
 
 log = logging.getLogger(__name__)
+
+MANUAL = ("guided_backprop", "gradcam", "guided_gradcam")  # from scratch
+CAPTUM = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
+TECHNIQUES = tuple(dict.fromkeys((*MANUAL, *CAPTUM)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,123 +40,189 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
     add("--captum-layer", metavar="NAME", help=layer)
     add("--steps", type=whole_number(1, 1000), default=50, metavar="N", help="steps of layer conductance")
+    only = f"the figures of these techniques alone: {', '.join(TECHNIQUES)} (default: all, and figure1.png)"
+    add("--only", nargs="+", choices=TECHNIQUES, default=TECHNIQUES, dest="techniques", metavar="TECHNIQUE", help=only)
+    leave_out = "leave out Captum's figures, which take most of the time"
+    add("--no-captum", action="store_false", default=True, dest="captum", help=leave_out)
 
 
 def make_figures(session: Session) -> None:
     """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png; of
-    a network without ReLUs those of Grad-CAM alone and of Captum's layers. With --arrays also maps.npz, and each
-    photo's Grad-CAM in the folder gradcam_overlays.
+    a network without ReLUs those of Grad-CAM alone and of Captum's layers; with --only those of some techniques. With
+    --arrays also maps.npz, and each photo's Grad-CAM in the folder gradcam_overlays.
     """
-    layer = session.layer("layer")
-    captum_layer = session.layer("captum_layer", "features.3" if session.is_squeezenet else layer)
-    guided = has_relus(session)
-    save = functools.partial(session.save_rows, layer=layer.name, captum_layer=captum_layer.name)
-    with session.maps_file() as keep:
-        for page in session.pages("Grad-CAM"):
-            maps = compute_maps(session, page, layer, guided)
+    from cli.pages import Dataset, figure_saver, maps_file
+
+    options, model, data = session.options, session.model, Dataset(session)
+    layers = find_layers(data)
+    facts = {"layer": layers[0].name, "captum_layer": layers[1].name}
+    techniques = defined_techniques(data)
+    by_captum = [name for name in CAPTUM if name in techniques and options.captum]
+    # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
+    per_image = options.per_image or options.whole
+    with maps_file(session) as keep:
+        for page in data.pages("Grad-CAM"):
+            maps = compute_maps(model, page, layers[0], techniques, per_image)
             keep(page, maps)
-            overlays = overlaid(session, page, maps["gradcam"])
-            if session.options.arrays:
-                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layer.name)
+            overlays = overlaid(page, maps["gradcam"]) if "gradcam" in maps else []
+            if options.arrays and overlays:
+                session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0].name)
             if page.drawn:
-                draw_manual(session, page, save, maps, overlays)
-                draw_captum(session, page, save, layer, captum_layer, guided)
+                save = figure_saver(session, page, **facts)
+                draw_manual(page, maps, overlays, save)
+                if by_captum:
+                    draw_captum(model, page, layers, options.steps, save, by_captum)
 
 
-def has_relus(session: Session) -> bool:
-    """Return whether the network has ReLUs, which guided backprop is about; a notice says where it has none, and where
-    Captum's counterpart is something else.
+def find_layers(data: Dataset) -> tuple[Layer, Layer]:
+    """Return the layers of Grad-CAM and of Captum's layer attributions.
+
+    Raises:
+        InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
     """
-    relus, modules = session.count_relus()
+    from torchvision.models import SqueezeNet
+
+    layer = layer_of_option(data, "layer")
+    return layer, layer_of_option(data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer)
+
+
+def layer_of_option(data: Dataset, option: str, default: Layer | str | None = None) -> Layer:
+    """Return the layer that an option names; without it the default, or Grad-CAM's own choice."""
+    from visualizers.layers import check_influence, find_layer
+
+    example = data.example  # whose faults are not the layer's
+    try:
+        layer = find_layer(data.model, getattr(data.options, option) or default, example)
+        check_influence(data.model, layer, example)
+    except InputError as error:
+        raise InputError(f"--{option.replace('_', '-')}: {error}") from error
+    return layer
+
+
+def defined_techniques(data: Dataset) -> list[str]:
+    """Return the techniques by --only that are defined for the network: guided backprop is about ReLUs.
+
+    A notice says where it has none, and where Captum's counterpart is something else.
+
+    Raises:
+        InputError: none is defined.
+    """
+    from visualizers.gradcam import count_relus
+
+    techniques = [name for name in TECHNIQUES if name in data.options.techniques]
+    if set(MANUAL) <= set(techniques):
+        techniques.append("saliency_map")  # for figure1.png, which shows them together
+    if not any(name.startswith("guided") for name in techniques):
+        return techniques
+    relus, modules = count_relus(data.model, data.example)
     if not relus:
+        techniques = [name for name in techniques if not name.startswith("guided")]
+        if not techniques:
+            raise InputError("--only: the network has no ReLU, so guided backprop is not defined for it")
         log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
-    elif modules < relus:
+    elif modules < relus and data.options.captum:
         log.warning(
             "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since Captum sees "
             "nn.ReLU modules only, not functions or ReLU6",
             "all" if not modules else f"{relus - modules} of {relus}",
         )
-    return relus > 0
+    return techniques
 
 
-def compute_maps(session: Session, page: Page, layer: Layer, guided: bool) -> dict[str, list[np.ndarray]]:
-    """Return each technique's maps from scratch: float32 (H, W), and (H, W, 3) if `guided`."""
+def compute_maps(
+    model: nn.Module, page: Page, layer: Layer, techniques: Collection[str], per_image: bool
+) -> dict[str, list[np.ndarray]]:
+    """Return the maps from scratch by technique: float32 (H, W), of the guided ones (H, W, 3)."""
     from visualizers import GradCam, SaliencyMap
 
-    techniques, model = GradCam(), session.model
-    # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
-    how = {"layer": layer, "per_image": session.options.per_image or session.options.whole}
-    maps = {
-        "saliency_map": page.compute(lambda X, y: SaliencyMap().compute_saliency_maps(X, y, model).cpu().numpy()),
-        "gradcam": page.compute(lambda X, y: techniques.grad_cam(X, y, model, **how)),
+    ours, saliency = GradCam(), SaliencyMap()
+    kwargs: dict[str, Any] = {"layer": layer, "per_image": per_image}
+    compute: dict[str, Callable] = {
+        "saliency_map": lambda X, y: saliency.compute_saliency_maps(X, y, model).cpu().numpy(),
+        "gradcam": lambda X, y: ours.grad_cam(X, y, model, **kwargs),
+        "guided_backprop": lambda X, y: ours.guided_backprop(X, y, model),
+        "guided_gradcam": lambda X, y: ours.guided_grad_cam(X, y, model, **kwargs),
     }
-    if guided:
-        maps["guided_backprop"] = page.compute(lambda X, y: techniques.guided_backprop(X, y, model))
-        maps["guided_gradcam"] = page.compute(lambda X, y: techniques.guided_grad_cam(X, y, model, **how))
-    return maps
+    return {name: page.compute(compute[name]) for name in compute if name in techniques}
 
 
-def overlaid(session: Session, page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the photos with their Grad-CAM maps over them, uint8 (H, W, 3)."""
-    colours = [session.figures.heat(m, "jet", normalize=False) for m in maps]
-    return [session.figures.overlay(photo, c) for photo, c in zip(page.X, colours, strict=True)]
+    import numpy as np
+
+    from figure_utils import heat, overlay
+
+    colours = [heat(cam, "jet", normalize=False) for cam in maps]
+    return [np.asarray(overlay(photo, over)) for photo, over in zip(page.X, colours, strict=True)]
 
 
 def draw_manual(
-    session: Session, page: Page, save: Callable, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray]
+    page: Page, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray], save: Callable[..., None]
 ) -> None:
     """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
-    figures, words = session.figures, titles(session, page)
-    photos, cam_row = ("photo", list(page.X)), ("Grad-CAM", overlays)
-    rows = [photos, ("saliency map", [figures.heat(m) for m in maps["saliency_map"]]), cam_row]
-    pictures = {"gradcam.png": ("Grad-CAM", [photos, cam_row])}
+    from figure_utils import heat, signed
+
+    # Above each photo its class, with the probability that the network gives it.
+    titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
+    rows = {"photo": ("photo", page.X)}
+    if "saliency_map" in maps:
+        rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])
     if "guided_backprop" in maps:
-        guided_row = ("guided backprop", [figures.signed(m) for m in maps["guided_backprop"]])
-        product_row = ("Guided Grad-CAM", [figures.signed(m) for m in maps["guided_gradcam"]])
-        pictures["guided_backprop.png"] = ("Guided backprop", [photos, guided_row])
-        pictures["guided_gradcam.png"] = ("Guided Grad-CAM", [photos, product_row])
-        rows = [*rows[:2], guided_row, cam_row, product_row]
-    pictures["figure1.png"] = ("What the network sees, class and its probability", rows)
-    for name, (heading, rows) in pictures.items():
-        save(page.file_name(name), rows, words, heading)
-
-
-def titles(session: Session, page: Page) -> list[str]:
-    """Return each photo's class with the probability that the network gives it."""
-    probabilities = page.compute(lambda images, y: session.probabilities(images).gather(1, y[:, None])[:, 0].tolist())
-    return [f"{title} {p:.1%}" for title, p in zip(page.titles, probabilities, strict=True)]
+        rows["guided_backprop"] = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
+    if "gradcam" in maps:
+        rows["gradcam"] = ("Grad-CAM", overlays)
+    if "guided_gradcam" in maps:
+        rows["guided_gradcam"] = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
+    for name in (name for name in MANUAL if name in rows):
+        heading = rows[name][0]
+        save(f"{name}.png", [rows["photo"], rows[name]], heading[0].upper() + heading[1:], titles)
+    if "saliency_map" in rows:
+        save("figure1.png", list(rows.values()), "What the network sees, class and its probability", titles)
 
 
 def draw_captum(
-    session: Session, page: Page, save: Callable, layer: Layer, captum_layer: Layer, guided: bool = True
+    model: nn.Module,
+    page: Page,
+    layers: Sequence[Layer],
+    steps: int,
+    save: Callable[..., None],
+    only: Collection[str] = CAPTUM,
 ) -> None:
-    """Draw Captum's counterparts, and its layer activation, Grad-CAM and conductance."""
-    from captum_utils import attr, attribution_row, compute_attributions
+    """Draw Captum's counterparts of guided backprop and Guided Grad-CAM, and its layer activation, Grad-CAM and
+    conductance: a figure each, the photos and a row of maps under them.
 
-    model, steps = session.model, session.options.steps
+    Args:
+        model: the network.
+        page: its photos are `page.X`; `page.compute(attribution(algorithm, model, layer))` lists their attributions.
+        layers: the layer of Guided Grad-CAM, and that of the three others.
+        steps: of the conductance.
+        save: called with a figure's file name, its rows and a heading.
+        only: those of `CAPTUM` that are drawn.
+    """
+    from captum_utils import attr, attribution, attribution_row
 
-    def draw(name, heading, label, make, at=None, merge=False, target=True, **kwargs):
-        def technique(images, y):
-            with at.as_maps(images) if at else contextlib.nullcontext() as module:
-                algorithm = make(model, module) if at else make(model)
-                maps = compute_attributions(algorithm, images, **kwargs, **({"target": y} if target else {}))
-            return maps.mean(dim=1, keepdim=True) if merge else maps  # over the layer's channels
-
-        maps = page.compute(technique)
-        rows = [("photo", list(page.X)), attribution_row(label, maps, page.X)]
-        save(page.file_name(f"{name}_captum.png"), rows, page.titles, heading)
-
-    if guided:
-        draw("guided_backprop", "Guided backprop by Captum", "guided backprop", attr.GuidedBackprop)
-        product = functools.partial(draw, "guided_gradcam", "Guided Grad-CAM by Captum", "Guided Grad-CAM")
-        product(attr.GuidedGradCam, layer, interpolate_mode="bicubic")
-    heading = f"Activation of {captum_layer.name} by Captum"
-    draw("layer_activation", heading, "mean activation", attr.LayerActivation, captum_layer, merge=True, target=False)
-    heading = f"Grad-CAM at {captum_layer.name} by Captum"
-    draw("layer_gradcam", heading, "Grad-CAM", attr.LayerGradCam, captum_layer, relu_attributions=True)
-    heading = f"Conductance of {captum_layer.name} by Captum, {steps} steps"
-    conductance = functools.partial(draw, "layer_conductance", heading, "mean conductance", attr.LayerConductance)
-    conductance(captum_layer, merge=True, n_steps=steps)
+    cam_layer, layer = layers
+    photos = ("photo", page.X)
+    if "guided_backprop" in only:
+        maps = page.compute(attribution(attr.GuidedBackprop, model))
+        row = attribution_row("guided backprop", maps, page.X)
+        save("guided_backprop_captum.png", [photos, row], "Guided backprop by Captum")
+    if "guided_gradcam" in only:
+        maps = page.compute(attribution(attr.GuidedGradCam, model, cam_layer, interpolate_mode="bicubic"))
+        row = attribution_row("Guided Grad-CAM", maps, page.X)
+        save("guided_gradcam_captum.png", [photos, row], "Guided Grad-CAM by Captum")
+    if "layer_activation" in only:
+        maps = page.compute(attribution(attr.LayerActivation, model, layer))
+        row = attribution_row("mean activation", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
+        save("layer_activation_captum.png", [photos, row], f"Activation of {layer.name} by Captum")
+    if "layer_gradcam" in only:
+        maps = page.compute(attribution(attr.LayerGradCam, model, layer, relu_attributions=True))
+        row = attribution_row("Grad-CAM", maps, page.X)
+        save("layer_gradcam_captum.png", [photos, row], f"Grad-CAM at {layer.name} by Captum")
+    if "layer_conductance" in only:
+        maps = page.compute(attribution(attr.LayerConductance, model, layer, n_steps=steps))
+        row = attribution_row("mean conductance", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
+        save("layer_conductance_captum.png", [photos, row], f"Conductance of {layer.name} by Captum, {steps} steps")
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

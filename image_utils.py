@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, features
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from torchvision.transforms import functional as TF
 
 from errors import InputError, cause, quoted
@@ -80,6 +81,8 @@ def open_image(path: str | Path) -> Image.Image:
             Pillow suspects an attack.
     """
     with _opened(path) as image:
+        if isinstance(image, TiffImageFile):
+            image.info["white is zero"] = image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
         _decode_at_half_size(image)
         return _to_rgb(_upright(image))
 
@@ -182,7 +185,10 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     integers = not image.mode.startswith("F")
     top = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
     scale = 255 if top <= 1 and not integers else 1 if top <= 255 else 255 / max(top, 65535)
-    grey = Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
+    pixels = np.rint(values * scale).clip(0, 255).astype(np.uint8)
+    if image.info.get("white is zero"):  # Pillow heeds that up to 8 bits only
+        pixels = 255 - pixels
+    grey = Image.fromarray(pixels)
     clear = image.info.get("transparency")
     return grey, Image.fromarray(np.uint8(255) * (values != clear)) if isinstance(clear, int) else None
 
@@ -219,12 +225,7 @@ def image_from_url(url: str) -> np.ndarray:
 
 
 def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
-    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels.
-
-    Raises:
-        InputError: the file cannot be read as an image, or would be too large at that size.
-        ValueError: a `size` below 1.
-    """
+    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels."""
     return np.asarray(_resized(open_image(filename), size))
 
 
@@ -245,22 +246,14 @@ def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Im
 
 
 def preprocess_image(img: np.ndarray) -> np.ndarray:
-    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation.
-
-    Raises:
-        ValueError: another shape.
-    """
+    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation."""
     if np.ndim(img) < 1 or np.shape(img)[-1] != 3:
         raise ValueError(f"img must have shape (..., 3), got {np.shape(img)}")
     return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
 
 
 def to_batch(X: np.ndarray) -> torch.Tensor:
-    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory.
-
-    Raises:
-        ValueError: another dtype or shape.
-    """
+    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory."""
     X = np.asarray(X)
     if X.dtype != np.uint8 or X.ndim != 4 or X.shape[3] != 3:
         raise ValueError(f"X must be uint8 of shape (N, H, W, 3), got {X.dtype} of shape {X.shape}")
@@ -270,9 +263,6 @@ def to_batch(X: np.ndarray) -> torch.Tensor:
 def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
     """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or, with `rescale`,
     the whole range is stretched to 0…255 first.
-
-    Raises:
-        ValueError: values that are not finite.
     """
     values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
     if not np.isfinite(values).all():
@@ -304,9 +294,6 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
     Args:
         img: (3, H, W), or (N, 3, H, W), of which the first picture is taken.
         should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
-
-    Raises:
-        ValueError: no tensor, another shape, or values that are not finite.
     """
     if not isinstance(img, torch.Tensor):
         raise ValueError(f"img must be a tensor, got {type(img).__name__}")
@@ -350,9 +337,6 @@ def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> 
     Args:
         X: any tensor.
         dtype: a `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
-
-    Raises:
-        ValueError: no such type or device here, or no floating-point type.
     """
     try:
         result = X.to(dtype) if isinstance(dtype, torch.device) else X.type(dtype)  # type: ignore[arg-type]

@@ -134,6 +134,8 @@ def _differences(arch: str, model: nn.Module, state: dict[str, torch.Tensor]) ->
     options = {}
     last_layer = [key for key, value in model.state_dict().items() if value.dim() > 1][-1]
     if last_layer in state and state[last_layer].dim() > 1 and len(state[last_layer]) != IMAGENET:
+        if not len(state[last_layer]):
+            raise InputError(f"the weights' last layer, {last_layer}, has 0 classes")
         options["num_classes"] = len(state[last_layer])
     if arch in WITH_AUXILIARY_HEADS and not any(key.startswith(WITH_AUXILIARY_HEADS[arch]) for key in state):
         options["aux_logits"] = False
@@ -154,11 +156,30 @@ def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
     model = getattr(model, "_orig_mod", model)  # compiled, its layers could not be looked into
     if not isinstance(model, nn.Module):
         raise InputError(f"{quoted(path)}: {name} gives a {type(model).__name__}, not a torch.nn.Module")
+    _initialise_lazy(model, f"{path.name}:{name}")
     if state is not None:
         _fit(model, with_fitting_names(state, model.state_dict().keys()), f"{path.name}:{name}", weights_name)
     if not isinstance(model, torch.jit.ScriptModule):  # TorchScript takes no hooks
         model.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))  # it may alter them
     return model.float(), weights_name
+
+
+def _initialise_lazy(model: nn.Module, name: str) -> None:
+    """Give lazy layers their shapes by a black picture of 224×224.
+
+    Raises:
+        InputError: it cannot be evaluated so, or its parameters are on the device "meta".
+    """
+    if any(nn.parameter.is_lazy(p) for p in (*model.parameters(), *model.buffers())):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model.eval()(torch.zeros(1, 3, 224, 224))
+        except Exception as error:
+            raise InputError(
+                f"the network {name} has lazy layers and fails on a picture of 224×224: {cause(error)}"
+            ) from error
+    if any(p.is_meta for p in (*model.parameters(), *model.buffers())):
+        raise InputError(f"the network {name} is on the device meta, where numbers have no memory")
 
 
 def _made_by(path: Path, name: str) -> object:
@@ -196,6 +217,8 @@ def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
     # by which torch converts what earlier releases of a module have saved, stays with it.
     for key in list(state):
         state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)] = state.pop(key)
+    if odd := [k for k, v in state.items() if v.is_complex() or (v.dtype in (torch.int8, torch.uint8) and v.dim())]:
+        raise InputError(f"the weights {quoted(name)}: {odd[0]} is {state[odd[0]].dtype}; floating point is expected")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mnasnet's advice to train a newer model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cli.options import add_photo_options, whole_number
@@ -10,11 +11,10 @@ from cli.run import make_main
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
-    from cli.session import Page, Session
-
-STRIDE, SQUARE = 40 / 224, 64 / 224  # between the occluding squares, and their width, as shares of a photo's short
-# side: 25 of them cover a square photo
+    from cli.pages import Page
+    from cli.session import Session
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,55 +26,57 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make_figures(session: Session) -> None:
     """Write saliency_map.png, saliency_captum.png and attributions_captum.png; with --arrays maps.npz."""
-    with session.maps_file() as keep:
-        for page in session.pages("saliency maps"):
-            keep(page, {"saliency_map": draw_manual(session, page)})
+    from cli.pages import Dataset, figure_saver, maps_file
+
+    with maps_file(session) as keep:
+        for page in Dataset(session).pages("saliency maps"):
+            save = figure_saver(session, page)
+            keep(page, {"saliency_map": draw_manual(session.model, page, save)})
             if page.drawn:
-                draw_captum(session, page)
+                draw_captum(session.model, page, session.options.steps, save)
 
 
-def draw_manual(session: Session, page: Page) -> list[np.ndarray]:
+def draw_manual(model: nn.Module, page: Page, save: Callable[..., None]) -> list[np.ndarray]:
     """Draw the maps from scratch under the photos, where the page gets figures; return them."""
+    from figure_utils import heat
     from visualizers import SaliencyMap
 
     technique = SaliencyMap()
-    maps = page.compute(lambda images, y: technique.compute_saliency_maps(images, y, session.model).cpu().numpy())
+    maps = page.compute(lambda images, y: technique.compute_saliency_maps(images, y, model).cpu().numpy())
     if page.drawn:
-        rows = [("photo", list(page.X)), ("saliency map", [session.figures.heat(m) for m in maps])]
-        session.save_rows(page.file_name("saliency_map.png"), rows, page.titles, "Saliency maps")
+        rows = [("photo", page.X), ("saliency map", [heat(values) for values in maps])]
+        save("saliency_map.png", rows, "Saliency maps")
     return maps
 
 
-def draw_captum(session: Session, page: Page) -> None:
-    """Draw Captum's Saliency, alone and beside Integrated Gradients and Occlusion."""
-    from captum_utils import attr, attribution_row, compute_attributions
+def draw_captum(model: nn.Module, page: Page, steps: int, save: Callable[..., None]) -> None:
+    """Draw Captum's Saliency, alone and beside Integrated Gradients and Occlusion.
 
-    size = session.option("size")
-    square, stride = round(SQUARE * size), round(STRIDE * size)
+    Args:
+        model: the network.
+        page: its photos are `page.X`; `page.compute(attribution(algorithm, model))` lists their attributions (3, H, W).
+        steps: of integrated gradients.
+        save: called with a figure's file name, its rows and a heading.
+    """
+    from captum_utils import attr, attribution, attribution_row, occlusion_windows
 
-    def attribute(algorithm, merge, **kwargs):
-        def technique(images, y):
-            maps = compute_attributions(algorithm(session.model), images, target=y, **kwargs)
-            return getattr(maps, merge)(dim=1, keepdim=True)
-
-        return page.compute(technique)
-
+    windows, at_once = occlusion_windows(page.X[0]), max(1, 8 // len(page.X))
+    saliency = page.compute(attribution(attr.Saliency, model))
+    integrated = page.compute(attribution(attr.IntegratedGradients, model, n_steps=steps))
+    occlusion = page.compute(attribution(attr.Occlusion, model, perturbations_per_eval=at_once, **windows))
     # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the other two.
-    squares = {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
-    at_once = max(1, 8 // len(page.images))
-    saliency = attribute(attr.Saliency, "amax")
-    integrated = attribute(attr.IntegratedGradients, "sum", n_steps=session.options.steps)
-    occlusion = attribute(attr.Occlusion, "sum", perturbations_per_eval=at_once, **squares)
-
+    saliency = [values.amax(dim=0, keepdim=True) for values in saliency]
+    integrated = [values.sum(dim=0, keepdim=True) for values in integrated]
+    occlusion = [values.sum(dim=0, keepdim=True) for values in occlusion]
+    side = windows["sliding_window_shapes"][1]
     rows = [
-        ("photo", list(page.X)),
+        ("photo", page.X),
         attribution_row("Saliency", saliency, page.X),
-        attribution_row(f"Integrated Gradients, {session.options.steps} steps", integrated, page.X),
-        attribution_row(f"Occlusion, {square} px squares", occlusion, page.X),
+        attribution_row(f"Integrated Gradients, {steps} steps", integrated, page.X),
+        attribution_row(f"Occlusion, {side} px squares", occlusion, page.X),
     ]
-    session.save_rows(page.file_name("saliency_captum.png"), rows[:2], page.titles, "Saliency maps by Captum")
-    heading = "Gradient and perturbation attributions by Captum"
-    session.save_rows(page.file_name("attributions_captum.png"), rows, page.titles, heading)
+    save("saliency_captum.png", rows[:2], "Saliency maps by Captum")
+    save("attributions_captum.png", rows, "Gradient and perturbation attributions by Captum")
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

@@ -15,7 +15,8 @@ from files.atomic import atomic_write
 if TYPE_CHECKING:
     import numpy as np
 
-    from cli.session import Page, Session
+    from cli.pages import Page
+    from cli.session import Session
     from visualizers.sanity import Findings, State
 
 COLUMNS = 5  # states of the network in sanity_randomization.png
@@ -30,10 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make_figures(session: Session) -> None:
     """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, faithfulness.csv and sanity_checks.csv."""
+    from cli.pages import Dataset
+
     findings: dict[str, Findings] = {}
     titles: list[str] = []
     firsts: list[tuple[Page, list[State]]] = []
-    for page in session.pages("sanity checks"):
+    for page in Dataset(session).pages("sanity checks"):
         found, states = examine(session, page)
         findings = {name: findings[name] + found[name] if findings else found[name] for name in found}
         titles += page.titles
@@ -52,7 +55,7 @@ def examine(session: Session, page: Page) -> tuple[dict[str, Findings], list[Sta
 
     methods = explanation_methods(session.options.steps) | {"edge detector": sanity.edges}
     seed = session.options.seed
-    arguments: tuple[Any, Any] = (page.images, page.y)  # without --whole, the images are one tensor
+    (images,), labels = page.batches, page.y  # without --whole, the photos are one batch
     model = session.model
     layers = len(sanity.parameter_layers(model))
     originals: dict[str, Any] = {}
@@ -67,14 +70,14 @@ def examine(session: Session, page: Page) -> tuple[dict[str, Findings], list[Sta
 
     total = layers + 1 + 2 * len(methods) + len(sanity.CONTROLS)
     with session.progress(description=f"page {page.number}", total=total) as bar:
-        agreement = sanity.randomization(model, methods, *arguments, seed, report)
+        agreement = sanity.randomization(model, methods, images, labels, seed, report)
         for name, control in sanity.CONTROLS.items():
-            originals[name] = control(model, *arguments)
+            originals[name] = control(model, images, labels)
         for name, maps in originals.items():
-            probability[name] = sanity.deletion_insertion(model, *arguments, maps, seed=seed)
+            probability[name] = sanity.deletion_insertion(model, images, labels, maps, seed=seed)
             bar.update()
         for name, method in methods.items():
-            sensitivity[name] = max_sensitivity(method, model, *arguments, seed)
+            sensitivity[name] = max_sensitivity(method, model, images, labels, seed)
             bar.update()
     findings = {n: sanity.Findings(probability[n], agreement.get(n), sensitivity.get(n)) for n in originals}
     return findings, states
@@ -82,11 +85,13 @@ def examine(session: Session, page: Page) -> tuple[dict[str, Findings], list[Sta
 
 def draw_cascade(session: Session, page: Page, states: Sequence[State]) -> None:
     """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both ends."""
+    from figure_utils import heat
+
     last, count = len(states) - 1, min(len(states), COLUMNS)
     chosen = [states[round(i * last / max(1, count - 1))] for i in range(count)]
     photo, blank = page.X[0], page.X[0] * 0 + 255
     rows = [
-        (name, [blank if i else photo, *(session.figures.heat(abs(state.maps[name])) for state in chosen)])
+        (name, [blank if i else photo, *(heat(abs(state.maps[name])) for state in chosen)])
         for i, name in enumerate(states[0].maps)
     ]
     titles = [page.titles[0], "the network as it is", *(f"random down to {state.layer}" for state in chosen[1:])]
@@ -97,21 +102,27 @@ def draw_cascade(session: Session, page: Page, states: Sequence[State]) -> None:
 
 def draw_agreement(session: Session, findings: Mapping[str, Findings], layers: Sequence[str]) -> None:
     """Plot how far the maps stay what they were: medians and middle halves over the photos."""
+    from figure_utils import draw_curves
+
     panels = {}
     for i, title in enumerate(("Spearman's rank correlation", "structural similarity (SSIM)")):
         panels[title] = {name: own.spread()[..., i] for name, own in findings.items() if own.agreement is not None}
-    session.save_curves("sanity_curves.png", panels, layers, "randomised down to", "agreement with the original map")
+    picture = draw_curves(panels, layers, "randomised down to", "agreement with the original map")
+    session.save(picture, "sanity_curves.png")
 
 
 def draw_faithfulness(session: Session, findings: Mapping[str, Findings]) -> None:
     """Plot the mean probability of the class while pixels go and come; the labels give the areas."""
+    from figure_utils import draw_curves
+
     panels = {}
     for i, title in enumerate(("deletion: the lower the better", "insertion: the higher the better")):
         means = {name: own.probability[:, i].mean(axis=0) for name, own in findings.items()}
         panels[title] = {f"{findings[name].summary()[2 + i]:.2f} {name}": mean for name, mean in means.items()}
     steps = len(next(iter(means.values()))) - 1
     shares = [step / steps for step in range(steps + 1)]
-    session.save_curves("faithfulness.png", panels, shares, "share of the pixels", "probability of the class")
+    picture = draw_curves(panels, shares, "share of the pixels", "probability of the class")
+    session.save(picture, "faithfulness.png")
 
 
 def write_tables(session: Session, findings: Mapping[str, Findings], titles: Sequence[str]) -> None:

@@ -103,10 +103,12 @@ def make_figures(session: Session) -> None:
     """Print the four reference checks; make the pictures, with style_transfer.png, inverted_features.png and
     style_losses.png about them.
     """
+    from figure_utils import draw_losses, tile
+    from image_utils import open_image
     from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 
     chosen, losses = chosen_presets(session.options), (ContentLoss(), StyleLoss(), TotalVariationLoss())
-    pictures = {path: session.open_picture(path) for preset in chosen for path in (preset.content, preset.style)}
+    pictures = {path: open_image(path) for preset in chosen for path in (preset.content, preset.style)}
     for line in reference_checks(session, *losses):
         print_line(line)
     curves: dict[str, list[Losses]] = {}
@@ -116,7 +118,7 @@ def make_figures(session: Session) -> None:
         for preset in chosen:
             content, style = pictures[preset.content], pictures[preset.style]
             curves[preset.name], result = make(session, preset, content, style, losses)
-            tiles = [session.tile(picture, (320, 240)) for picture in (content, style, result)]
+            tiles = [tile(picture, (320, 240)) for picture in (content, style, result)]
             facts = {"iterations": len(curves[preset.name]) - 1, "pictures": preset.description()}
             if preset.name == INVERSION:
                 titles = ["content", "inverted features"]
@@ -128,7 +130,7 @@ def make_figures(session: Session) -> None:
                 session.save_rows("style_transfer.png", rows, ["content", "style", "result"], "Style transfer", **facts)
     finally:  # also when a later picture is interrupted
         if curves:
-            session.save_losses("style_losses.png", curves, **facts)
+            session.save(draw_losses(curves), "style_losses.png", **facts)
 
 
 def chosen_presets(options: argparse.Namespace) -> list[Preset]:
@@ -164,6 +166,7 @@ def reference_checks(session: Session, content_loss: nn.Module, style_loss: nn.M
     With the course's data and other weights than the bundled ones, the values are the course's, which were made with
     torchvision's weights. Otherwise they are those that data/reference_values.npz has for the bundled weights.
     """
+    from model_utils import load_model
     from style_utils import extract_features, features_from_img, reference_values, rel_error
 
     names = ("data/style-transfer-checks.npz", "styles_images/tubingen.jpg", "styles_images/starry_night.jpg")
@@ -172,7 +175,8 @@ def reference_checks(session: Session, content_loss: nn.Module, style_loss: nn.M
     bundled = session.options.arch != "squeezenet1_1" or model.weights_name.startswith(("bundled", "random"))
     if bundled or len(files) < len(names):
         cat, painting = package_file("skimage", "data/chelsea.png"), ROOT / "data" / "styles" / NIGHT
-        files, model = [ROOT / "data" / "reference_values.npz", cat, painting], session.bundled_squeezenet()
+        files = [ROOT / "data" / "reference_values.npz", cat, painting]
+        model = load_model(weights="bundled", device=session.device)
     wanted = reference_values(files[0])
     content, image = features_from_img(files[1], CHECK_SIZE, model, session.device)
     style, _ = features_from_img(files[2], CHECK_SIZE, model, session.device)

@@ -224,18 +224,22 @@ def style_transfer(
         for t in range(rule.count + 1):
             image = rule.picture(t)
             feats = extract_features(image, layers)
+            # Question 2.4: forward through the three criteria
             content = content_loss(content_weight, feats[content_layer], content_target)
             style = style_loss(feats, style_layers, style_targets, style_weights)
             tv = tv_loss(image, tv_weight)
+            # End
             reached = _progress(t, image, (content, style, tv), content_img if preserve_color else None)
             if callback:
                 callback(reached)
             if t < rule.count:
+                # Question 2.4: backward, step
                 opt = rule.optimizer(t)
                 opt.zero_grad()
                 loss = rule.content_share(t) * content + style + tv
                 loss.backward()
                 opt.step(loss.item)  # L-BFGS asks for the loss
+                # End
     finally:
         if reached and not testing:
             save_png(deprocess(reached.image, should_rescale=False), path, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import datetime
 import importlib
 import itertools
@@ -12,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,7 @@ def make_figures(session: Session) -> None:
     compose(report, chosen, tables, pictures, answers)
     report.save(path)
     there = {picture.name for of_question in pictures.values() for picture in of_question}
-    if not options.no_run and not session.count_relus()[0]:  # then the guided figures do not exist, which was told
+    if not options.no_run and not has_relus(session):  # then the guided figures do not exist, and a notice has said so
         there |= {name for question in chosen for name in question.figures if name.startswith("guided")}
     missing = [name for question in chosen for name in question.figures if name not in there]
     if failed or missing:
@@ -93,22 +92,17 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
 
     A failing script is reported on standard error and does not keep the others from running.
     """
+    from cli.pages import Dataset
+
     names = list(dict.fromkeys(name for question in questions for name in question.scripts))
-    _ = session.model, session.labels  # loaded here, they go on to every script
-    for _ in session.photos:  # one that cannot be opened is told of before anything is made
+    _ = Dataset(session).labels  # labels or a photo that cannot be used are reported before anything is made
+    for _ in session.photos.photos:
         pass
     failed = []
     for name in session.progress(names, "report"):
         script = importlib.import_module(name)
-        parser = make_parser("")
-        script.add_options(parser)
-        own = copy.copy(session)
-        own.options = parser.parse_args([])
-        shared = SHARED_OPTIONS & vars(own.options).keys() & vars(session.options).keys()
-        vars(own.options).update({key: getattr(session.options, key) for key in shared})
-        own.seed()
         try:
-            script.make_figures(own)
+            script.make_figures(session.for_script(script_options(script.add_options, session.options)))
         except Exception as error:
             failed.append(name)
             if (words := advice(error)) is None:  # a fault in the solution
@@ -116,6 +110,25 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
                 words = f"{type(error).__name__}: {cause(error)}"
             print(f"{name}.py: error: {words}", file=sys.stderr)
     return failed
+
+
+def has_relus(session: Session) -> bool:
+    """Whether the network has ReLUs, which guided backprop is about."""
+    from cli.pages import Dataset
+    from visualizers.gradcam import count_relus
+
+    return count_relus(session.model, Dataset(session).example)[0] > 0
+
+
+def script_options(
+    add_options: Callable[[argparse.ArgumentParser], None], given: argparse.Namespace
+) -> argparse.Namespace:
+    """Return a script's options: those that it shares with this command as they are given, its own by default."""
+    parser = make_parser("")
+    add_options(parser)
+    shared = SHARED_OPTIONS & vars(parser.parse_args([])).keys() & vars(given).keys()
+    parser.set_defaults(**{name: getattr(given, name) for name in shared})
+    return parser.parse_args([])
 
 
 def figure_files(question: Question, out: Path | None) -> list[Path]:

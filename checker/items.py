@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # The package with root scripts (the hand-out's numbers), and the notebooks' shorter edition.
 ASSIGNMENT, HOMEWORK = EDITIONS = ("assignment", "homework")
+UNASKED = "which nobody asked for"  # of what is printed
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Item:
     # the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
+    extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
+    parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
 
     @property
     def question(self) -> str:
@@ -44,7 +47,7 @@ def of_edition(edition: str) -> list[Item]:
 
 SALIENCY, GRADCAM, FOOLING = (f"visualizers/{name}.py" for name in ("saliency_map", "gradcam", "fooling_image"))
 CLASS, STYLE = "visualizers/class_visualization.py", "style_modules/style_loss.py"
-CONTENT, VARIATION, RULES = (f"style_modules/{name}.py" for name in ("content_loss", "tv_loss", "rules"))
+CONTENT, VARIATION = "style_modules/content_loss.py", "style_modules/tv_loss.py"
 
 ITEMS = (
     Item(
@@ -64,13 +67,12 @@ ITEMS = (
         "saliency_map.py",
         "draw_captum",
         _alone("1.1", 4),
-        0.05,
+        0.1,
         "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the "
-        "largest channel. attributions_captum.png: the photos, Saliency, IntegratedGradients "
-        "(--steps steps) and Occlusion (squares SQUARE of the photos' side wide, STRIDE "
-        "apart), the latter two summed over the channels. Use compute_attributions and "
-        "attribution_row of captum_utils, page.compute or page.images and page.y, "
-        "session.option('size') for the side, and session.save_rows.",
+        "largest channel. attributions_captum.png: the photos, Saliency, IntegratedGradients and "
+        "Occlusion (occlusion_windows), the latter two summed over the channels. "
+        "page.compute(attribution(attr.Saliency, model)) lists the photos' attributions, "
+        "attribution_row makes a row of them, save(name, rows, heading) writes the figure.",
     ),
     Item(
         "custom_relu",
@@ -118,13 +120,14 @@ ITEMS = (
         "gradcam.py",
         "draw_captum",
         _alone("1.2", 6),
-        0.05,
+        0.1,
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: "
-        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at layer.module, bicubic), "
-        "and at captum_layer.module: layer_activation (LayerActivation, mean over the channels), "
-        "layer_gradcam (LayerGradCam, relu_attributions) and layer_conductance "
-        "(LayerConductance, --steps steps, mean over the channels). Save with save(name, "
-        "rows, titles, heading).",
+        "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at the first layer, "
+        "bicubic), and at the second layer: layer_activation (LayerActivation, mean over the "
+        "channels), layer_gradcam (LayerGradCam, relu_attributions) and layer_conductance "
+        "(LayerConductance, n_steps, mean over the channels). "
+        "page.compute(attribution(attr.LayerActivation, model, layer)) lists the photos' "
+        "attributions; save(name, rows, heading) writes the figure.",
     ),
     Item(
         "fooling_image",
@@ -184,13 +187,14 @@ ITEMS = (
     Item(
         "style_transfer",
         "Update rule of style transfer",
-        RULES,
-        "CourseRule.step",
+        "style_utils.py",
+        "style_transfer",
         _both("2.4", "2.4", 6),
         0.01,
-        "The gradient of the sum of the three terms by self.pixels, anew for each step; then "
-        "a step of self.adam. When 20 steps are left, begin with a new Adam and the smaller "
-        "learning rate.",
+        "Forward through the three criteria; then, unless all steps are done, clear the optimizer's gradients, go "
+        "backward from the sum of the three terms, and step. opt = rule.optimizer(t) is the optimizer of step t: when "
+        "20 steps are left, a new Adam with the smaller learning rate.",
+        parts=True,
     ),
     Item("feature_inversion", "Feature inversion", STYLE, "StyleLoss.forward", _both("2.5", "2.5", 2), 0.0),
 )

@@ -4,32 +4,53 @@ No judgement on values is made here: they are compared with data/expected.npz in
 """
 
 import importlib
+import inspect
+import os
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import torchvision
+from PIL import Image
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
 
 HEIGHT, WIDTH = 96, 128  # of the photos: not square, and quick
 EVERY = 6  # of the maps' pixels each way that are compared
-LAYER, CAPTUM_LAYER = "features.12", "features.3"
 # Of scikit-image, and a class that has something for it and something against it, so that signs and masks matter.
 PHOTOS = (("data/chelsea.png", 30), ("data/coffee.png", 457))
 TARGET = 779  # of the fooling image: clearly behind before the third step, clearly ahead after it
 STEPS = 30  # of feature inversion
+RATE = 50  # of class visualization: its steps' length
 OTHER_CALL = 0.01  # relative difference of two calls that means something
+
+# What the packages export, and from which module.
+EXPORTS = {
+    "visualizers": {
+        "SaliencyMap": "saliency_map",
+        "GradCam": "gradcam",
+        "FoolingImage": "fooling_image",
+        "ClassVisualization": "class_visualization",
+    },
+    "style_modules": {"ContentLoss": "content_loss", "StyleLoss": "style_loss", "TotalVariationLoss": "tv_loss"},
+}
 
 Arrays = dict[str, np.ndarray]
 
 
 class Finding(Exception):
-    """What is wrong with a solution, in words."""
+    """What is wrong with a solution, in words, and the values that it has given nevertheless."""
+
+    def __init__(self, message: str, arrays: Arrays | None = None):
+        """Take both."""
+        super().__init__(message)
+        self.arrays = arrays or {}
 
 
 # --- What the items have in common ---
@@ -37,11 +58,20 @@ class Finding(Exception):
 
 def solution(name: str) -> types.ModuleType:
     """Import a module of the solution, of a package that module alone: a fault in another one is not this item's."""
-    package, _, inner = name.partition(".")
-    if inner and package not in sys.modules:
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(Path(sys.path[0]) / package)]
+    package = name.partition(".")[0]
+    if package in EXPORTS and package not in sys.modules:
+        module: Any = types.ModuleType(package)
+        module.__path__ = [str(Path(sys.path[0]) / package)]
+        module.__getattr__ = lambda exported: _exported(package, exported)
+        sys.modules[package] = module
     return importlib.import_module(name)
+
+
+def _exported(package: str, name: str) -> Any:
+    """Return what a package exports, when it is asked for: as of `from visualizers import GradCam`."""
+    if name not in EXPORTS[package]:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{package}.{EXPORTS[package][name]}"), name)
 
 
 def network() -> nn.Module:
@@ -94,15 +124,18 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
     given, state = images.clone(), _state(model)
     first = expect(compute(images, labels, model), kind, shape).copy()
     _check_untouched(model, state, images, given)
+    # A weak photo counts like a strong one.
+    arrays = {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}
     model.train()
     second = expect(compute(images, labels, model), kind, shape)
     if _differs(second, first):
         model.train()
         if _differs(expect(compute(given, labels, model), kind, shape), first):
-            raise Finding("two calls give different maps: dropout is left on; the network has to be in eval mode")
+            raise Finding("two calls give different maps: dropout is left on; use eval mode", arrays)
         factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
-        raise Finding(f"gradients accumulated: a second call with the same photos gives {factor:.2g} times as much")
-    return {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}  # a weak photo counts like a strong one
+        again = f"a second call with the same photos gives {factor:.2g} times as much"
+        raise Finding(f"gradients accumulated: {again}", arrays)
+    return arrays
 
 
 def _differs(found: np.ndarray, first: np.ndarray) -> bool:
@@ -173,60 +206,68 @@ def measure_guided_grad_cam() -> Arrays:
     return maps(technique.guided_grad_cam, np.ndarray, (2, HEIGHT, WIDTH, 3))
 
 
-def captum_figures(script: str, draw: Callable[..., None], figures: dict[str, int], steps: int) -> Arrays:
-    """Draw a script's figures with Captum, and return the tiles of the last rows of each: file name → their number.
+def captum_rows(script: str) -> Arrays:
+    """Run a script in this scratch folder, on two photos, and return the rows of maps that it has drawn by Captum.
 
-    Raises:
-        Finding: a figure is missing, or its rows are not what draw_rows takes.
+    It may be flat, as the course hands it out, or take our options. What it draws by the techniques from scratch are
+    other items, so these are stood in for, and the network is the bundled one in eval mode, as whoever loads it.
     """
-    drawn: dict[str, list] = {}
-    X, images, labels = photos()
-    model = network().eval()
-    page = SimpleNamespace(
-        X=X,
-        images=images,
-        y=labels,
-        titles=["cat", "cup"],
-        file_name=lambda name: name,
-        compute=lambda technique: list(technique(images, labels)),
-    )
-    session = SimpleNamespace(
-        model=model,
-        device=torch.device("cpu"),
-        options=SimpleNamespace(steps=steps),
-        option=lambda name: {"size": 224}.get(name),
-        figures=solution("figure_utils"),
-        save_rows=lambda name, rows, *_, **__: drawn.__setitem__(name, rows),
-    )
-    draw(solution(script), session, page)
-    arrays = {}
-    for name, count in figures.items():
-        if name not in drawn:
-            raise Finding(f"{name} was expected, saved are {', '.join(sorted(drawn)) or 'none'}")
-        rows = drawn[name]
-        if len(rows) <= count:
-            raise Finding(f"{name}: the photos and {count} rows below them were expected, got {len(rows)} rows")
-        tiles = np.stack([np.asarray(tile) for _, tiles in rows[-count:] for tile in tiles])
-        if tiles.dtype != np.uint8 or tiles.shape != (2 * count, HEIGHT, WIDTH, 3):
-            raise Finding(f"{name}: uint8 tiles of {HEIGHT}×{WIDTH} were expected, got {tiles.dtype} {tiles.shape[1:]}")
-        arrays[f"figures/{name}"] = tiles[:, ::EVERY, ::EVERY].astype(np.float32) - 165  # about grey on white
-    return arrays
+    drawn: list[np.ndarray] = []
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
+    figures: Any = solution("figure_utils")
+    data: Any = solution("data_utils")
+    captum: Any = solution("captum_utils")
+    vision: Any = torchvision.models
+    draw_rows, load_photos, model = figures.draw_rows, data.load_imagenet_val, network().eval()
+
+    def record(rows, *given, **kwargs):
+        shapes = [np.asarray(tile).shape for _, tiles in rows for tile in tiles]
+        if all(len(tiles) == 2 for _, tiles in rows) and all(shape == (224, 224, 3) for shape in shapes):
+            drawn.extend(np.stack([np.asarray(tile) for tile in tiles]) for _, tiles in rows)
+        return draw_rows(rows, *given, **kwargs)
+
+    figures.draw_rows = captum.draw_rows = record
+    data.load_imagenet_val = lambda *_, **__: load_photos(2)
+    vision.squeezenet1_1 = lambda *_, **__: model
+    solution("visualizers.common")
+    package: Any = sys.modules["visualizers"]
+    package.SaliencyMap = package.GradCam = _StandIn
+    Path("visualization").mkdir()
+    sys.argv = [f"{script}.py", "--num", "2", "--quiet", "--weights", "bundled", "--out", "."]
+    os.environ["CS7643_DATA"] = ""
+    module: Any = solution(script)  # a flat one has done everything now
+    if hasattr(module, "make_figures"):
+        parser = solution("cli.options").make_parser("")
+        module.add_options(parser)
+        module.make_figures(solution("cli.session").Session(parser.parse_args(sys.argv[1:])))
+    # About grey on white; what a photo's row is, no map is near to.
+    return {f"row/{i}": row[:, ::EVERY, ::EVERY].astype(np.float32) - 165 for i, row in enumerate(drawn)}
+
+
+class _StandIn:
+    """Stands in for the techniques from scratch: maps of zeros."""
+
+    def show_saliency_maps(self, *_):
+        """Draw nothing."""
+
+    def compute_saliency_maps(self, X, *_, **__):
+        return torch.zeros(len(X), *X.shape[2:])
+
+    def grad_cam(self, X, *_, **__):
+        return np.zeros((len(X), *X.shape[2:]), np.float32)
+
+    def guided_backprop(self, X, *_, **__):
+        return np.zeros((len(X), *X.shape[2:], 3), np.float32)
+
+    guided_grad_cam = guided_backprop
 
 
 def measure_saliency_captum() -> Arrays:
-    figures = {"saliency_captum.png": 1, "attributions_captum.png": 3}
-    return captum_figures("saliency_map", lambda script, *given: script.draw_captum(*given), figures, steps=4)
+    return captum_rows("saliency_map")
 
 
 def measure_gradcam_captum() -> Arrays:
-    names = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
-
-    def draw(script, session, page):
-        find = solution("visualizers.layers").find_layer
-        layers = (find(session.model, name, page.images) for name in (LAYER, CAPTUM_LAYER))
-        script.draw_captum(session, page, session.save_rows, *layers)
-
-    return captum_figures("gradcam", draw, dict.fromkeys([f"{name}_captum.png" for name in names], 1), steps=3)
+    return captum_rows("gradcam")
 
 
 # --- Questions 1.3 and 1.4 ---
@@ -243,22 +284,34 @@ def measure_fooling_image() -> Arrays:
 
 
 def measure_class_visualization() -> Arrays:
+    """Grow a picture in few steps, without jitter; the pictures' pixels are what `deprocess` gives, 0 … 255."""
     technique, model = solution("visualizers.class_visualization").ClassVisualization(), network()
-    state, settings = _state(model), {"l2_reg": 1e-3, "num_iterations": 3, "max_jitter": 0, "seed": 0}
+    state = _state(model)
+    settings = {"l2_reg": 1e-3, "num_iterations": 4, "max_jitter": 0, "blur_every": 100, "generate_plots": False}
 
     def grow(rate: float) -> np.ndarray:
-        image = technique.visualize_classes([187], model, torch.float32, learning_rate=rate, **settings)
-        return expect(image, torch.Tensor, (1, 3, 224, 224))
+        torch.manual_seed(0)
+        np.random.seed(0)
+        picture = technique.create_class_visualization(
+            187, {187: "terrier"}, model, torch.FloatTensor, learning_rate=rate, **settings
+        )
+        if not isinstance(picture, Image.Image) or picture.size != (224, 224):
+            raise Finding(f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}")
+        pixels = np.asarray(picture.convert("RGB"), np.float32)
+        return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)  # the same whether `deprocess` has stretched them
 
-    change = grow(25) - grow(1e-6)  # what the steps do, without the noise that they start from
-    again = grow(25) - grow(1e-6)
+    change = grow(RATE) - grow(1e-6)  # what the steps do, without the noise that they start from
+    model.train()
+    again = grow(RATE) - grow(1e-6)
     _check_untouched(model, state, torch.empty(0), torch.empty(0))
-    if np.abs(change - again).max() > OTHER_CALL * np.abs(change).max():
+    if not np.abs(change).max():
+        raise Finding("the learning rate has no effect on the picture")
+    if np.linalg.norm(change - again) > 0.1 * np.linalg.norm(change):
         raise Finding("two runs from the same noise differ: dropout is left on")
-    return {"image/change": change[..., ::8, ::8]}
+    return {"image/change": change[::4, ::4]}
 
 
-# --- Questions 2.1 to 2.6 ---
+# --- Questions 2.1 to 2.5 ---
 
 
 def measure_content_loss() -> Arrays:
@@ -322,42 +375,82 @@ def measure_tv_loss() -> Arrays:
     return arrays
 
 
+class _Recorded(nn.Module):
+    """A layer that mixes the colours, and hands pictures that a gradient is wanted for to `record`."""
+
+    def __init__(self, seed: int, record: Callable[[torch.Tensor], None] | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3) + 0.3 * numbers(seed, 3, 3), requires_grad=False)
+        self.record = record
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.record and x.requires_grad:
+            self.record(x.detach().clone())
+        return torch.einsum("ij,njhw->nihw", self.weight, x)
+
+
+class _Content(nn.Module):
+    def forward(self, weight, current, original):
+        return weight * (current - original - 0.3).square().sum()
+
+
+class _Style(nn.Module):
+    def gram_matrix(self, features, normalize=True):
+        return features.mean(dim=(2, 3))
+
+    def forward(self, feats, style_layers, style_targets, style_weights):
+        given = zip(style_layers, style_targets, style_weights, strict=True)
+        return sum(w * (feats[i] - target[..., None, None]).square().sum() for i, target, w in given)
+
+
+class _Variation(nn.Module):
+    def forward(self, img, weight):
+        down, right = img[:, :, 1:] - img[:, :, :-1], img[..., 1:] - img[..., :-1]
+        return weight * (down.square().sum() + right.square().sum())
+
+
 def measure_style_transfer() -> Arrays:
-    """Run the rule on a loss whose terms are written down, so that nothing depends on the other questions."""
-    count, pictures = 40, []
-    goals = [numbers(seed, 1, 3, 4, 5) for seed in (13, 14, 15)]
-    rule = solution("style_modules.rules").CourseRule(numbers(16, 1, 3, 4, 5), count)
-    for t in range(count):
-        picture = rule.picture(t)
-        pictures.append(picture.detach().clone())
-        rule.step(t, *((picture - goal).square().mul(k).sum() for k, goal in enumerate(goals, start=1)))
-    pictures.append(rule.picture(count).detach().clone())
-    return {"rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 15, 21, 25, 40)]).numpy()}
+    """Let `style_transfer` paint with losses and a network that are written down here, quadratic and quick, so that
+    nothing depends on the other questions; return the picture before some of its 200 steps.
+    """
+    pictures: list[torch.Tensor] = []
+    layers = [_Recorded(20, pictures.append), *(_Recorded(seed) for seed in range(21, 25))]
+    Path("styles_images").mkdir()
+    for name, (file, _) in zip(("content.png", "style.png"), PHOTOS, strict=True):
+        picture = solution("image_utils").open_image(solution("files.course").package_file("skimage", file))
+        picture.resize((40, 32)).save(name)
+    paint = solution("style_utils").style_transfer
+    settings = ("painted", "content.png", "style.png", 32, 32, 2, 0.5, (1, 3), (0.4, 0.2), 0.3)
+    losses = (_Content(), _Style(), _Variation(), nn.Sequential(*layers).eval(), torch.FloatTensor)
+    testing = {"testing": True} if "testing" in inspect.signature(paint).parameters else {}
+    paint(*settings, *losses, **testing)
+    if len(pictures) < 200:
+        raise Finding(f"200 steps were expected, {len(pictures)} were taken")
+    arrays = {"rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()}
+    steps = [(pictures[t + 1] - pictures[t]).abs().max().item() for t in range(191, 198)]
+    if max(steps) > 0.15:  # Adam's steps are about as long as its learning rate
+        raise Finding("the learning rate is not 0.1 for the last 20 steps", arrays)
+    if max(steps) < 0.001:
+        raise Finding("the picture stays as it is in the last 20 steps", arrays)
+    return arrays
 
 
 def measure_feature_inversion() -> Arrays:
-    """Start from noise, without style layers, by a rule that is given: the losses bring the photo's features nearer."""
+    """Start from noise, without style layers, by Adam: the three losses bring the photo's features nearer."""
     style_loss = solution("style_modules.style_loss").StyleLoss()
     content_loss = solution("style_modules.content_loss").ContentLoss()
     tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()
-    model, utils = network().eval(), solution("style_utils")
+    layers = network().features[:4].eval()
     photo = solution("image_utils").open_image(solution("files.course").package_file("skimage", PHOTOS[0][0]))
-    photo = photo.resize((32, 32))
-    nothing = style_loss([numbers(17, 1, 4, 5, 6)], [], [], [])
-    if not isinstance(nothing, torch.Tensor) or nothing.numel() != 1 or nothing.item() != 0:
-        raise Finding(f"without style layers a tensor of value 0 was expected, got {nothing!r}")
-    losses = (content_loss, style_loss, tv_loss, model, torch.float32)
-    settings = ("inversion", photo, photo, 32, 32, 3, 6e-2, (1, 4, 6, 7), (0, 0, 0, 0), 2e-2)
-    how = {"init_random": True, "testing": True, "optimizer": "adam", "num_iterations": STEPS}
-    image = utils.style_transfer(*settings, *losses, **how)
-
-    def distance(x: torch.Tensor) -> float:
-        with torch.no_grad():
-            return (model.features[:4](x) - model.features[:4](wanted)).norm().item()
-
-    wanted = utils.preprocess(photo, 32)
-    start = torch.rand(wanted.shape, generator=torch.Generator().manual_seed(0))
-    if not distance(image) < 0.8 * distance(start):
-        ratio = distance(image) / distance(start)
+    wanted = layers(solution("image_utils").preprocess(photo.resize((32, 32)), 32)).detach()
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
+    for _ in range(STEPS):
+        adam.zero_grad()
+        features = [layers[:k](image) for k in range(1, 5)]
+        (content_loss(6e-2, features[3], wanted) + style_loss(features, [], [], []) + tv_loss(image, 2e-2)).backward()
+        adam.step()
+    ratio = (layers(image) - wanted).norm().item() / first
+    if not ratio < 0.8:
         raise Finding(f"the features do not come nearer to the photo's: {ratio:.2f} times as far after {STEPS} steps")
     return {}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from checker import measures
+from checker.items import UNASKED
 
 
 def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
@@ -26,6 +27,9 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
     os.chdir(folder)
     here = str(Path(__file__).resolve().parent.parent)
     sys.path[:] = [root, *(path for path in sys.path if path not in ("", here, root))]
+    ours = {path.stem for path in Path(here).iterdir()} - {"checker"}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]  # imported by whoever has started this
     torch.set_num_threads(1)
     faulthandler.enable(stack)  # a crash names its place too
     with _recorded_output(root) as output:
@@ -33,7 +37,7 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
         found = _measured(item, Path(root), Path(root) / file)
         found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
     if found["status"] == "ok" and output.text.strip():
-        printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, which nobody asked for"
+        printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, {UNASKED}"
         found["findings"].append(printed)
         found["place"] = found["place"] or output.place
     faulthandler.cancel_dump_traceback_later()
@@ -49,12 +53,15 @@ def _measured(item: str, root: Path, file: Path) -> dict:
     try:
         found["arrays"] = getattr(measures, f"measure_{item}")()
     except measures.Finding as finding:
-        found["findings"].append(str(finding))
+        found["findings"].append(str(finding)[:300])
+        found["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)
         # torch raises NotImplementedError too, with other words.
         blank = type(error) is NotImplementedError and (not str(error) or str(error).startswith("Question "))
-        found["words"] = f"{type(error).__name__}: {error}"[:300] if not blank else str(error) or "not written yet"
+        found["words"] = (
+            f"{type(error).__name__[:80]}: {error}"[:300] if not blank else str(error)[:300] or "not written yet"
+        )
         if isinstance(error, ModuleNotFoundError) and not file.is_file():
             blank, found["words"] = True, "there is no such file"
         found["status"] = "missing" if blank else "error"
@@ -69,7 +76,7 @@ def _place(error: BaseException, root: Path, file: Path) -> str:
         places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     inside = [place for place in places if place[0].is_relative_to(root)]
     own = [place for place in inside if not place[0].relative_to(root).parts[0].startswith("check")]
-    own = [place for place in own if place[0] == file] or own
+    own = [place for place in own if str(place[0]).startswith(str(file))] or own  # of a notebook: and the cell
     return f"{own[-1][0].relative_to(root).as_posix()} line {own[-1][1]}" if own else ""
 
 

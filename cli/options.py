@@ -150,6 +150,8 @@ PHOTO_OPTIONS: dict[str, dict] = {
 }
 # Recorded in the figures where they are not the default.
 TOLD = ("size", "whole", "per_image")
+# Which figures are made, not how: recorded in none.
+SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.
 SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
 

@@ -10,14 +10,21 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import check
+from captum_utils import attr, attribution_row, compute_attributions
 from checker.items import ITEMS, Item
+from checker.measures import EVERY
+from cli.options import Parser
 from course.make_starter import course_files, function_body, replace_body
-from course.mistakes import MISTAKES, RIGHT
+from course.mistakes import MISTAKES, PLACES, RIGHT
+from data_utils import load_imagenet_val
 from files.atomic import atomic_write
+from image_utils import preprocess_image
+from model_utils import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 Arrays = dict[str, np.ndarray]
@@ -25,6 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 def main() -> None:
     """Measure and store."""
+    Parser(description="Compute data/expected.npz.").parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     arrays, mistakes = {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -32,7 +40,11 @@ def main() -> None:
         for file, content in course_files(ROOT).items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes(content)
-        for item in ITEMS:
+        for name, (right, wrong) in captum_rows().items():
+            arrays |= {f"{name}/{key}": row for key, row in right.items()}
+            arrays |= {f"{name}~{number}/row": row for number, row in enumerate(wrong.values())}
+            mistakes[name] = list(wrong)
+        for item in (item for item in ITEMS if item.name not in mistakes):
             values = measured(item, folder)
             arrays |= {f"{item.name}/{key}": value for key, value in values.items()}
             right = RIGHT.get(item.name) or function_body((ROOT / item.file).read_text(), item.function, item.file)
@@ -46,6 +58,43 @@ def main() -> None:
     print(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
 
 
+def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
+    """Return for both scripts the rows that they may draw by Captum, "figure/way" → tiles, and those of mistakes."""
+    model = load_model(weights="bundled", device="cpu")
+    os.environ["CS7643_DATA"] = ""
+    X, y, _ = load_imagenet_val(2)
+    images = torch.from_numpy(np.ascontiguousarray(preprocess_image(X).transpose(0, 3, 1, 2)))
+    cam, first = model.features[12], model.features[3]
+
+    def row(algorithm, merge=None, **kwargs) -> np.ndarray:
+        given = {**kwargs, "target": torch.from_numpy(y)}
+        maps = compute_attributions(algorithm, images, **given)
+        _, tiles = attribution_row("", maps if merge is None else getattr(maps, merge)(dim=1, keepdim=True), X)
+        return np.stack(tiles)[:, ::EVERY, ::EVERY].astype(np.float32) - 165
+
+    saliency, guided = attr.Saliency(model), attr.GuidedGradCam(model, cam)
+    largest = row(saliency, "amax")
+    return {
+        "saliency_captum": (
+            {"saliency/largest": largest, "saliency/colours": row(saliency)},
+            {
+                "Saliency summed over the channels; the largest was asked for": row(saliency, "sum"),
+                "Saliency with its sign: the absolute value is missing": row(saliency, "amax", abs=False),
+            },
+        ),
+        "gradcam_captum": (
+            {
+                "guided_backprop/colours": row(attr.GuidedBackprop(model)),
+                "guided_gradcam/bicubic": row(guided, interpolate_mode="bicubic"),
+                "guided_gradcam/nearest": row(guided),
+                "layer_gradcam/map": row(attr.LayerGradCam(model, first), relu_attributions=True),
+                "layer_conductance/mean": row(attr.LayerConductance(model, first), "mean", n_steps=50),
+            },
+            {"LayerGradCam without relu_attributions": row(attr.LayerGradCam(model, first))},
+        ),
+    }
+
+
 def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arrays:
     """Return what an item measures on the solution with a changed body in the place of its function's.
 
@@ -56,7 +105,8 @@ def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arra
         raise ValueError(f"{item.name}: {old!r} is not in the right solution")
     before = (folder / item.file).read_text()
     try:
-        (folder / item.file).write_text(replace_body(before, item.function, body.replace(old, new), item.file))
+        where = PLACES.get(item.name, item.function)
+        (folder / item.file).write_text(replace_body(before, where, body.replace(old, new), item.file))
         return measured(item, folder)
     finally:
         (folder / item.file).write_text(before)

@@ -1,28 +1,32 @@
 """Make the students' edition out of the solution: assignment_3_starter.zip.
 
     python course/make_starter.py
+    python course/make_starter.py --edition homework
 
 The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a hint, and helpers
 that nothing else uses are dropped, so the starter cannot drift away from the solution.
 """
 
 import ast
+import re
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checker.items import ITEMS, Item
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, ITEMS, Item
+from cli.options import Parser
 from collect_submission import code_of, zip_files
+from course.notebooks import homework_files
 from errors import InputError
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTER = "assignment_3_starter.zip"
+STARTER, HOMEWORK_STARTER = "assignment_3_starter.zip", "homework_starter.zip"
 # What goes with the code, as it is.
 EXTRAS = (
     "LICENSE",
@@ -37,26 +41,33 @@ EXTRAS = (
     "data/styles/*.jpg",
 )
 # Helpers that only blanked functions use, but that students are given.
-GIVEN = frozenset({"compute_attributions"})
+GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
 BLANKS = tuple(item for item in ITEMS if item.hint)
+
+# Part of a function that students write: indent, title, what is there.
+PART = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
 
 
 class StarterError(Exception):
     """Why there is no starter, on one line."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip beside the solution. Returns the exit status."""
+    parser = Parser(description="Make the students' edition out of the solution.")
+    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)")
+    homework = parser.parse_args(argv).edition == HOMEWORK
+    archive = HOMEWORK_STARTER if homework else STARTER
     try:
-        files = starter_files(ROOT)
-        with atomic_write(ROOT / STARTER) as temporary:
+        files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
+        with atomic_write(ROOT / archive) as temporary:
             temporary.write_bytes(zip_files(files))
     except (StarterError, InputError) as error:
         print(f"make_starter.py: error: {error}", file=sys.stderr)
         return 2
-    print(f"{STARTER}: {len(files)} files")
+    print(f"{archive}: {len(files)} files")
     return 0
 
 
@@ -77,8 +88,9 @@ def starter_files(root: Path) -> dict[str, bytes]:
     sources = {name: content.decode() for name, content in files.items() if name.endswith(".py")}
     removed = []
     for blank in BLANKS:
-        removed.append(function_body(sources.get(blank.file, ""), blank.function, blank.file))
-        sources[blank.file] = replace_body(sources[blank.file], blank.function, _blank_body(blank), blank.file)
+        body = function_body(sources.get(blank.file, ""), blank.function, blank.file)
+        removed += blanked_parts(blank, body)
+        sources[blank.file] = replace_body(sources[blank.file], blank.function, _blanked(blank, body), blank.file)
     sources = _without_helpers(sources, removed)
     sources = _tidied(sources, (root / "pyproject.toml").read_text())
     files |= {name: source.encode() for name, source in sources.items()}
@@ -91,6 +103,34 @@ def _blank_body(blank: Item) -> str:
     return "\n".join(
         [*hint, f'raise NotImplementedError("Question {blank.question}: {blank.function} in {blank.file}")']
     )
+
+
+def blanked_parts(blank: Item, body: str) -> list[str]:
+    """Return what of a function's body students do not get: all of it, or the marked parts.
+
+    Raises:
+        StarterError: no part is marked.
+    """
+    parts = [textwrap.dedent(match[3]) for match in PART.finditer(body)] if blank.parts else [body]
+    if not parts:
+        raise StarterError(f"{blank.file}: no part of {blank.function} is marked by `# Question N: …` and `# End`")
+    return parts
+
+
+def _blanked(blank: Item, body: str) -> str:
+    """Return a function's body as students get it: of several parts, the first one has the hint."""
+    if not blank.parts:
+        return _blank_body(blank)
+    first = blanked_parts(blank, body)[0]
+
+    def emptied(match: re.Match) -> str:
+        indent, title = match[1], match[2]
+        if textwrap.dedent(match[3]) != first:
+            return f"{indent}{title}{indent}pass\n"
+        names = [node.targets[0].id for node in ast.parse(first).body if isinstance(node, ast.Assign)]
+        return textwrap.indent(f"{title}{' = '.join([*names, 'None'])}\n{_blank_body(blank)}\n", indent)
+
+    return PART.sub(emptied, body)
 
 
 # --- Source text ---

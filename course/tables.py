@@ -52,8 +52,7 @@ def _what_to_write() -> Iterator[tuple[str, ...]]:
 
 
 def _script(item: Item) -> str:
-    name = Path(item.file).name
-    return name if item.file == name or item.file.startswith("visualizers/") else "style_transfer.py"
+    return Path(item.file).name if item.question.startswith("1") else "style_transfer.py"
 
 
 def _points() -> Iterator[tuple[str, ...]]:

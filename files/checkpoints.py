@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import json
+import logging
 import pickle
 import re
 import warnings
-from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -14,12 +16,24 @@ import torch
 from errors import InputError, cause, quoted
 from files.atomic import is_file, is_folder
 
+log = logging.getLogger(__name__)
+
 # Under which of these names a checkpoint holds the state dict; the first that is there is taken.
 ENTRIES = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
     *("ema", "model_ema", "ema_state_dict", "state_dict_ema"),
 )
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")  # of DataParallel, Lightning, torch.compile …
+WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")  # anywhere in a name
+# What a file begins with → what it is and what to do, for those often taken for weights.
+OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of git-lfs, not the file itself; git lfs pull brings it",
+    b"<": "a web page, not weights; download the file itself",
+    b"\x1f\x8b": "packed with gzip; unpack it first",
+    b"BZh": "packed with bzip2; unpack it first",
+    b"\xfd7zXZ": "packed with xz; unpack it first",
+    b"\x89HDF": "in Keras' format HDF5, which torch does not read",
+}
 OF_THE_LOSS = re.compile(r"(criterion|loss\w*)\.")
 HOW_TO_SAVE = "save a state dict with torch.save(model.state_dict(), 'weights.pth')"
 
@@ -36,7 +50,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     content = _read(path)
     found = OrderedDict(_state_dicts(content))
     entries = sorted(found, key=lambda entry: (_rank(entry), entry.count(".")))
-    if any(getattr(value, "is_quantized", False) or "_packed_params" in str(key) for key, value in _items(content)):
+    items = (item for _, part in _dictionaries(content) for item in part.items())
+    if any(getattr(value, "is_quantized", False) or "_packed_params" in key for key, value in items):
         raise InputError(f"weights {quoted(path)}: they are quantised and have no gradients; give the float network's")
     if not entries:
         raise InputError(f"weights {quoted(path)}: no state dict (names → tensors) is in it; {HOW_TO_SAVE}")
@@ -54,7 +69,8 @@ def with_fitting_names(state: dict[str, torch.Tensor], wanted: Collection[str]) 
     Names that are still unknown are dropped if they hold a single number, or belong to the loss.
     """
     best = state
-    candidate: dict[str, torch.Tensor] | None = state
+    candidate: dict[str, torch.Tensor] | None
+    candidate = _below_a_prefix(_renamed(state, lambda key: WRAPPERS.sub("", key)) or state, wanted)
     while candidate is not None:
         if len(candidate.keys() & wanted) > len(best.keys() & wanted):
             best = candidate
@@ -69,18 +85,41 @@ def with_fitting_names(state: dict[str, torch.Tensor], wanted: Collection[str]) 
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Return the state dict with the first prefix off that a name has; None if there is none, or two names become one.
+    """Return the state dict with the first prefix off that a name has; None if there is none, or names collide."""
+    prefix = next((prefix for key in state for prefix in PREFIXES if key.startswith(prefix)), None)
+    return None if prefix is None else _renamed(state, lambda key: key.removeprefix(prefix))
+
+
+def _below_a_prefix(state: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return what stands below the one prefix under which all wanted names are; the state dict itself if none is.
+
+    Where there are several (`encoder_q.`, `encoder_k.`), the first is taken, with a notice.
+    """
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # old files lack these
+    if not needed or needed <= state.keys():
+        return state
+    longest = max(needed, key=len)
+    prefixes = [key.removesuffix(longest) for key in state if key.endswith(f".{longest}")]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
+    if not fitting:
+        return state
+    if len(fitting) > 1:
+        log.warning("weights: a whole network stands under each of %s; the first is taken", ", ".join(fitting))
+    inside = OrderedDict((key, value) for key, value in state.items() if key.startswith(fitting[0]))
+    inside._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    return _renamed(inside, lambda key: key.removeprefix(fitting[0])) or state
+
+
+def _renamed(state: dict[str, torch.Tensor], rename: Callable[[str], str]) -> dict[str, torch.Tensor] | None:
+    """Return a state dict with its names changed; None if two names become one.
 
     Its metadata, by which torch converts what earlier releases of a module have saved, stays with it.
     """
-    prefix = next((prefix for key in state for prefix in PREFIXES if key.startswith(prefix)), None)
-    if prefix is None:
-        return None
-    renamed = OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
+    renamed = OrderedDict((rename(key), value) for key, value in state.items())
     if len(renamed) < len(state):
         return None
     metadata = getattr(state, "_metadata", None) or {}
-    renamed._metadata = OrderedDict((f"{key}.".removeprefix(prefix)[:-1], value) for key, value in metadata.items())  # type: ignore[attr-defined]
+    renamed._metadata = OrderedDict((rename(f"{key}.")[:-1], value) for key, value in metadata.items())  # type: ignore[attr-defined]
     return renamed
 
 
@@ -96,7 +135,14 @@ def _read(path: Path) -> object:
             f"weights {quoted(path)}: {what}; give auto, torchvision, bundled, none or a checkpoint's path"
         )
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            head = file.read(32)
+        for mark, other in OTHER_FILES.items():
+            if head.lstrip().startswith(mark):
+                raise InputError(f"weights {quoted(path)}: it is {other}")
+        if head.lstrip().startswith(b"{"):
+            return _shards(path)
+        if head[8:9] == b"{":  # after its length, the header of a safetensors file, whatever its name
             if not importlib.util.find_spec("safetensors"):
                 raise InputError(f"reading {quoted(path)} needs a package: pip install safetensors")
             return importlib.import_module("safetensors.torch").load_file(path)
@@ -110,6 +156,8 @@ def _read(path: Path) -> object:
         raise InputError(f"weights {quoted(path)}: {why}; {HOW_TO_SAVE}") from error
     except InputError:
         raise
+    except RecursionError as error:
+        raise InputError(f"weights {quoted(path)}: not a readable state dict: nested too deep") from error
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         if "TorchScript" in str(error):
             how = f"save one with torch.save(torch.jit.load({quoted(path.name)}).state_dict(), 'weights.pth')"
@@ -117,22 +165,41 @@ def _read(path: Path) -> object:
         raise InputError(f"weights {quoted(path)}: not a readable state dict: {cause(error)[:120]}") from error
 
 
-def _state_dicts(content: object, entry: str = "") -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield a checkpoint's state dicts, each with the dotted name of its entry ("": the checkpoint itself is one)."""
-    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
-        return
-    if all(isinstance(value, torch.Tensor) for value in content.values()):
-        yield entry, content
-        return
-    for key, value in content.items():
-        yield from _state_dicts(value, f"{entry}.{key}".removeprefix("."))
+def _shards(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict whose parts an index names: JSON with `weight_map`, tensor's name → file beside it."""
+    index = json.loads(path.read_text("utf-8"))
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"weights {quoted(path)}: JSON, but not the index of a checkpoint in parts (weight_map)")
+    joined: dict[str, torch.Tensor] = OrderedDict()
+    for name in dict.fromkeys(map(str, files.values())):
+        if Path(name).name != name or name == path.name:
+            raise InputError(f"weights {quoted(path)}: its part {quoted(name)} is not a file beside it")
+        joined |= dict(_state_dicts(_read(path.with_name(name)))).get("", {})
+    return joined
 
 
-def _items(content: object) -> Iterator[tuple[object, object]]:
-    """Yield the entries of a dictionary and of the dictionaries in it."""
-    for key, value in content.items() if isinstance(content, dict) else ():
-        yield key, value
-        yield from _items(value)
+def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield a checkpoint's dictionaries with names as keys, each once, with the dotted name of its entry."""
+    seen, waiting = set[int](), deque([("", content)])
+    while waiting:
+        entry, value = waiting.popleft()
+        if isinstance(value, dict) and id(value) not in seen and all(isinstance(key, str) for key in value):
+            seen.add(id(value))
+            yield entry, value
+            waiting.extend((f"{entry}.{key}".removeprefix("."), v) for key, v in value.items() if isinstance(v, dict))
+
+
+def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Yield a checkpoint's state dicts with the names of their entries ("": the checkpoint itself is one).
+
+    Of a dictionary that holds arrays, what is no tensor is left out.
+    """
+    for entry, part in _dictionaries(content):
+        tensors = OrderedDict((key, value) for key, value in part.items() if isinstance(value, torch.Tensor))
+        tensors._metadata = getattr(part, "_metadata", None)  # type: ignore[attr-defined]
+        if any(tensor.dim() for tensor in tensors.values()):
+            yield entry, tensors
 
 
 def _rank(entry: str) -> int:

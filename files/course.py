@@ -142,14 +142,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # for a console that lacks a letter
     parser = argparse.ArgumentParser(description="Bring the course's data into the project, verified by checksum.")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--from", dest="source", metavar="PATH", type=Path, help="a starter zip or folder")
+    source.add_argument("--from", dest="source", metavar="PATH", help="a starter zip or folder")
     source.add_argument("--fetch", action="store_true", help=f"download the 25 photos from {PHOTOS_URL}")
     options = parser.parse_args(argv)
     try:
-        print(*(fetch_photos() if options.fetch else take_course_files(options.source)), sep="\n")
+        if options.source == "":  # as of an unset variable; Path takes it for the working directory
+            raise InputError("--from: the name is empty")
+        lines = fetch_photos() if options.fetch else take_course_files(Path(options.source))
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # a reader who has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

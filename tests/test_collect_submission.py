@@ -195,3 +195,10 @@ def test_windows_script_calls_the_collector():
     content = (ROOT / "collect_submission.bat").read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n")  # cmd.exe misreads bare line feeds
     assert content.splitlines()[-1] == b'"%python%" "%~dp0collect_submission.py" %*'
+
+
+def test_a_python_without_the_packages_is_told_once(project):
+    command = [sys.executable, "-S", "collect_submission.py", "--code-only"]  # -S: without installed packages
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+    assert_one_line_error(result, "torch", "activate the environment")
+    assert "Traceback" not in result.stderr

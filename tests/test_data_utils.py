@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_utils import imagenet_classes, load_imagenet_val, load_images, open_photos, parse_label
+from data_utils import imagenet_classes, load_imagenet_val, load_images, open_photos, parse_label, read_class_names
 from errors import InputError
 from files.course import course_file
 
@@ -283,3 +283,38 @@ def test_any_text_gives_a_class_that_contains_it_or_the_one_error(text):
         assert not wanted or len(holders) != 1
     else:
         assert wanted in NAMES[label].lower() or int(wanted) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cat\ndog, hound\nsea horse\n", ["cat", "dog, hound", "sea horse"]),
+        ('["cat", "dog", "horse"]', ["cat", "dog", "horse"]),
+        ('{"0": "cat", "2": "horse"}', ["cat", "class 1", "horse"]),
+    ],
+)
+def test_class_names(tmp_path, text, names):
+    (tmp_path / "names").write_text(text)
+    assert read_class_names(tmp_path / "names", 3) == dict(enumerate(names))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"cat\ndog\n", "holds 2 names, but the network has 3 classes, 0 to 2"),
+        (b'{"3": "cat"}', "holds ids from 3 to 3, but the network has 3 classes"),
+        (b'{"cat": 0}', "no ids"),
+        (b'{"0": 1}', "holds 1 among the names"),
+        (b'["cat", ', "Expecting value"),
+        (b"cat\n\ndog", "an empty name"),
+        (b"", "holds no names"),
+        (b"\xff\xfe\x00", "codec"),
+        (None, "No such file"),
+    ],
+)
+def test_class_names_that_do_not_fit(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"names\.txt'.*{words}") as caught:
+        read_class_names(tmp_path / "names.txt", 3)
+    assert "\n" not in str(caught.value)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import pixels_of, tiles
+from helpers import ROOT, pixels_of, tiles
 from PIL import Image
 
 from errors import InputError
@@ -78,7 +80,10 @@ def test_colours():
     assert np.abs(grey[0, :, 0].astype(int) - [64, 128]).max() <= 1
     assert (heat(np.zeros((2, 2))) == heat(np.ones((2, 2)))).all()
     photo = np.full((1, 1, 3), 100, np.uint8)
-    assert overlay(photo, np.full((1, 1, 3), 201, np.uint8), 0.25).tolist() == [[[125, 125, 125]]]
+    blended = overlay(photo, np.full((1, 1, 3), 201, np.uint8), 0.25)
+    assert isinstance(blended, Image.Image) and blended.getpixel((0, 0)) == (125, 125, 125)
+    as_array = draw_rows([("", [np.asarray(blended)])], ["a"])
+    assert draw_rows([("", [blended])], ["a"]).tobytes() == as_array.tobytes()
     with pytest.raises(ValueError, match="no such map"):
         heat(ramp, "no such map")
 
@@ -166,3 +171,51 @@ def test_a_heading_wider_than_the_grid_takes_two_lines():
     wide, dark = (np.asarray(picture.convert("L")) < 128 for picture in (one, narrow))
     assert wide.sum() > 0 and abs(int(dark.sum()) - int(wide.sum())) < 0.02 * wide.sum()  # all its letters are there
     assert draw_rows([("photo", [tile])], [], 50 * words).size == narrow.size
+
+
+@pytest.mark.slow
+def test_a_matplotlibrc_of_the_user_changes_nothing(tmp_path):
+    settings = (
+        "text.usetex: True\nsavefig.bbox: tight\nsavefig.dpi: 13\nfont.family: no such font\naxes.facecolor: red\n"
+    )
+    (tmp_path / "matplotlibrc").write_text(settings)
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import matplotlib, numpy as np\n"
+        "from figure_utils import draw_losses, draw_rows, heat\n"
+        "before = dict(matplotlib.rcParams)\n"
+        "draw_losses({'a_b': [(1, 2, 3, 6), (2, 3, 1, 6)]}).save('losses.png')\n"
+        "draw_rows([('x', [heat(np.eye(200))])], ['t'], 'h').save('rows.png')\n"
+        "assert dict(matplotlib.rcParams) == before\n"
+    )
+    pictures = []
+    for folder in (tmp_path, tmp_path / "plain"):
+        folder.mkdir(exist_ok=True)
+        result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, ""), result.stderr
+        pictures.append([(folder / name).read_bytes() for name in ("losses.png", "rows.png")])
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["$x^{", "\\frac{", "猫_\U0001f600", os.fsdecode(b"\xff"), "a\nb", "x" * 500])
+def test_any_file_name_titles_a_plot_and_a_picture(name):
+    losses = draw_losses({name: [(0, 2, 3, 5), (1, 1, 1, 3)]})
+    assert losses.size == draw_losses({"plain": [(0, 2, 3, 5), (1, 1, 1, 3)]}).size
+    tile = np.zeros((200, 200, 3), np.uint8)
+    plain = draw_rows([("a", [tile])], ["b"], "c").size
+    assert draw_rows([(name, [tile])], [name], "c").size == plain
+    # A heading wider than the grid takes a second line, not a third.
+    more = HEADING_BAND if len(name) > 40 else 0
+    assert draw_rows([("a", [tile])], ["b"], name).size == (plain[0], plain[1] + more)
+
+
+@pytest.mark.slow
+def test_losses_that_are_zero_throughout_are_plotted():
+    plain = draw_losses({"a": [(1, 2, 3, 6), (1, 1, 1, 3)]}).size
+    for losses in ([(0, 0, 0, 0)], [(0, 0, 0, 0)] * 3, [(0, 0, 1, 1)]):
+        picture = draw_losses({"a": losses})
+        assert picture.size == plain
+        if not any(map(any, losses)):  # words stand in the middle, where no curve can
+            left, top = picture.width // 3, picture.height // 3
+            assert picture.convert("L").crop((left, top, 2 * left, 2 * top)).getextrema()[0] < 100

@@ -331,3 +331,95 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weig
 def test_bundled_weights_are_squeezenet_s_only():
     with pytest.raises(InputError, match=r"weights 'bundled' are SqueezeNet 1\.1's, not resnet18's"):
         load_model("resnet18", "bundled")
+
+
+NETWORKS = """
+import torch
+from helper import CLASSES
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
+        self.arch = "the network's own"
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.body(x.mul_(2)).mean(dim=(2, 3)))
+
+
+ready = Net()
+number = 5
+
+
+def damaged():
+    raise KeyError("no such key")
+
+
+def without_scores():
+    return Net().body
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    (tmp_path / "helper.py").write_text("CLASSES = 3\n")
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    return tmp_path / "nets.py"
+
+
+def same(model: nn.Module, state: dict) -> bool:
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
+
+
+def prefixed(state: dict, prefix: str) -> dict:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def test_a_network_in_a_file(own_file, tmp_path):
+    state = torch.get_rng_state()
+    first, again = (load_model(f"{own_file}:{name}", device="cpu") for name in ("Net", "ready"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(first, load_model(f"{own_file}:Net", device="cpu").state_dict())  # the same numbers every time
+    assert first.weights_name == "as nets.py gives it" and first.arch == "the network's own"
+    assert not first.training and not any(p.requires_grad for p in first.parameters())
+    torch.save({"model": prefixed(again.state_dict(), "module.")}, tmp_path / "w.pth")
+    loaded = load_model(f"{own_file}:Net", tmp_path / "w.pth", "cpu")
+    assert same(loaded, again.state_dict()) and loaded.weights_name == "w.pth [model]"
+    X = torch.rand(1, 3, 64, 64)
+    before = X.clone()
+    loaded(X)
+    assert torch.equal(X, before)  # though the network alters its input
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("absent", "auto", "it holds no absent"),
+        ("number", "auto", r"number gives a int, not a torch\.nn\.Module"),
+        ("damaged", "auto", "line 23: KeyError: 'no such key'"),
+        ("nn", "auto", "gives a module"),
+        ("Net", "none", "weights 'none' are for torchvision's networks"),
+        ("Net", "bundled", "weights 'bundled' are for torchvision's networks"),
+        ("Net", "absent.pth", r"weights 'absent\.pth': no such file"),
+    ],
+)
+def test_networks_in_files_that_cannot_be_had(own_file, name, weights, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_model(f"{own_file}:{name}", weights, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "broken.py").write_text("import torch\nnet = (\n")
+    for arch, words in (
+        (f"{tmp_path}/broken.py:net", "broken.py': SyntaxError"),
+        (f"{tmp_path}/absent.py:net", "absent.py': no such file"),
+        (f"{tmp_path}/broken.py", "or FILE.py:NAME"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            load_model(arch)
+        assert "\n" not in str(caught.value)

@@ -536,3 +536,37 @@ def test_style_transfer_on_a_gpu(bundled_model, pictures, dtype):
     assert result.is_cuda
     _, wanted = run(pictures, bundled_model, num_iterations=3)
     np.testing.assert_allclose([p.total for p in told], [p.total for p in wanted], rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["course", "adam", "lbfgs"])
+def test_style_transfer_in_bfloat16_comes_near_that_in_float32(optimizer, bundled_model):
+    totals = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        seen = []
+        style_transfer(
+            *("x", package_file("skimage", "data/chelsea.png"), package_file("skimage", "data/coffee.png"), 64, 64),
+            *(3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2),
+            *(ContentLoss(), StyleLoss(), TotalVariationLoss(), bundled_model, dtype),
+            testing=True,
+            optimizer=optimizer,
+            num_iterations=8,
+            callback=lambda progress, seen=seen: seen.append(progress.total),
+        )
+        totals[dtype] = seen
+    assert np.allclose(totals[torch.float32], totals[torch.bfloat16], rtol=0.1)
+    assert totals[torch.bfloat16][-1] < 0.7 * totals[torch.bfloat16][0]
+
+
+def test_a_block_that_begins_in_place_leaves_the_feature_before_it():
+    torch.manual_seed(0)
+    blocks = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3)),
+        nn.Sequential(nn.Sequential(nn.ReLU(inplace=True)), nn.MaxPool2d(2)),
+    ).requires_grad_(False)
+    x = torch.randn(1, 3, 12, 12)
+    first, second, third = extract_features(x, blocks)
+    assert torch.equal(first, blocks[0](x)) and first.min() < 0
+    assert torch.equal(second, blocks[1][1](first.clone().relu())) and second.min() < 0
+    assert torch.equal(third, nn.functional.max_pool2d(second.relu(), 2))

@@ -340,3 +340,13 @@ def test_unknown_question_and_bad_date_are_one_line(figures):
     assert_one_line_error(run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam")
     result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
     assert_one_line_error(result, "SOURCE_DATE_EPOCH", "soon")
+
+
+def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(photos, tmp_path, caplog):
+    save_png(draw_rows([("", photos[0][:1])], ["a"]), tmp_path / "saliency_map.png", provenance())
+    (tmp_path / "a.md").write_text("# My answers\n\nA. Student\n\n# saliency_map\n\nSharp.")
+    options = ["--no-run", "--only", "saliency_map", "--out", str(tmp_path), "--answers", str(tmp_path / "a.md")]
+    assert writeup.main(options) == 0
+    first, second = (page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages)
+    assert "My answers\nA. Student\nCollaborators\nNetwork" in first and "Sharp." in second
+    assert "'My answers' names no question" in caplog.text

@@ -18,8 +18,9 @@ import gradcam
 import saliency_map
 import writeup
 from cli.options import make_parser
+from cli.pages import FIGURES, Dataset, figure_saver, maps_file
 from cli.run import run
-from cli.session import FIGURES, Session
+from cli.session import Session
 from data_utils import Photos, open_photos
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, draw_rows
@@ -33,20 +34,21 @@ CAT = package_file("skimage", "data/chelsea.png")  # 451×300
 OFFICER = package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")  # 512×600
 
 
-def session(script, *arguments, model=None) -> Session:
-    """A session with a script's options."""
+def dataset(script, *arguments, model=None) -> Dataset:
+    """The photos that a script's options name."""
     parser = make_parser("")
     script.add_options(parser)
-    return Session(parser.parse_args([*map(str, arguments)]), model)
+    return Dataset(Session(parser.parse_args([*map(str, arguments)]), model))
 
 
 def saliency(*arguments) -> int:
     """saliency_map.py without Captum's figures, in this process."""
 
     def make_figures(session):
-        with session.maps_file() as keep:
-            for page in session.pages(""):
-                keep(page, {"saliency_map": saliency_map.draw_manual(session, page)})
+        with maps_file(session) as keep:
+            for page in Dataset(session).pages(""):
+                save = figure_saver(session, page)
+                keep(page, {"saliency_map": saliency_map.draw_manual(session.model, page, save)})
 
     return run("", saliency_map.add_options, make_figures, [*map(str, arguments)])
 
@@ -193,7 +195,7 @@ def test_whole_photos_keep_their_proportions(tmp_path):
 
 
 def test_pages_of_whole_photos(tmp_path, folder, bundled_model):
-    own = session(gradcam, "--images", folder, "--whole", "--size", 64, "--out", tmp_path, model=bundled_model)
+    own = dataset(gradcam, "--images", folder, "--whole", "--size", 64, "--out", tmp_path, model=bundled_model)
     (page,) = own.pages("")
     assert [x.shape for x in page.X] == [(64, 96, 3), (96, 64, 3), (64, 64, 3), (64, 96, 3)]
     maps = page.compute(lambda images, y: SaliencyMap().compute_saliency_maps(images, y, bundled_model))
@@ -201,13 +203,13 @@ def test_pages_of_whole_photos(tmp_path, folder, bundled_model):
         images = to_batch(x[None])
         assert label == bundled_model(images).argmax()
         assert torch.equal(found, SaliencyMap().compute_saliency_maps(images, label[None], bundled_model)[0])
-    same = session(
+    same = dataset(
         saliency_map, "--images", folder / "a.png", folder / "d.png", "--whole", "--out", tmp_path, model=bundled_model
     )
     (page,) = same.pages("")  # of one size: together
-    assert page.X.shape == (2, 224, 336, 3) and page.images.shape == (2, 3, 224, 336)
-    without = session(saliency_map, "--images", folder, "--size", 64, "--out", tmp_path, model=bundled_model)
-    assert next(without.pages("")).images.shape == (4, 3, 64, 64)
+    assert len(page.X) == 2 and [images.shape for images in page.batches] == [(2, 3, 224, 336)]
+    without = dataset(saliency_map, "--images", folder, "--size", 64, "--out", tmp_path, model=bundled_model)
+    assert next(without.pages("")).batches[0].shape == (4, 3, 64, 64)
 
 
 @pytest.mark.slow
@@ -228,11 +230,11 @@ def test_figures_of_whole_photos_pad_to_a_common_tile(tmp_path, folder):
 
 def test_size_and_whole_without_photos_of_one_s_own(tmp_path, course, monkeypatch, caplog):
     monkeypatch.setenv("CS7643_DATA", str(course))
-    photos = list(session(saliency_map, "--size", 96, "--out", tmp_path).photos)
+    photos = list(dataset(saliency_map, "--size", 96, "--out", tmp_path).session.photos.photos)
     assert [photo.name for photo in photos] == [f"photo_{i}" for i in range(1, 6)]
     assert {photo.pixels.shape for photo in photos} == {(96, 96, 3)}
     monkeypatch.delenv("CS7643_DATA")
-    photos = list(session(saliency_map, "--whole", "--num", 2, "--out", tmp_path).photos)
+    photos = list(dataset(saliency_map, "--whole", "--num", 2, "--out", tmp_path).session.photos.photos)
     assert [(photo.name, photo.pixels.shape) for photo in photos] == [
         ("chelsea.png", (224, 337, 3)),
         ("coffee.png", (224, 336, 3)),
@@ -278,14 +280,16 @@ def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path, capsys):
 def test_grad_cam_maps_scaled_alone(tmp_path, bundled_model):
     images = ["--images", CAT, OFFICER]
     for more, alone in (([], False), (["--per-image"], True), (["--whole"], True)):
-        own = session(gradcam, *images, *more, "--out", tmp_path, model=bundled_model)
+        own = dataset(gradcam, *images, *more, "--out", tmp_path, model=bundled_model)
         (page,) = own.pages("")
-        maps = gradcam.compute_maps(own, page, "features.12", guided=True)
+        maps = gradcam.compute_maps(
+            bundled_model, page, "features.12", True, own.options.per_image or own.options.whole
+        )
         assert ([m.max() for m in maps["gradcam"]] == [1, 1]) == alone
         if not own.options.whole:
-            expected = GradCam().grad_cam(page.images, page.y, bundled_model, per_image=alone)
+            expected = GradCam().grad_cam(page.batches[0], page.y, bundled_model, per_image=alone)
             assert np.array_equal(maps["gradcam"], expected)
-            product = GradCam().guided_grad_cam(page.images, page.y, bundled_model, per_image=alone)
+            product = GradCam().guided_grad_cam(page.batches[0], page.y, bundled_model, per_image=alone)
             assert np.array_equal(maps["guided_gradcam"], product)
 
 
@@ -307,8 +311,8 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     out = tmp_path / "out"
     images = ["--images", folder, "--num", 3, "--chunk", 2, "--labels", 285, 1, 2]
     assert cam(*images, "--arrays", "--out", out, "--weights", "bundled") == 0
-    own = session(gradcam, *images, "--out", out, model=bundled_model)
-    expected = [gradcam.compute_maps(own, page, "features.12", guided=True) for page in own.pages("")]
+    own = dataset(gradcam, *images, "--out", out, model=bundled_model)
+    expected = [gradcam.compute_maps(bundled_model, page, "features.12", True, False) for page in own.pages("")]
     with np.load(out / "maps.npz") as maps:
         assert sorted(maps) == [
             "gradcam", "guided_backprop", "guided_gradcam", "labels", "names", "saliency_map",
@@ -321,7 +325,7 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     overlays = [f"gradcam_overlays/{name}.png" for name in "abc"]
     assert [name for name in names_in(out) if "overlays" in name] == overlays
     first = next(own.pages(""))
-    tiles = gradcam.overlaid(own, first, expected[0]["gradcam"])
+    tiles = gradcam.overlaid(first, expected[0]["gradcam"])
     assert len(tiles) == 2 and all(
         np.array_equal(pixels_of(out / name), tile) for name, tile in zip(overlays[:2], tiles, strict=True)
     )

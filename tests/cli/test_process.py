@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SMALL, script
+from helpers import ROOT, SMALL, assert_one_line_error, script
 
 from cli.process import advice
 from errors import InputError
@@ -68,13 +68,13 @@ print("still here", file=sys.stderr)
 def test_closed_streams(tmp_path):
     """`2>&-`, `>&-`: what would be said is lost, and nothing else."""
     program = f"""{IMPORTS}
-from cli import options
+from cli.run import run
 def work(session):
     for _ in session.progress(range(3), "progress"):
         print("said")
     (session.out / "file").write_text("written")
-assert options.run("", lambda parser: None, work, ["--out", "out"]) == 0
-raise SystemExit(options.run("", lambda parser: None, work, ["--out", "out/file"]))
+assert run("", lambda parser: None, work, ["--out", "out"]) == 0
+raise SystemExit(run("", lambda parser: None, work, ["--out", "out/file"]))
 """
     for closed in ("2>&-", "<&- >&- 2>&-"):
         result = subprocess.run(
@@ -295,3 +295,12 @@ def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
     environment |= {} if own is None else {"PYTORCH_ENABLE_MPS_FALLBACK": own}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, f"{then}\n"), result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a folder that is in use")
+def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
+    gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
+    program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line_error(result, "working directory", "no longer exists")
+    assert list(tmp_path.iterdir()) == []

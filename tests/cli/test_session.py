@@ -10,9 +10,12 @@ import torch
 from helpers import SMALL, options, pixels_of, tiles
 from PIL import Image
 
+import gradcam
+from cli.options import make_parser
+from cli.pages import Dataset, Page
 from cli.session import Session
 from errors import InputError
-from figure_utils import class_title
+from figure_utils import class_title, tile
 from image_utils import to_batch
 
 
@@ -33,8 +36,7 @@ def test_the_environment_s_weights_are_for_squeezenet_only(tmp_path, monkeypatch
     assert Session(options("--out", tmp_path)).model.weights_name == "random (seed 0)"
     monkeypatch.setenv("SQUEEZENET_WEIGHTS", "bundled")
     session = Session(options("--out", tmp_path, "--arch", SMALL, "--weights", "none", "--device", "cpu"))
-    assert session.model.arch == SMALL and session.device == torch.device("cpu") and not session.is_squeezenet
-    assert session.bundled_squeezenet().weights_name.startswith("bundled")
+    assert session.model.arch == SMALL and session.device == torch.device("cpu")
 
 
 def test_the_seed_is_set(tmp_path):
@@ -43,7 +45,7 @@ def test_the_seed_is_set(tmp_path):
         session = Session(options("--out", tmp_path, "--seed", seed))
         draws.append(torch.rand(3))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    session.seed()
+    session.for_script(session.options)
     assert torch.equal(torch.rand(3), draws[2])
 
 
@@ -60,14 +62,16 @@ def test_output_folders(tmp_path, monkeypatch):
 
 
 def test_layers_by_option(tmp_path, bundled_model):
-    chosen = options("--out", tmp_path)
-    chosen.layer, chosen.captum_layer = None, "features.4.expand3x3"
-    session = Session(chosen, model=bundled_model)
-    assert session.layer("layer").name == "features.12" and session.layer("layer", "features.3").name == "features.3"
-    assert session.layer("captum_layer", "features.3").name == "features.4.expand3x3"
-    chosen.captum_layer = "features.99"
+    def layers(*arguments):
+        parser = make_parser("")
+        gradcam.add_options(parser)
+        session = Session(parser.parse_args(["--out", str(tmp_path), *arguments]), model=bundled_model)
+        return tuple(layer.name for layer in gradcam.find_layers(Dataset(session)))
+
+    assert layers() == ("features.12", "features.3")
+    assert layers("--captum-layer", "features.4.expand3x3") == ("features.12", "features.4.expand3x3")
     with pytest.raises(InputError, match=r"^--captum-layer: layer must be .*'features\.99'"):
-        session.layer("captum_layer")
+        layers("--captum-layer", "features.99")
 
 
 # --- Photos and classes ---
@@ -75,59 +79,61 @@ def test_layers_by_option(tmp_path, bundled_model):
 
 def test_photos_of_one_s_own_get_the_predicted_classes(tmp_path, folder, photos, bundled_model, batch):
     session = Session(options("--images", folder, "--out", tmp_path, "--chunk", 2), model=bundled_model)
+    data = Dataset(session)
     predicted = bundled_model(batch[0]).argmax(1)
-    assert np.array_equal([photo.pixels for photo in session.photos], photos[0]) and session.labels is None
-    pages = list(session.pages(""))
+    assert np.array_equal([photo.pixels for photo in session.photos.photos], photos[0]) and data.labels is None
+    pages = list(data.pages(""))
     assert [len(page.X) for page in pages] == [2, 2, 1] and [page.number for page in pages] == [1, 2, 3]
     assert [page.file_name("a.png") for page in pages] == ["a.png", "a_2.png", "a_3.png"]
-    assert torch.equal(torch.cat([page.images for page in pages]), batch[0])
+    assert torch.equal(torch.cat([images for page in pages for images in page.batches]), batch[0])
     assert np.array_equal(np.concatenate([page.X for page in pages]), photos[0])
     y = torch.cat([page.y for page in pages])
     assert torch.equal(y, predicted) and y.dtype == torch.int64
     titles = [title for page in pages for title in page.titles]
-    assert titles == [class_title(session.class_names, label) for label in predicted]
+    assert titles == [class_title(data.class_names, label) for label in predicted]
 
 
 def test_labels_and_numbers_of_photos(tmp_path, folder, bundled_model):
-    def session(*arguments):
-        return Session(options("--out", tmp_path, "--images", *arguments), model=bundled_model)
+    def data(*arguments):
+        return Dataset(Session(options("--out", tmp_path, "--images", *arguments), model=bundled_model))
 
-    given = session(folder / "1.png", folder / "1.png", folder / "0.png", "--labels", "espresso", "7", "egyptian")
+    given = data(folder / "1.png", folder / "1.png", folder / "0.png", "--labels", "espresso", "7", "egyptian")
     assert given.labels.tolist() == [967, 7, 285] and given.labels.dtype == np.int64
-    first, second, _ = given.photos
+    first, second, _ = given.session.photos.photos
     assert np.array_equal(first.pixels, second.pixels)
     assert [page.titles for page in given.pages("")] == [["espresso", "cock", "Egyptian cat"]]
-    assert [len([*session(folder, "--num", num).photos]) for num in (3, 99)] == [3, 5]
+    assert [len([*data(folder, "--num", num).session.photos.photos]) for num in (3, 99)] == [3, 5]
     for labels in (["1"], ["1"] * 6):
         with pytest.raises(InputError, match=f"--labels: {len(labels)} labels for 5 photos; give one for each"):
-            _ = session(folder, "--labels", *labels).labels
+            _ = data(folder, "--labels", *labels).labels
     for label, words in (("cat", "ambiguous"), ("1000", "out of range"), ("-1", "out of range"), ("", "empty")):
         with pytest.raises(InputError, match=words):
-            list(session(folder, "--labels", label, "1", "1", "1", "1").pages(""))
+            list(data(folder, "--labels", label, "1", "1", "1", "1").pages(""))
 
 
 def test_without_photos_of_one_s_own_the_course_s(tmp_path, course, bundled_model):
-    session = Session(options("--out", tmp_path), model=bundled_model)
-    assert len(session.photos) == 5 and session.labels.tolist() == [958, 85, 244, 182, 294]
-    assert session.title(958) == "hay" and session.class_id("hay") == 958
-    session = Session(options("--out", tmp_path, "--num", 2, "--labels", 1, 2), model=bundled_model)
-    assert len(session.photos) == 2 and session.labels.tolist() == [1, 2]
-    (page,) = session.pages("")
-    assert page.y.tolist() == [1, 2] and page.titles == [session.title(1), session.title(2)]
+    data = Dataset(Session(options("--out", tmp_path), model=bundled_model))
+    assert len(data.session.photos.photos) == 5 and data.labels.tolist() == [958, 85, 244, 182, 294]
+    assert data.title(958) == "hay" and data.class_id("hay") == 958
+    data = Dataset(Session(options("--out", tmp_path, "--num", 2, "--labels", 1, 2), model=bundled_model))
+    assert len(data.session.photos.photos) == 2 and data.labels.tolist() == [1, 2]
+    (page,) = data.pages("")
+    assert page.y.tolist() == [1, 2] and page.titles == [data.title(1), data.title(2)]
 
 
 def test_damaged_weights_are_reported_before_anything_is_predicted(tmp_path, folder, bundled_model):
     model = copy.deepcopy(bundled_model)
     model.classifier[1].bias[5] = torch.inf
     with pytest.raises(InputError, match="scores are not finite"):
-        list(Session(options("--out", tmp_path, "--images", folder), model=model).pages(""))
+        list(Dataset(Session(options("--out", tmp_path, "--images", folder), model=model)).pages(""))
 
 
 def test_scores_and_probabilities(tmp_path, bundled_model, batch):
-    session = Session(options("--out", tmp_path), model=bundled_model)
-    scores = session.scores(batch[0][:2])
+    data = Dataset(Session(options("--out", tmp_path), model=bundled_model))
+    scores = data.scores(batch[0][:2])
     assert torch.equal(scores, bundled_model(batch[0][:2])) and not scores.requires_grad
-    assert torch.equal(session.probabilities(batch[0][:2]), scores.softmax(dim=1))
+    page = Page([], [batch[0][:2]], torch.tensor([3, 4]), ["a", "b"], scores)
+    assert page.probabilities() == [p[label].item() for p, label in zip(scores.softmax(dim=1), (3, 4), strict=True)]
 
 
 # --- Figures ---
@@ -142,14 +148,12 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     session.save_image(to_batch(photos[0][:1]), "image.png")
     session.save_image(to_batch(photos[0][:1]), "image.png", tmp_path / "folder")
     session.save_rows("rows.png", [("", tiles(1, 9, 9))], [""], "Heading")
-    session.save_losses("losses.png", {"a": [(1.0, 1.0, 1.0, 3.0), (1.0, 0.5, 1.0, 2.5)]}, iterations=1)
     facts = {"steps": 7, "content": "cat.jpg"}  # no --num, --seed …, which all scripts have
     for name, more in (
         ("picture.png", {"layer": "features.3"}),
         ("image.png", {}),
         ("folder/image.png", {}),
         ("rows.png", {}),
-        ("losses.png", {"iterations": 1}),
     ):
         with Image.open(tmp_path / name) as picture:
             assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "5"
@@ -157,11 +161,10 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
             assert json.loads(picture.text["Options"]) == facts | more
     assert np.array_equal(pixels_of(tmp_path / "image.png"), photos[0][0])
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
-    assert written == {"picture.png", "image.png", "folder/image.png", "rows.png", "losses.png"}
+    assert written == {"picture.png", "image.png", "folder/image.png", "rows.png"}
 
 
-def test_tiles(tmp_path, bundled_model, photos):
-    session = Session(options("--out", tmp_path), model=bundled_model)
-    assert np.array_equal(session.tile(to_batch(photos[0][:1])), photos[0][0])
-    wide = session.tile(Image.new("RGB", (100, 10), "red"), (50, 20))
+def test_tiles(photos):
+    assert np.array_equal(tile(to_batch(photos[0][:1])), photos[0][0])
+    wide = tile(Image.new("RGB", (100, 10), "red"), (50, 20))
     assert wide.shape == (20, 50, 3) and (wide[0] == 255).all() and (wide[10] == (255, 0, 0)).all()

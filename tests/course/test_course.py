@@ -25,6 +25,7 @@ from course.make_starter import (
     BLANKS,
     GIVEN,
     StarterError,
+    blanked_parts,
     course_files,
     find_definition,
     function_body,
@@ -86,7 +87,7 @@ def test_no_line_of_a_blanked_body_survives(starter_zip):
     sources = {name: content.decode() for name, content in course_files(ROOT).items() if name.endswith(".py")}
     kept, blanked = dict(sources), []
     for blank in BLANKS:
-        blanked.append(function_body(sources[blank.file], blank.function))
+        blanked += blanked_parts(blank, function_body(sources[blank.file], blank.function))
         kept[blank.file] = replace_body(kept[blank.file], blank.function, "pass")
     # What the solution also says elsewhere gives nothing away, nor do a few signs.
     elsewhere = "\n".join(kept.values())
@@ -117,8 +118,10 @@ def test_helpers_of_blanked_functions_are_dropped(starter_zip):
 def test_every_blank_says_its_question_below_its_docstring(starter_zip):
     for blank in BLANKS:
         source = starter_zip[blank.file].decode()
-        hint, raised = function_body(source, blank.function).split("raise ")
-        assert hint.startswith("# Hint: ") and raised.startswith(f'NotImplementedError("Question {blank.question}: ')
+        body = function_body(source, blank.function)
+        hint, raised = body[body.index("# Hint: ") :].split("raise NotImplementedError", 1)
+        assert blank.parts or body.startswith(hint)
+        assert raised.startswith(f'("Question {blank.question}: ')
         solution = (ROOT / blank.file).read_text()
         of = [ast.get_docstring(find_definition(text, blank.function)) for text in (source, solution)]
         assert of[0] == of[1]
@@ -171,7 +174,8 @@ def test_starter_solved_by_a_student_passes_everything(starter):
 
 
 def captum_body(script: str) -> str:
-    return function_body((ROOT / script).read_text(), "draw_captum")
+    body = function_body((ROOT / script).read_text(), "draw_captum")
+    return f"import contextlib\nimport functools\n{body}"  # unused in the starter, they are not imported there
 
 
 # Item → what else is won by it: feature inversion needs three losses.
@@ -188,7 +192,7 @@ def test_one_question_solved_scores_its_points(name, starter):
 @pytest.mark.slow
 def test_questions_that_build_on_others(starter):
     put(starter, "style_loss", RIGHT["style_loss"])
-    assert points(starter) == {"style_loss": 3}
+    assert points(starter) == {"style_loss": 3}  # and feature inversion without the update rule
     put(starter, "content_loss", RIGHT["content_loss"])
     put(starter, "tv_loss", RIGHT["tv_loss"])
     assert points(starter) == {"style_loss": 3, "content_loss": 3, "tv_loss": 3, "feature_inversion": 2}
@@ -239,7 +243,7 @@ def test_grader_from_zip_to_results(tmp_path):
     result = run(*command, full, broken, wrong, "--csv", tmp_path / "points.csv", cwd=tmp_path)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     with (tmp_path / "points.csv").open() as file:
-        table = {row["submission"]: row for row in csv.DictReader(file)}
+        table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
     assert [float(table[name]["total"]) for name in ("full.zip", "broken.zip", "wrong.zip")] == [
         80,
         0,
@@ -262,7 +266,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         result = run(sys.executable, ROOT / "course/grade.py", "broken.zip", option, tmp_path, cwd=tmp_path)
         assert (result.returncode, result.stderr.count("error:")) == (2, 1), result.stderr
         assert "cannot write" in result.stderr and "Traceback" not in result.stderr
-        assert "broken.zip" in result.stdout and [path.name for path in tmp_path.iterdir()] == ["broken.zip"]
+        assert ("broken.zip" in result.stdout) == (option == "--json")  # a table is begun before anything is graded
+        assert [path.name for path in tmp_path.iterdir()] == ["broken.zip"]
 
 
 @pytest.mark.slow
@@ -301,6 +306,29 @@ def test_autograder_runs_as_gradescope_runs_it(tmp_path, starter):
     results = json.loads((tmp_path / "results/results.json").read_text())
     assert [test["score"] for test in results["tests"]] == [0] * len(check.ITEMS)
     assert all(test["output"].startswith("missing Question") for test in results["tests"])
+
+
+def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
+    damaged = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("visualizers/gradcam.py", "x = 1\n" * 1000)
+    content = bytearray(damaged.read_bytes())
+    content[50:90] = bytes(40)
+    damaged.write_bytes(content)
+    table = grade.Table(tmp_path / "points.csv", "assignment")
+    result = grade.grade(damaged, "assignment")
+    table.add(result)
+    assert result.error.startswith("cannot be read") and result.total == 0
+    with (tmp_path / "points.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["submission"] == str(damaged) and row["error"] == result.error
+
+
+def test_no_formula_reaches_a_spreadsheet():
+    (item,) = [item for item in check.ITEMS if item.name == "tv_loss"]
+    score = grade.Score(item, "2.3", 3, 0, "error ValueError: x")
+    assert grade.row_of(grade.Grade("=cmd.zip", [score]))[0] == "'=cmd.zip"
+    assert grade.row_of(grade.Grade("a.zip", [score]))[-1] == "tv_loss: error ValueError: x"
 
 
 OWN = "visualizers/saliency_map.py"

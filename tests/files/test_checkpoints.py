@@ -1,60 +1,22 @@
 """Networks and checkpoints that users bring: files of every kind, networks in the user's own file, class names."""
 
 import argparse
+import gzip
 import json
-import pathlib
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torchvision import models
 
-import class_visualization
-import fooling_image
-import gradcam
-import saliency_map
-import style_transfer
-from data_utils import read_class_names
 from errors import InputError
-from files.checkpoints import with_fitting_names
-from files.course import package_file
+from files.checkpoints import read_checkpoint, with_fitting_names
 from model_utils import load_model
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch will give it up one day
     QUANTISED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
-
-NETWORKS = """
-import torch
-from helper import CLASSES
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
-        self.arch = "the network's own"
-        self.head = nn.Linear(6, CLASSES)
-
-    def forward(self, x):
-        return self.head(self.body(x.mul_(2)).mean(dim=(2, 3)))
-
-
-ready = Net()
-number = 5
-
-
-def damaged():
-    raise KeyError("no such key")
-
-
-def without_scores():
-    return Net().body
-"""
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +24,6 @@ def resnet_state() -> dict:
     """Of a resnet18 with 10 classes."""
     torch.manual_seed(3)
     return models.resnet18(num_classes=10).state_dict()
-
-
-@pytest.fixture
-def own_file(tmp_path):
-    (tmp_path / "helper.py").write_text("CLASSES = 3\n")
-    (tmp_path / "nets.py").write_text(NETWORKS)
-    return tmp_path / "nets.py"
 
 
 def same(model: nn.Module, state: dict) -> bool:
@@ -172,169 +127,129 @@ def test_a_torchscript_archive_is_named(tmp_path):
         load_model("resnet18", tmp_path / "script.pt", "cpu")
 
 
-# --- Class names ---
+# --- What a checkpoint may hold ---
+
+STATE = {"0.weight": torch.randn(2, 3), "0.bias": torch.randn(2)}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def is_state(state, wanted=STATE) -> bool:
+    return state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+def test_a_checkpoint_that_contains_itself_or_is_nested_deep_is_read(file):
+    checkpoint = {"state_dict": dict(STATE)}
+    checkpoint["again"] = checkpoint
+    torch.save(checkpoint, file)
+    assert is_state(read_checkpoint(file)[0])
+    deep = {"x": 1}
+    for _ in range(150):
+        deep = {"deeper": deep}
+    torch.save(deep | {"model": dict(STATE)}, file)
+    state, name = read_checkpoint(file)
+    assert is_state(state) and name == "weights.pth [model]"
+
+
+def test_what_is_no_tensor_is_left_out(file):
+    torch.save(STATE | {"epoch": 3, "note": "fine"}, file)
+    assert is_state(read_checkpoint(file)[0])
+    torch.save(
+        {"state_dict": STATE, "loss": torch.tensor(0.5), "optimizer": {"state": {0: {"m": torch.ones(3)}}}}, file
+    )
+    assert is_state(read_checkpoint(file)[0])
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("content", "word"),
     [
-        ("cat\ndog, hound\nsea horse\n", ["cat", "dog, hound", "sea horse"]),
-        ('["cat", "dog", "horse"]', ["cat", "dog", "horse"]),
-        ('{"0": "cat", "2": "horse"}', ["cat", "class 1", "horse"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs"),
+        (b"\n<!DOCTYPE html><html></html>", "web page"),
+        (gzip.compress(b"weights"), "gzip"),
+        (b'{"weight_map": ', "not a readable"),
+        (b'{"a": ' * 3000, "nested too deep"),
+        (b'{"model_type": "resnet"}', "weight_map"),
+        (b'{"weight_map": {"a": "../other.pth"}}', "beside it"),
+        (b'{"weight_map": {"a": "missing.pth"}}', "no such file"),
     ],
 )
-def test_class_names(tmp_path, text, names):
-    (tmp_path / "names").write_text(text)
-    assert read_class_names(tmp_path / "names", 3) == dict(enumerate(names))
+def test_what_a_file_is_instead_is_said(file, content, word):
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(file)
+    assert word in str(caught.value) and "run code" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"cat\ndog\n", "holds 2 names, but the network has 3 classes, 0 to 2"),
-        (b'{"3": "cat"}', "holds ids from 3 to 3, but the network has 3 classes"),
-        (b'{"cat": 0}', "no ids"),
-        (b'{"0": 1}', "holds 1 among the names"),
-        (b'["cat", ', "Expecting value"),
-        (b"cat\n\ndog", "an empty name"),
-        (b"", "holds no names"),
-        (b"\xff\xfe\x00", "codec"),
-        (None, "No such file"),
-    ],
-)
-def test_class_names_that_do_not_fit(tmp_path, content, words):
-    if content is not None:
-        (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(InputError, match=rf"names\.txt'.*{words}") as caught:
-        read_class_names(tmp_path / "names.txt", 3)
-    assert "\n" not in str(caught.value)
+def test_safetensors_is_known_by_its_content(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(STATE, tmp_path / "weights.bin")
+    assert is_state(read_checkpoint(tmp_path / "weights.bin")[0])
 
 
-# --- A network in the user's own file ---
+def test_parts_are_joined_by_their_index(tmp_path):
+    for number, key in enumerate(STATE):
+        torch.save({key: STATE[key]}, tmp_path / f"part{number}.bin")
+    index = {"metadata": {}, "weight_map": {key: f"part{number}.bin" for number, key in enumerate(STATE)}}
+    (tmp_path / "weights.bin.index.json").write_text(json.dumps(index))
+    assert is_state(read_checkpoint(tmp_path / "weights.bin.index.json")[0])
 
 
-def test_a_network_in_a_file(own_file, tmp_path):
-    state = torch.get_rng_state()
-    first, again = (load_model(f"{own_file}:{name}", device="cpu") for name in ("Net", "ready"))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert same(first, load_model(f"{own_file}:Net", device="cpu").state_dict())  # the same numbers every time
-    assert first.weights_name == "as nets.py gives it" and first.arch == "the network's own"
-    assert not first.training and not any(p.requires_grad for p in first.parameters())
-    torch.save({"model": prefixed(again.state_dict(), "module.")}, tmp_path / "w.pth")
-    loaded = load_model(f"{own_file}:Net", tmp_path / "w.pth", "cpu")
-    assert same(loaded, again.state_dict()) and loaded.weights_name == "w.pth [model]"
-    X = torch.rand(1, 3, 64, 64)
-    before = X.clone()
-    loaded(X)
-    assert torch.equal(X, before)  # though the network alters its input
+@pytest.mark.parametrize("prefix", ["backbone.", "encoder_q.", "a.b.c.", "module.backbone.", "backbone.model."])
+def test_any_common_prefix_is_taken_off(prefix):
+    state = {prefix + key: value for key, value in STATE.items()} | {"head.weight": torch.ones(1, 2)}
+    assert is_state(with_fitting_names(state, STATE.keys()))
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "words"),
-    [
-        ("absent", "auto", "it holds no absent"),
-        ("number", "auto", r"number gives a int, not a torch\.nn\.Module"),
-        ("damaged", "auto", "line 23: KeyError: 'no such key'"),
-        ("nn", "auto", "gives a module"),
-        ("Net", "none", "weights 'none' are for torchvision's networks"),
-        ("Net", "bundled", "weights 'bundled' are for torchvision's networks"),
-        ("Net", "absent.pth", r"weights 'absent\.pth': no such file"),
-    ],
-)
-def test_networks_in_files_that_cannot_be_had(own_file, name, weights, words):
-    with pytest.raises(InputError, match=words) as caught:
-        load_model(f"{own_file}:{name}", weights, "cpu")
-    assert "\n" not in str(caught.value)
+def test_wrappers_inside_names_are_taken_off():
+    state = {"_fsdp_wrapped_module.0._fsdp_wrapped_module." + key[2:]: value for key, value in STATE.items()}
+    assert is_state(with_fitting_names(state, STATE.keys()))
 
 
-def test_other_files(tmp_path):
-    (tmp_path / "broken.py").write_text("import torch\nnet = (\n")
-    for arch, words in (
-        (f"{tmp_path}/broken.py:net", "broken.py': SyntaxError"),
-        (f"{tmp_path}/absent.py:net", "absent.py': no such file"),
-        (f"{tmp_path}/broken.py", "or FILE.py:NAME"),
-    ):
-        with pytest.raises(InputError, match=words) as caught:
-            load_model(arch)
-        assert "\n" not in str(caught.value)
+def test_of_two_whole_networks_the_first_is_taken_with_a_notice(caplog):
+    state = {f"encoder_{which}.{key}": value + (which == "k") for which in "qk" for key, value in STATE.items()}
+    assert is_state(with_fitting_names(state, STATE.keys()))
+    assert "encoder_q" in caplog.text and "encoder_k" in caplog.text
 
 
-# --- In the scripts ---
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, dtype):
+    (tmp_path / "net.py").write_text("import torch\n\ndef net():\n    return torch.nn.Linear(3, 2)\n")
+    torch.save({"weight": torch.ones(2, 3).to(dtype), "bias": torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=str(dtype).removeprefix("torch.")):
+        load_model(f"{tmp_path}/net.py:net", weights=str(tmp_path / "w.pth"), device="cpu")
 
 
-def run(script, out: pathlib.Path, *options) -> int:
-    return script.main([*map(str, options), "--out", str(out), "--device", "cpu"])
+def test_weights_of_no_class_are_refused(tmp_path):
+    state = load_model("shufflenet_v2_x0_5", weights="none", device="cpu").state_dict()
+    state["fc.weight"], state["fc.bias"] = torch.empty(0, 1024), torch.empty(0)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="0 classes"):
+        load_model("shufflenet_v2_x0_5", weights=str(tmp_path / "w.pth"), device="cpu")
 
 
-def text_of(path) -> dict:
-    with Image.open(path) as picture:
-        return dict(picture.text)
+LAZY = """
+import torch
+from torch import nn
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(4, 3, stride=32), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+
+def broken():
+    return nn.Sequential(nn.LazyLinear(5), nn.Linear(7, 2))
+
+def meta():
+    with torch.device("meta"):
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+"""
 
 
-@pytest.mark.slow
-def test_a_resnet18_of_10_classes_works_in_all_scripts(resnet_state, tmp_path, capsys):
-    torch.save({"state_dict": prefixed(resnet_state, "module.")}, tmp_path / "mine.pth")
-    (tmp_path / "names.txt").write_text("".join(f"thing {i}\n" for i in "abcdefghij"))
-    network = ["--arch", "resnet18", "--weights", tmp_path / "mine.pth"]
-    named = [*network, "--classes", tmp_path / "names.txt"]
-    cat, out = package_file("skimage", "data/chelsea.png"), tmp_path / "out"
-    assert run(saliency_map, out, *network, "--num", 1, "--steps", 1) == 0
-    assert run(saliency_map, out, *named, "--images", cat, "--labels", "thing c", "--steps", 1) == 0
-    assert run(gradcam, out, *named, "--num", 1, "--steps", 1) == 0
-    assert run(fooling_image, out, *named, "--num", 1, "--target", "thing d") == 0
-    assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "thing d"
-    assert run(fooling_image, out, *named, "--num", 1) == 0
-    assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "6"
-    assert run(class_visualization, out, *network, "--iterations", 1) == 0  # 187 is none of its classes
-    assert json.loads(text_of(out / "class_visualization.png")["Options"])["target"] == ["9"]
-    sizes = ["--image-size", 48, "--style-size", 48, "--iterations", 1]
-    assert run(style_transfer, out, *network, "--content", cat, *sizes) == 0
-    assert text_of(out / "saliency_map.png")["Weights"] == "mine.pth [state_dict]"
-    capsys.readouterr()
-    assert run(class_visualization, out, *named, "--target", "thing z") == 2
-    assert "unknown class 'thing z'; give an id (0 to 9)" in capsys.readouterr().err
-    assert run(saliency_map, out, *named, "--images", cat, "--labels", "285") == 2
-    assert "class 285 is out of range; ids go from 0 to 9" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, capsys):
-    out = tmp_path / "out"
-    for script, options in (
-        (saliency_map, ["--num", 1, "--steps", 1]),
-        (gradcam, ["--num", 2, "--steps", 1]),
-        (fooling_image, ["--num", 1, "--max-iter", 2]),
-        (class_visualization, ["--iterations", 1]),
-    ):
-        assert run(script, out, "--arch", f"{own_file}:Net", *options) == 0, script
-    assert text_of(out / "figure1.png")["Weights"] == "as nets.py gives it"
-    capsys.readouterr()
-    assert run(saliency_map, out, "--arch", f"{own_file}:without_scores", "--num", 1) == 2
-    assert "model must give scores of shape (N, classes)" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("script", [saliency_map, gradcam, fooling_image, class_visualization, style_transfer])
-def test_a_network_that_fails_is_blamed_not_the_layer(script, own_file, tmp_path, capsys):
-    assert run(script, tmp_path / "out", "--arch", f"{own_file}:damaged") == 2
-    error = capsys.readouterr().err
-    assert ": error: network '" in error and len(error.splitlines()) == 1, error
-
-
-@pytest.mark.slow
-def test_titles_without_and_with_names(own_file, tmp_path):
-    """The figure with names differs from the one without in its titles alone."""
-    (tmp_path / "names.json").write_text('["apple", "pear", "plum"]')
-    figures = []
-    for more in ([], ["--classes", tmp_path / "names.json"]):
-        options = ["--arch", f"{own_file}:Net", "--num", 1, "--steps", 1, *more]
-        assert run(saliency_map, tmp_path / "out", *options) == 0
-        with Image.open(tmp_path / "out" / "saliency_map.png") as picture:
-            figures.append(np.asarray(picture.convert("RGB")))
-    rows = np.flatnonzero((figures[0] != figures[1]).any(axis=(1, 2)))
-    assert len(rows) and rows.max() < 100
-
-
-def test_style_transfer_takes_no_class_names(tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        style_transfer.main(["--classes", str(tmp_path / "names")])
-    assert caught.value.code == 2 and "--classes" in capsys.readouterr().err
+def test_lazy_networks_are_initialised_and_those_without_numbers_refused(tmp_path):
+    (tmp_path / "net.py").write_text(LAZY)
+    model = load_model(f"{tmp_path}/net.py:lazy", device="cpu")
+    assert isinstance(model[0], nn.Conv2d) and model(torch.zeros(1, 3, 224, 224)).shape == (1, 5)
+    for name, word in (("broken", "lazy"), ("meta", "meta")):
+        with pytest.raises(InputError, match=rf"net\.py:{name}.*{word}"):
+            load_model(f"{tmp_path}/net.py:{name}", device="cpu")

@@ -139,6 +139,18 @@ def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
     )
 
 
+def test_an_empty_name_is_not_the_working_directory(copy, tmp_path):
+    shutil.copy(ROOT / "README.md", tmp_path / "tubingen.jpg")
+    result = run([sys.executable, "-m", "files.course", "--from", ""], tmp_path, PYTHONPATH=str(copy))
+    assert (result.returncode, result.stdout) == (2, "") and "--from" in result.stderr and "empty" in result.stderr
+
+
+def test_a_reader_who_has_gone_does_not_matter(copy, course, tmp_path):
+    command = f'"{sys.executable}" -m files.course --from "{course}/styles_images" | true; exit ${{PIPESTATUS[0]}}'
+    result = run(["bash", "-c", command], tmp_path, PYTHONPATH=str(copy))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def script(copy: Path) -> list:
     """The shell script as it is, with this Python for its python3."""
     (copy / ".venv" / "bin").mkdir(parents=True, exist_ok=True)

@@ -1,32 +1,25 @@
 """The report's pages: letters that can be read, text in order, every language that a font is there for, small files."""
 
-import datetime
 import importlib
-import logging
 import re
 import subprocess
 import sys
 import time
 
-import hypothesis
 import numpy as np
 import pypdf
 import pytest
 from helpers import ROOT
-from hypothesis import strategies as st
+from pdf import DAY, markdown, pieces, saved, text_of
 from PIL import Image
 
 import writeup
 from cli.options import make_parser
 from figure_utils import WORDS, draw_losses, draw_rows, provenance, save_png
 from report import fonts
-from report.markdown import read_sections
 from report.pages import GAP, MARGIN, PAPERS, SMALLEST, Report
 from report.questions import QUESTIONS
-from writeup import assign
 
-DAY = datetime.date(2026, 1, 31)
-UNKNOWN = "\U0010fffd"  # of private use: no font has it
 CHINESE = "你好，世界"
 
 needs_chinese = pytest.mark.skipif(not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters")
@@ -63,34 +56,6 @@ def reader(full_size):
     """The default report."""
     assert writeup.main(["--no-run", "--quiet", "--out", str(full_size)]) == 0
     return pypdf.PdfReader(full_size / "report.pdf")
-
-
-def saved(report: Report, tmp_path) -> pypdf.PdfReader:
-    report.save(tmp_path / "r.pdf")
-    return pypdf.PdfReader(tmp_path / "r.pdf")
-
-
-def markdown(text: str, tmp_path) -> pypdf.PdfReader:
-    report = Report("Title", DAY)
-    report.markdown(text)
-    return saved(report, tmp_path)
-
-
-def text_of(reader: pypdf.PdfReader) -> str:
-    """The text of all pages, line breaks as spaces; pypdf puts zeros between the letters of PostScript fonts."""
-    return " ".join(" ".join(page.extract_text().replace("\0", "").split()) for page in reader.pages)
-
-
-def pieces(page) -> list[tuple[str, str, float, float]]:
-    """Each piece of text on a page: words, name of the font, its size, and height above the lower edge."""
-    found = []
-
-    def visit(text, matrix, text_matrix, font, size):
-        if text.strip() and font:
-            found.append((text.strip(), font["/BaseFont"].partition("+")[2], size * text_matrix[3], text_matrix[5]))
-
-    page.extract_text(visitor_text=visit)
-    return found
 
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]
@@ -225,43 +190,6 @@ def test_a_picture_with_more_pixels_than_can_be_seen_is_made_smaller(tmp_path):
 # --- Markdown ---
 
 
-def test_markdown_is_set_with_its_marks_in_order(tmp_path):
-    text = "A *b* **c** ***d*** `e_f`  \ng [h](https://x.org/y)\n\n- one\n- two\n  1. deep\n\n> quote\n\n"
-    text += "```\n# i\n    j\n```\n"
-    reader = markdown(text, tmp_path)
-    assert text_of(reader) == "A b c d e_f g h • one • two 1. deep quote # i j"
-    fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert fonts["b"] == "DejaVuSansOblique" and fonts["c"] == "DejaVuSansBold" and fonts["one"] == "DejaVuSansBook"
-    assert fonts["d"] == "DejaVuSansBoldOblique" and fonts["e_f"] == fonts["# i"] == "DejaVuSansMonoBook"
-    assert reader.pages[0]["/Annots"][0].get_object()["/A"]["/URI"] == "https://x.org/y"
-
-
-def test_tables_keep_words_and_the_font_of_a_whole_cell(tmp_path):
-    text = "| name | is |\n|:--|--:|\n| `a__b__` | **bold** |\n| \\*\\*c\\*\\* --x-- ~~y~~ [l](u) **m** | plain |\n"
-    reader = markdown(text, tmp_path)
-    assert text_of(reader) == "name is a__b__ bold **c** --x-- ~~y~~ l m plain"
-    fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert fonts["bold"] == fonts["name"] == "DejaVuSansBold" and fonts["a__b__"] == "DejaVuSansMonoBook"
-    assert fonts["plain"] == "DejaVuSansBook"
-
-
-@pytest.mark.slow
-def test_tables_that_no_page_holds_are_set_as_lines(tmp_path):
-    wide = "".join(f"| c{i} " for i in range(60)) + "|\n" + "|-" * 60 + "|\n"
-    assert "c0 | c1 | c2" in text_of(markdown(wide, tmp_path))
-    high = f"| a | b |\n|-|-|\n| 1 | {'word ' * 3000}|\n"
-    assert text_of(markdown(high, tmp_path)).count("word") == 3000
-
-
-def test_html_and_the_sign_for_the_number_of_pages_are_text(tmp_path):
-    assert text_of(markdown("<b>x</b> {nb} &amp; $5^2$", tmp_path)) == "<b>x</b> {nb} & $5^2$"
-
-
-def test_a_picture_in_an_answer_is_told_and_its_description_set(tmp_path, caplog):
-    assert text_of(markdown(f"![a plot](data:image/png;base64,{'iVBOR' * 900})", tmp_path)) == "a plot"
-    assert "a plot" in caplog.text
-
-
 @pytest.mark.slow
 def test_long_words_take_time_in_proportion_to_their_length(tmp_path):
     times = []
@@ -279,112 +207,3 @@ def test_long_words_in_further_fonts_do_too(tmp_path):
     start = time.process_time()
     reader = markdown(f"{'漢' * 20_000}\n\n`{'漢' * 2000}`", tmp_path)
     assert text_of(reader).count("漢") == 22_000 and time.process_time() - start < 20
-
-
-FRAGMENTS = [
-    "word ",
-    "*a* ",
-    "**b** ",
-    "`c` ",
-    "\n",
-    "\n\n",
-    "- ",
-    "    - ",
-    "7. ",
-    "> ",
-    "```\n",
-    "# h\n",
-    "---\n",
-    "é ",
-]
-FRAGMENTS += ["| a | b |\n|---|:-:|\n| **x** | `y` |\n", "|", "x" * 300, "[l](u)", "![i](p)", "<b>", "\\", "{nb}", "__"]
-FRAGMENTS += ["**", "~~", "--", "\0", "\t", "\u00ad", "\uf8f0", "  \n"]
-
-
-@pytest.mark.slow
-@hypothesis.settings(max_examples=25)
-@hypothesis.given(st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
-def test_any_markdown_can_be_set(text):
-    report = Report("Title", DAY)
-    report.markdown(text)
-    assert report.output().startswith(b"%PDF")
-
-
-# --- Letters ---
-
-
-def test_letters_of_many_languages_are_in_the_fonts_that_matplotlib_ships(tmp_path, caplog):
-    words = "naïve Größe наука ελληνικά → ≤ ∑ 100 %"
-    assert text_of(markdown(words, tmp_path)) == words
-    assert "fallback" not in str(caplog.text)
-
-
-@pytest.mark.slow
-@needs_chinese
-def test_other_letters_are_taken_from_an_installed_font(tmp_path, caplog):
-    reader = markdown(
-        f"**{CHINESE}** and\n\n`x = {CHINESE}`\n\n| {CHINESE} |\n|-|\n\n# {CHINESE}\n\n```\n{CHINESE}\n```", tmp_path
-    )
-    assert text_of(reader).count(CHINESE) == 5 and not caplog.records
-    fonts = {font for words, font, _, _ in pieces(reader.pages[0]) if "你" in words}
-    assert len(fonts) == 1 and not fonts.pop().startswith("DejaVu")
-
-
-@pytest.mark.slow
-def test_a_letter_that_no_font_has_is_replaced_and_told_once(tmp_path, caplog):
-    assert text_of(markdown(f"a{UNKNOWN}b\n\n{UNKNOWN}", tmp_path)) == "a�b �"
-    assert len(caplog.records) == 1 and UNKNOWN in caplog.text
-
-
-# --- Answers ---
-
-ANSWER = "# saliency_map\r\n\r\nnaïve – “quoted”\r\n"
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_answers_are_read_as_editors_save_them(tmp_path, encoding):
-    (tmp_path / "a.md").write_bytes(ANSWER.encode(encoding))
-    assert assign(read_sections(tmp_path / "a.md")) == {"": "", "saliency_map": "naïve – “quoted”"}
-
-
-def test_big_endian_and_latin_1(tmp_path):
-    (tmp_path / "a.md").write_bytes(b"\xfe\xff" + ANSWER.encode("utf-16-be"))
-    assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
-    (tmp_path / "a.md").write_bytes("Größe".encode("latin-1"))
-    assert assign(read_sections(tmp_path / "a.md")) == {"": "Größe"}
-
-
-def test_no_heading_in_code_and_underlined_headings_are_some(tmp_path):
-    code = "```python\n# gradcam\nx = 1\n```\n\n    # gradcam\n\n> # gradcam"
-    (tmp_path / "a.md").write_text(
-        f"Me\n\nSaliency *maps*\n======\n{code}\n\n## gradcam ##\n\n    indented\n\n### Small\ntext"
-    )
-    assert assign(read_sections(tmp_path / "a.md")) == {
-        "": "Me",
-        "saliency_map": code,
-        "gradcam": "    indented\n\n### Small\ntext",
-    }
-
-
-def test_unknown_headings_are_text_with_a_notice(tmp_path, caplog):
-    caplog.set_level(logging.WARNING)
-    (tmp_path / "a.md").write_text(
-        "# My answers\nA. Student\n\n## saliency_map\nOne.\n\n## In short\nTwo.\n\n# Thanks\nto all\n"
-    )
-    assert assign(read_sections(tmp_path / "a.md")) == {
-        "": "# My answers\nA. Student\n\n# Thanks\nto all",
-        "saliency_map": "One.\n\n## In short\nTwo.",
-    }
-    *notices, known = [record.getMessage() for record in caplog.records]
-    assert all(question.name in known and question.heading in known for question in QUESTIONS)
-    assert [re.search(r"'(.+?)'", notice)[1] for notice in notices] == ["My answers", "In short", "Thanks"]
-
-
-def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(photos, tmp_path, caplog):
-    save_png(draw_rows([("", photos[0][:1])], ["a"]), tmp_path / "saliency_map.png", provenance())
-    (tmp_path / "a.md").write_text("# My answers\n\nA. Student\n\n# saliency_map\n\nSharp.")
-    options = ["--no-run", "--only", "saliency_map", "--out", str(tmp_path), "--answers", str(tmp_path / "a.md")]
-    assert writeup.main(options) == 0
-    first, second = (page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages)
-    assert "My answers\nA. Student\nCollaborators\nNetwork" in first and "Sharp." in second
-    assert "'My answers' names no question" in caplog.text

@@ -271,3 +271,15 @@ def test_the_reference_values_are_what_their_generator_computes(tmp_path, monkey
         assert set(made) == set(stored) == {"cl_out", "gm_out", "sl_out", "tv_out"}
         for key in stored:
             np.testing.assert_allclose(made[key], stored[key], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_style_transfer_of_a_uniform_picture_with_itself_and_an_odd_name(tmp_path):
+    picture = tmp_path / "$grey^_{.png"
+    Image.new("RGB", (64, 64), (124, 116, 104)).save(picture)
+    result = run_script(
+        *("style_transfer.py", "--content", picture, "--style", picture, "--image-size", "64", "--style-size", "64"),
+        *("--iterations", "2", "--out", tmp_path / "out", "--quiet"),
+    )
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 4
+    assert (tmp_path / "out" / "$grey^_{_$grey^_{.png").is_file() and (tmp_path / "out" / "style_losses.png").is_file()

@@ -77,3 +77,19 @@ def test_every_rule_reaches_a_picture(name):
 def test_the_script_offers_every_rule():
     assert set(style_transfer.OPTIMIZERS) == RULES.keys()
     assert style_transfer.OPTIMIZERS[0] == next(iter(RULES)) == "course"
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("make", [AdamRule, LBFGSRule, CourseRule])
+def test_rules_step_on_pictures_of_half_precision(make, dtype):
+    start = torch.rand(1, 3, 20, 31, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rule = make(start, 30)
+    assert rule.picture(0).dtype == dtype and torch.allclose(rule.picture(0).float(), start.float(), atol=1e-2)
+    with torch.enable_grad():
+        content = rule.picture(0).float().square().sum()
+        content.backward()
+        rule.optimizer(0).step(content.item)
+    assert rule.picture(1).isfinite().all() and not torch.equal(rule.picture(1), start)

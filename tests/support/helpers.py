@@ -22,6 +22,7 @@ from torch import nn
 
 import saliency_map
 from cli import options as cli_options
+from cli.pages import Dataset, figure_saver
 from cli.run import run
 from files.course import package_file
 
@@ -188,8 +189,8 @@ def quick(*arguments) -> int:
     """The script without Captum's attributions, in this process."""
 
     def make_figures(session):
-        for page in session.pages("saliency maps"):
-            saliency_map.draw_manual(session, page)
+        for page in Dataset(session).pages("saliency maps"):
+            saliency_map.draw_manual(session.model, page, figure_saver(session, page))
 
     return run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
 

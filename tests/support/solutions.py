@@ -8,16 +8,16 @@ from pathlib import Path
 
 import check
 from course.make_starter import replace_body
+from course.mistakes import PLACES
 
 ITEMS = {item.name: item for item in check.ITEMS}
-BASE = {"feature_inversion": "style_loss"}  # item → whose function is changed
 
 
 def put(solution: Path, item: str, body: str) -> None:
     """Write another body into the function of an item."""
-    item = ITEMS[BASE.get(item, item)]
+    item = ITEMS[item]
     path = solution / item.file
-    path.write_text(replace_body(path.read_text(), item.function, body))
+    path.write_text(replace_body(path.read_text(), PLACES.get(item.name, item.function), body))
 
 
 RIGHT = {
@@ -103,11 +103,28 @@ for _ in range(100):
 return fooling.detach()
 """,
     "class_visualization": """
-image = image.detach().clone().contiguous().requires_grad_()
-scores = model(image)
-objective = scores[0, target] - l2_reg * (image**2).sum()
-objective.backward()
-return scores[0, target].detach(), image.grad
+from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess
+
+model.eval()
+model.type(dtype)
+l2_reg, learning_rate = kwargs.pop("l2_reg", 1e-3), kwargs.pop("learning_rate", 25)
+blur_every, max_jitter = kwargs.pop("blur_every", 10), kwargs.pop("max_jitter", 16)
+img = torch.randn(1, 3, 224, 224).mul_(1.0).type(dtype).requires_grad_()
+for t in range(num_iterations):
+    ox, oy = np.random.randint(0, max_jitter + 1), np.random.randint(0, max_jitter + 1)
+    img.data.copy_(self.jitter(img.data, ox, oy))
+    objective = model(img)[0, target_y] - l2_reg * (img**2).sum()
+    objective.backward()
+    img.data += learning_rate * img.grad / img.grad.norm()
+    img.grad.zero_()
+    img.data.copy_(self.jitter(img.data, -ox, -oy))
+    for c in range(3):
+        low = float(-SQUEEZENET_MEAN[c] / SQUEEZENET_STD[c])
+        high = float((1.0 - SQUEEZENET_MEAN[c]) / SQUEEZENET_STD[c])
+        img.data[:, c].clamp_(min=low, max=high)
+    if t % blur_every == 0:
+        self.blur_image(img.data, sigma=0.5)
+return deprocess(img.data.clone().cpu())
 """,
     "content_loss": """
 error = torch.nn.functional.mse_loss(content_current, content_original, reduction="sum")
@@ -133,12 +150,26 @@ horizontal = torch.diff(img, dim=3).pow(2).sum()
 return tv_weight * vertical + tv_weight * horizontal
 """,
     "style_transfer": """
-if self.count - t == 20:
-    self.adam = torch.optim.Adam([self.pixels], lr=0.1)
-loss = content + style + tv
-self.adam.zero_grad()
-loss.backward()
-self.adam.step()
+feats, content_img = features_from_img(content_image, image_size, cnn, dtype)
+content_target = feats[content_layer].clone()
+feats, style_img = features_from_img(style_image, style_size, cnn, dtype)
+style_targets = [style_loss.gram_matrix(feats[idx].clone()) for idx in style_layers]
+img = content_img.clone().type(dtype).requires_grad_()
+optimizer = torch.optim.Adam([img], lr=3.0)
+for t in range(200):
+    if t < 190:
+        img.data.clamp_(-1.5, 1.5)
+    if t == 180:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+    feats = extract_features(img, cnn)
+    loss = content_loss.forward(content_weight, feats[content_layer], content_target)
+    loss = loss + style_loss.forward(feats, style_layers, style_targets, style_weights)
+    loss = loss + tv_loss.forward(img, tv_weight)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+return img
 """,
 }
 
@@ -206,9 +237,14 @@ WRONG = (
     ("fooling_image", "10 * fooling.grad / fooling.grad.norm()", "10 * fooling.grad", "not brought to length 1"),
     ("fooling_image", "scores[0, target_y]", f"-{LOSS}(scores, torch.tensor([target_y]))", "gradient of the loss or"),
     ("fooling_image", "return fooling", "X.copy_(fooling)\nreturn fooling", "is overwritten; work on a copy"),
-    ("class_visualization", " - l2_reg * (image**2).sum()", "", "L2 term left out"),
+    ("class_visualization", " - l2_reg * (img**2).sum()", "", "L2 term left out"),
     ("class_visualization", "- l2_reg", "+ l2_reg", "L2 term with the wrong sign"),
-    ("class_visualization", "= scores[0, target]", "= scores.softmax(1)[0, target]", "gradient of the probability"),
+    ("class_visualization", "model(img)[0, target_y]", "model(img).softmax(1)[0, target_y]", "gradient of the prob"),
+    ("class_visualization", "(img**2).sum()", "img.norm()", "norm not squared"),
+    ("class_visualization", "(img**2).sum()", "img.data.norm()", "L2 term left out"),
+    ("class_visualization", "img.grad.zero_()", "", "gradients accumulated"),
+    ("class_visualization", "learning_rate *", "", "the learning rate has no effect"),
+    ("class_visualization", "img.data +=", "img.data -=", "a step down instead of up"),
     ("content_loss", "content_weight *", "content_weight ** 2 *", "weight squared"),
     ("content_loss", "content_weight *", "", "weight forgotten"),
     ("content_loss", "mse_loss", "l1_loss", "absolute differences instead of squares"),
@@ -217,15 +253,10 @@ WRONG = (
     ("style_loss", "weight * torch", "weight**2 * torch", "weight squared"),
     ("style_loss", "weight * torch", "torch", "weight forgotten"),
     ("style_loss", "return torch.stack(terms).sum()", "return terms[-1]", "the last layer only"),
-    (
-        "feature_inversion",
-        "torch.stack(terms).sum()",
-        "torch.stack(terms).sum() if terms[1:] else 0",
-        "a tensor of value 0",
-    ),
     ("tv_loss", " + tv_weight * horizontal", "", "TV over one direction only"),
     ("tv_loss", None, TV_LOOPS, "computed with loops"),
-    ("style_transfer", "if self.count - t == 20:", "if False:", "learning rate never lowered"),
-    ("style_transfer", "self.adam.zero_grad()", "", "gradients accumulated"),
-    ("style_transfer", "+ style", "", "style left out"),
+    ("style_transfer", "if t == 180:", "if False:", "the learning rate is not 0.1"),
+    ("style_transfer", '["lr"] = 0.1', '["lr"] = 1.0', "the learning rate is not 0.1"),
+    ("style_transfer", "optimizer.zero_grad()", "", "gradients accumulated"),
+    ("style_transfer", "loss = loss + style_loss", "style_loss", "style left out"),
 )

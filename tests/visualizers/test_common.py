@@ -6,14 +6,21 @@ import sys
 
 import pytest
 import torch
+from networks import small_network
+from packaging.version import Version
+from PIL import Image
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import SqueezeNet
 
 from errors import InputError
+from image_utils import blur_image, clip_pixels, round_to_8_bits
 from model_utils import load_model
-from visualizers import GradCam
-from visualizers.common import class_scores, evaluated, unit_length
-from visualizers.evaluation import evaluation_mode, in_chunks
+from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
+from style_modules.rules import AdamRule, CourseRule
+from style_utils import style_transfer
+from visualizers import ClassVisualization, GradCam, SaliencyMap
+from visualizers.common import check_labels, class_scores, evaluated, unit_length
 
 
 @pytest.fixture
@@ -174,29 +181,6 @@ def test_scores_of_another_kind(scores, got):
 # --- Chunks, modes, lengths ---
 
 
-@pytest.mark.parametrize("count", [0, 1, 15, 16, 31, 32, 33, 64, 100])
-def test_chunks_are_small_and_in_order(count):
-    sizes = []
-
-    def compute(a, b):
-        sizes.append(len(a))
-        return a + b, 2 * a
-
-    a, b = torch.arange(count), torch.arange(count) * 10
-    total, twice = in_chunks(compute, a, b)
-    assert torch.equal(total, 11 * torch.arange(count)) and torch.equal(twice, 2 * a)
-    assert sum(sizes) == count and max(sizes) < 48
-
-
-def test_modes_and_gradients_inside_and_after(model):
-    model.train()
-    model.features[3].eval()
-    with torch.no_grad(), evaluation_mode(model):
-        assert not any(module.training for module in model.modules()) and torch.is_grad_enabled()
-    trained = [module.training for module in model.modules()]
-    assert model.training and not model.features[3].training and sum(trained) > 50
-
-
 def test_unit_length_refuses_what_has_no_length():
     for value in (torch.nan, torch.inf, 1e38):
         with pytest.raises(InputError, match="gradient is not finite"):
@@ -208,3 +192,72 @@ def test_a_random_squeezenet_1_0_takes_the_quick_way_too(batch):
     model = load_model("squeezenet1_0", "none", "cpu")
     X, y = batch[0][:2], batch[1][:2]
     assert torch.allclose(class_scores(model, X, y), full(model, X, y), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="older torch pretends no GPU without a driver")
+def test_no_tensor_of_another_device_is_mixed_in():
+    """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices raises."""
+    with FakeTensorMode():
+        X = torch.empty(2, 3, 32, 40, device="cuda")
+        for result in (
+            clip_pixels(X),
+            round_to_8_bits(X),
+            blur_image(X, 1.5),
+            ClassVisualization().jitter(X, 3, -2),
+            StyleLoss().gram_matrix(X),
+            ContentLoss()(1.0, X, X),
+            TotalVariationLoss()(X, 1.0),
+            CourseRule(X[:1], 30).picture(0),
+            AdamRule(X[:1], 30).picture(0),
+            check_labels([1, 2], X),
+        ):
+            assert result.device.type == "cuda"
+            assert result.dtype != torch.float64  # which Apple's GPU does not have
+
+
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
+
+
+def test_networks_without_a_gradient(data):
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_network()
+
+        def forward(self, x):
+            with torch.no_grad():
+                return self.net(x)
+
+    for method in (SaliencyMap().compute_saliency_maps, GradCam().guided_backprop, GradCam().grad_cam):
+        with pytest.raises(InputError, match=r"scores without a gradient: .* torch\.no_grad\(\)"):
+            method(*data, Detached())
+    with pytest.raises(InputError, match="no influence on the scores, or none that a gradient shows"):
+        GradCam().grad_cam(*data, Detached(), layer="net.4")
+
+
+def test_damaged_networks_whose_scores_are_finite(data):
+    """A weight of −infinity that a ReLU cuts off gives finite scores, and a gradient of NaN."""
+    model = small_network()
+    model[0] = nn.Conv2d(3, 6, 1)
+    with torch.no_grad():
+        model[0].weight[2] = -torch.inf
+        model[1] = nn.Identity()
+    X = data[0].abs() + 0.1
+    with torch.no_grad():
+        assert model(X).isfinite().all()
+    ours = GradCam()
+    for method in (SaliencyMap().compute_saliency_maps, ours.guided_backprop, ours.guided_grad_cam):
+        with pytest.raises(InputError, match="the gradient is not finite"):
+            method(X, data[1], model)
+
+
+def test_style_layers_without_feature_maps_are_refused():
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
+    losses = ContentLoss(), StyleLoss(), TotalVariationLoss()
+    picture = Image.new("RGB", (64, 64))
+    with pytest.raises(InputError, match=r"style layer 1 gives \(1, 4, 3844\)"):
+        style_transfer("x", picture, picture, 64, 64, 0, 1, (1,), (1,), 0, *losses, cnn, torch.float32, testing=True)

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import network_state, run_script, same_state
+from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
-import fooling_image
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess, preprocess, round_to_8_bits, to_batch
 from visualizers import FoolingImage
 from visualizers.fooling_image import unit_length
@@ -278,72 +277,3 @@ def test_bad_arguments_gradient_that_is_not_finite(small):
 
     with pytest.raises(ValueError, match="gradient is not finite"):
         FoolingImage().make_fooling_image(small, 1, Root())
-
-
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory):
-    """The script's output folder, after two runs of it into different ones."""
-    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    options = ("--weights", "bundled", "--index", "1", "--target", "stingray")
-    for folder in (one, two):
-        result = run_script("fooling_image.py", *options, "--out", folder, cwd=two)
-        assert (result.returncode, result.stdout) == (0, "Fooled the model!\n"), result.stderr
-    assert {path.name for path in one.iterdir()} == {"fooling_image.png", "fooling_image_valid.png"}
-    for path in one.iterdir():
-        assert path.read_bytes() == (two / path.name).read_bytes()
-    return one
-
-
-# --- The script ---
-
-
-@pytest.mark.slow
-def test_script_the_stored_image_fools_the_network(figures, bundled_model):
-    with Image.open(figures / "fooling_image_valid.png") as image:
-        assert (image.mode, image.size) == ("RGB", (224, 224))
-        assert "bundled" in image.text["Weights"]
-        assert FoolingImage().is_fooled(preprocess(image), 6, bundled_model)
-
-
-@pytest.mark.slow
-def test_script_the_figure_shows_the_perturbation(figures):
-    """Its last tile is the third amplified tenfold about mid-grey, except where it is clipped."""
-    with Image.open(figures / "fooling_image.png") as image:
-        figure = np.asarray(image.convert("RGB")).astype(int)
-    tiles = [figure[-236:-12, 6 + 230 * i : 230 + 230 * i] for i in range(4)]
-    photo, fooling, once, tenfold = tiles
-    inside = (fooling > 0) & (fooling < 255)
-    assert np.abs((fooling - photo) - (once - 128))[inside].max() <= 1
-    assert np.abs((10 * (once - 128)).clip(-128, 127) - (tenfold - 128)).max() <= 6  # once is rounded
-    assert (tenfold == 0).any() and (tenfold == 255).any()
-
-
-@pytest.mark.slow
-def test_script_not_fooled(tmp_path, capsys, caplog):
-    options = ["--weights", "bundled", "--max-iter", "1", "--learning-rate", "0.01", "--out", str(tmp_path)]
-    assert fooling_image.main(options) == 0
-    assert capsys.readouterr().out == "The model is not fooled!\n"
-    assert "fooling_image_valid.png does not fool the network" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--index", "99"], "--index 99: only 0 to 4 are there"),
-        (["--target", "1000"], "class 1000 is out of range"),
-        (["--target", "no such class"], "unknown class 'no such class'"),
-    ],
-)
-def test_script_bad_options(options, words, tmp_path, capsys):
-    assert fooling_image.main([*options, "--weights", "bundled", "--quiet", "--out", str(tmp_path)]) == 2
-    output = capsys.readouterr()
-    assert output.out == "" and len(output.err.splitlines()) == 1 and words in output.err
-    assert not list(tmp_path.iterdir())
-
-
-def test_script_numbers_that_overflow(bundled_model, tmp_path, capsys):
-    state = bundled_model.state_dict()
-    torch.save(state | {"features.0.weight": 1e36 * state["features.0.weight"]}, tmp_path / "huge.pth")
-    out = tmp_path / "out"
-    assert fooling_image.main(["--weights", str(tmp_path / "huge.pth"), "--quiet", "--out", str(out)]) == 2
-    assert "not finite" in capsys.readouterr().err and not list(out.iterdir())

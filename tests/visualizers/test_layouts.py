@@ -3,37 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from captum.attr import LayerActivation, LayerConductance, LayerGradCam
 from helpers import network_state, same_state
+from networks import SIZE, swin, vit
 from PIL import Image
 from torch import nn
-from torchvision import models
 
-import gradcam
-from captum_utils import compute_attributions
 from errors import InputError
 from model_utils import load_model
 from visualizers import GradCam
-from visualizers.layers import check_influence, default_layer, find_layer
+from visualizers.layers import default_layer
 from visualizers.layouts import CHANNELS_FIRST, Layout, layout_of
-
-SIZE = 32
-
-
-def vit(**changes) -> nn.Module:
-    """A small ViT for pictures of 32×32: a class token before 4×4 patches."""
-    torch.manual_seed(0)
-    sizes = {"num_layers": 3, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24, "num_classes": 5}
-    model = models.VisionTransformer(**({"image_size": SIZE, "patch_size": 8} | sizes | changes)).eval()
-    nn.init.normal_(model.heads[-1].weight)
-    return model
-
-
-def swin(**changes) -> nn.Module:
-    """A small Swin: 8×8 and 4×4 places for pictures of 32×32, with 8 and 16 channels last."""
-    torch.manual_seed(0)
-    sizes = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4], "num_classes": 5}
-    return models.SwinTransformer(**({"patch_size": [4, 4]} | sizes | changes)).eval()
 
 
 class Pooled(nn.Module):
@@ -226,68 +205,6 @@ def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
 
 
 # --- Captum at these layers, and the script ---
-
-
-@pytest.mark.parametrize(("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")])
-def test_captum_sees_maps(data, make, name):
-    model, (X, y) = make(), data
-    before, ours = network_state(model), GradCam()
-    layer = find_layer(model, name, X)
-    check_influence(model, layer, X)
-    ours.grad_cam(X, y, model, layer=layer)
-    with layer.as_maps(X) as module:
-        activation = compute_attributions(LayerActivation(model, module), X)
-        cam = compute_attributions(LayerGradCam(model, module), X, target=y)
-        conductance = compute_attributions(LayerConductance(model, module), X, target=y, n_steps=3)
-    assert torch.allclose(activation, ours.activation_value, atol=1e-5)
-    weights = ours.gradient_value.mean(dim=(2, 3), keepdim=True)
-    assert torch.allclose(cam, (weights * ours.activation_value).sum(dim=1, keepdim=True), atol=1e-5)
-    assert conductance.shape == ours.activation_value.shape and conductance.abs().max() > 0
-    assert same_state(before, network_state(model))
-
-
-WITHOUT_RELU = {
-    *("gradcam.png", "figure1.png"),
-    *("layer_activation_captum.png", "layer_gradcam_captum.png", "layer_conductance_captum.png"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make", ["vit", "swin"])
-def test_the_script_without_relus(make, tmp_path, caplog):
-    (tmp_path / "nets.py").write_text(
-        "import torch\nfrom torchvision import models\n\n"
-        "def vit():\n    model = models.VisionTransformer(224, 32, 2, 2, 12, 24, num_classes=5)\n"
-        "    torch.nn.init.normal_(model.heads[-1].weight)\n    return model\n\n"
-        "def swin():\n    return models.SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=5)\n"
-    )
-    options = ["--arch", f"{tmp_path}/nets.py:{make}", "--num", "2", "--steps", "1", "--device", "cpu"]
-    assert gradcam.main([*options, "--out", str(tmp_path / "out")]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == WITHOUT_RELU
-    assert [m for m in caplog.messages if "ReLU" in m] == [
-        "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU"
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--captum-layer", "classifier"], "--captum-layer: layer gives maps of a single pixel"),
-        (["--arch", "resnet18", "--weights", "none", "--captum-layer", "fc"], "--captum-layer: layer must give"),
-        (["--arch", "googlenet", "--weights", "none", "--captum-layer", "aux1"], "--captum-layer: layer is never"),
-        (
-            ["--arch", "inception_v3", "--weights", "none", "--captum-layer", "AuxLogits"],
-            "--captum-layer: layer is never",
-        ),
-        (["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"], "--layer: layer: its patches have no"),
-    ],
-)
-def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, capsys):
-    assert gradcam.main([*options, "--num", "1", "--quiet", "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert words in error and len(error.splitlines()) == 1
-    assert not list((tmp_path / "out").iterdir())
 
 
 def test_layouts_are_views_and_back():

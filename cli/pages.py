@@ -1,0 +1,220 @@
+"""A run's photos page by page, the classes that its network knows, and the maps of all pages in one file."""
+
+import contextlib
+import functools
+import itertools
+import operator
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cli.arrays import MapsFile
+from cli.options import photo_option
+from cli.process import advice
+from cli.session import Session
+from data_utils import PHOTO_SIZE
+from errors import InputError, cause
+from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
+from image_utils import to_batch
+from model_utils import IMAGENET
+from visualizers.common import evaluated
+
+FIGURES = 10  # pages that get figures beside arrays, unless asked
+
+
+@dataclass
+class Page:
+    """Photos that share a figure. They go through the network in batches: one, or one a photo where sizes differ."""
+
+    X: Sequence[np.ndarray]  # each uint8 (H, W, 3)
+    batches: Sequence[torch.Tensor]  # each float32 (n, 3, H, W), normalised, on the network's device
+    y: torch.Tensor  # int64 (N,), the classes
+    titles: Sequence[str]  # the classes' names
+    scores: torch.Tensor  # (N, classes), the network's raw ones
+    names: Sequence[str] = ()  # the photos' files
+    number: int = 1
+    drawn: bool = True  # whether it gets figures
+
+    def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
+        """Return what `technique(images, y)` gives for each photo; it is called once for each batch."""
+        labels = self.y.split([len(images) for images in self.batches])
+        return [result for images, y in zip(self.batches, labels, strict=True) for result in technique(images, y)]
+
+    def probabilities(self) -> list[float]:
+        """Return the softmax of the scores at each photo's class."""
+        return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
+
+    def file_name(self, name: str) -> str:
+        """Return a figure's file name on this page: name.png, name_2.png, …"""
+        path = Path(name)
+        return name if self.number == 1 else f"{path.stem}_{self.number}{path.suffix}"
+
+
+class Dataset:
+    """A run's photos, and the classes that its network knows."""
+
+    def __init__(self, session: Session):
+        """Take options, network and photos from a session."""
+        self.session, self.options, self.model = session, session.options, session.model
+
+    def option(self, name: str) -> Any:
+        """Return the value of an option about photos; of a script that does not offer it, its default."""
+        return photo_option(self.options, name)
+
+    # --- Classes ---
+
+    @functools.cached_property
+    def class_count(self) -> int:
+        """How many classes the network knows.
+
+        Raises:
+            InputError: it cannot be evaluated, or gives no scores.
+        """
+        try:
+            return self.scores(self.example).shape[1]
+        except Exception as error:
+            if advice(error):
+                raise
+            size = "×".join(map(str, self.example.shape[2:]))
+            raise InputError(f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}") from error
+
+    @property
+    def knows_imagenet(self) -> bool:
+        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other names."""
+        return self.option("classes") is None and self.class_count == IMAGENET
+
+    @functools.cached_property
+    def class_names(self) -> Mapping[int, str]:
+        """Class id → name.
+
+        Raises:
+            InputError: --classes names no file with names that fit the network.
+        """
+        if self.option("classes") is not None:
+            return read_class_names(self.option("classes"), self.class_count)
+        if not self.knows_imagenet:
+            return {i: f"class {i}" for i in range(self.class_count)}
+        return (self.session.photos.class_names if "images" in self.options else None) or imagenet_classes()
+
+    def class_or_last(self, label: int) -> str:
+        """Return a class's id, or the last one of a network with fewer classes."""
+        return str(min(label, self.class_count - 1))
+
+    def class_id(self, text: str) -> int:
+        """Return the class meant by an id or a name.
+
+        Raises:
+            InputError: no class, or several.
+        """
+        return parse_label(text, self.class_names)
+
+    def title(self, label: int) -> str:
+        """Return the first synonym of a class's name."""
+        return class_title(self.class_names, label)
+
+    # --- Photos ---
+
+    @functools.cached_property
+    def example(self) -> torch.Tensor:
+        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black one."""
+        photos = iter(self.session.photos.photos) if "images" in self.options else iter(())
+        black = np.zeros((PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
+        return self.batch(next((photo.pixels for photo in photos), black)[None])
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the network's predictions.
+
+        Raises:
+            InputError: an unknown class, or not one per photo.
+        """
+        if self.options.labels is None:
+            known = self.session.photos.labels
+            return known if known is not None and self.knows_imagenet else None
+        labels = [self.class_id(text) for text in self.options.labels]
+        count = sum(1 for _ in self.session.photos.photos)  # of what is in a folder, not everything may be a photo
+        if len(labels) != count:
+            raise InputError(f"--labels: {len(labels)} labels for {count} photos; give one for each")
+        return np.array(labels, dtype=np.int64)
+
+    def pages(self, description: str) -> Iterator[Page]:
+        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages without figures."""
+        chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
+        source = self.session.photos.photos
+        photos, count = iter(source), -(-operator.length_hint(source) // chunk)
+        drawn = self.option("figures") or (FIGURES if arrays else count)
+        numbers = range(1, 1 + (count if arrays else min(count, drawn)))
+        for number in self.session.progress(numbers, description):
+            group = list(itertools.islice(photos, chunk))
+            if not group:  # the last files were no photos
+                return
+            X = [photo.pixels for photo in group]
+            same = len({x.shape for x in X}) == 1
+            batches = [self.batch(x) for x in ([np.stack(X)] if same else [x[None] for x in X])]
+            scores = torch.cat([self.scores(images) for images in batches])
+            if labels is None:
+                y = scores.argmax(dim=1)
+            else:
+                y = torch.from_numpy(labels[chunk * (number - 1) :][:chunk]).to(scores.device)
+            titles, names = [self.title(label) for label in y.tolist()], [photo.name for photo in group]
+            yield Page(X, batches, y, titles, scores, names, number, number <= drawn)
+
+    def batch(self, photos: np.ndarray) -> torch.Tensor:
+        """Return photos (n, H, W, 3) as the network sees them: float32 (n, 3, H, W), normalised, on the device."""
+        return to_batch(photos).to(self.session.device)
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
+
+        Raises:
+            InputError: the network gives none, they are not finite, or it takes no photos of that size.
+        """
+        try:
+            with torch.no_grad():
+                return evaluated(self.model, images)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            height, width = images.shape[2:]
+            if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
+                raise
+            why = textwrap.shorten(cause(error), 120, placeholder=" …")
+            raise InputError(f"the network takes no photos of {width}×{height} pixels: {why}") from error
+
+
+def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
+    """Return `save(name, rows, heading, titles=page.titles)`, which draws a page's figure and saves it with facts."""
+
+    def save(name: str, rows: Sequence, heading: str, titles: Sequence = page.titles) -> None:
+        session.save_rows(page.file_name(name), rows, titles, heading, **facts)
+
+    return save
+
+
+@contextlib.contextmanager
+def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
+    """Yield a function that keeps a page's maps by technique; in the end they are in maps.npz, with --arrays.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    if not photo_option(session.options, "arrays"):
+        yield lambda page, maps: None
+        return
+    names: list[str] = []
+    labels: list[int] = []
+    with tempfile.TemporaryDirectory(prefix=".maps-", dir=session.out) as folder:
+        file = MapsFile(Path(folder))
+
+        def keep(page: Page, maps: Mapping[str, Iterable[np.ndarray]]) -> None:
+            for technique, values in maps.items():
+                file.add(technique, values)
+            names.extend(page.names)
+            labels.extend(page.y.tolist())
+
+        yield keep
+        file.save(session.out / "maps.npz", {"labels": np.array(labels), "names": np.array(names)})

@@ -1,0 +1,181 @@
+"""The homework edition: its starter, a student's walk through it, and the grades of notebooks."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from checker.notebooks import NETWORK, STYLE, cells
+from course.notebooks import blank, homework_files, submitted
+
+# What a student writes: function → text in the place of the exception. Otherwise than in the solved notebooks.
+ANSWERS = {
+    "compute_saliency_maps": """
+maps = []
+model.eval()
+for photo, label in zip(X, y):
+    photo = photo[None].clone().requires_grad_(True)
+    model(photo)[0, label].backward()
+    maps.append(photo.grad[0].abs().max(dim=0).values)
+return torch.stack(maps)
+""",
+    "make_fool_image": """
+model.eval()
+fooling = X.clone().requires_grad_()
+for _ in range(max_iter):
+    scores = model(fooling)
+    if scores.argmax(1).item() == target_y:
+        break
+    scores[0, target_y].backward()
+    fooling.data += learning_rate * fooling.grad / fooling.grad.norm()
+    fooling.grad.zero_()
+return fooling.detach()
+""",
+    "create_class_visualization": """
+img = img.clone().requires_grad_()
+(model(img)[:, target_y].sum() - l2_reg * (img ** 2).sum()).backward()
+img = img.data + learning_rate * img.grad / img.grad.norm()
+""",
+    "content_loss": "return content_weight * torch.sum((content_current - content_original) ** 2)",
+    "gram_matrix": """
+gram = torch.einsum("nchw,ndhw->ncd", features, features)
+return gram / features[0].numel() if normalize else gram
+""",
+    "style_loss": """
+loss = torch.zeros(())
+for i, layer in enumerate(style_layers):
+    loss = loss + style_weights[i] * ((gram_matrix(feats[layer]) - style_targets[i]) ** 2).sum()
+return loss
+""",
+    "tv_loss": """
+down = ((img[:, :, 1:, :] - img[:, :, :-1, :]) ** 2).sum()
+return tv_weight * (down + ((img[:, :, :, 1:] - img[:, :, :, :-1]) ** 2).sum())
+""",
+    "style_transfer": """
+content = content_loss(content_weight, feats[content_layer], content_target)
+style = style_loss(feats, style_layers, style_targets, style_weights)
+tv = tv_loss(img, tv_weight)
+optimizer.zero_grad()
+(content + style + tv).backward()
+optimizer.step()
+""",
+}
+BLANK = re.compile(r'^( *)raise NotImplementedError\("Question [\d.]+: (\w+)"\)$', re.MULTILINE)
+
+
+def sources(notebook: bytes) -> list[str]:
+    return ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+
+
+def answered(path: Path, answers: dict[str, str]) -> None:
+    """Write answers into the blanks of a notebook."""
+
+    def write(match: re.Match) -> str:
+        indent, function = match.groups()
+        lines = answers[function].strip().splitlines() if function in answers else [match[0].strip()]
+        return "\n".join(indent + line for line in lines)
+
+    content = json.loads(path.read_text("utf-8"))
+    for cell in content["cells"]:
+        cell["source"] = BLANK.sub(write, "".join(cell["source"]))
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def run(folder: Path, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+
+
+def test_every_answer_is_cut_out_of_the_notebooks_and_nothing_else_of_the_homework():
+    files = homework_files(ROOT)
+    asked = [match for name in (NETWORK, STYLE) for source in sources(files[name]) for match in BLANK.findall(source)]
+    assert sorted(function for _, function in asked) == sorted(ANSWERS)
+    for name in (NETWORK, STYLE):
+        given, solved = sources(files[name]), sources((ROOT / name).read_bytes())
+        kept = solved[: len(given)]
+        assert [s for s in kept if "# Yours" not in s] == [s for s in given if "# Yours" not in s]
+        assert solved[len(given)].startswith("# Beyond the homework")
+        assert '"outputs": []' in files[name].decode() and "image/jpeg" not in files[name].decode()
+    text = "".join(map("".join, (sources(files[name]) for name in (NETWORK, STYLE))))
+    assert not re.search(r"autograd|backward\(|\.gather\(1, y\[|from visualizers|from style_modules", text)
+    for test in ("content_loss_test", "gram_matrix_test", "style_loss_test", "tv_loss_test"):
+        assert f"def {test}(" in text
+    assert "1.1: saliency maps (10 points)" in text and "2.2: style loss (3 + 3 points)" in text
+
+
+def test_a_region_becomes_one_exception_that_names_question_and_function():
+    source = "def add(a, b):\n    # Yours: Question 9.1: one line\n    return a + b\n    # End\n"
+    notebook = {"cells": [{"cell_type": "code", "source": source, "outputs": [1], "execution_count": 3}]}
+    (cell,) = json.loads(blank(json.dumps(notebook).encode()))["cells"]
+    lines = ['    raise NotImplementedError("Question 9.1: add")\n', "    # End\n"]
+    assert cell["source"] == ["def add(a, b):\n", "    # Yours: Question 9.1: one line\n", *lines]
+    assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+def test_of_a_notebook_only_definitions_are_run(tmp_path):
+    code = [
+        "import math, no_such_package_of_anybody\nfrom no_such_package_of_anybody import thing",
+        "%matplotlib inline\n!exit 1\nSCALE = 3\nopen('written', 'w')\ndef scaled(x):\n    return SCALE * x",
+        "def broken(x:\n    return x",
+        "%%bash\nexit 1",
+        "class Kept:\n    value = scaled(2)",
+    ]
+    path = tmp_path / "notebook.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source} for source in code]}))
+    module = cells(path)
+    assert module.scaled(2) == module.Kept.value == 6 and not Path("written").exists()
+    with pytest.raises(SyntaxError) as caught:
+        module.broken(1)
+    assert caught.value.filename == f"{path} cell 3"
+    with pytest.raises(NotImplementedError, match="absent"):
+        module.absent(1)
+
+
+def test_notebooks_of_a_submission_are_found_by_their_names():
+    names = ["a/.ipynb_checkpoints/StyleTransfer.ipynb", "a/b/style_transfer.ipynb", "a/Network_Visualization.ipynb"]
+    assert submitted(names) == {NETWORK: names[2], STYLE: names[1]}
+
+
+@pytest.mark.slow
+def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path):
+    archive = tmp_path / "starter.zip"
+    from collect_submission import zip_files
+    from course.make_starter import starter_files
+
+    archive.write_bytes(zip_files(starter_files(ROOT) | homework_files(ROOT)))
+    home = tmp_path / "home"
+    zipfile.ZipFile(archive).extractall(home)
+    check = ["check.py", "--edition", "homework"]
+    assert "9 items: 9 missing" in run(home, *check).stdout
+    for name in (NETWORK, STYLE):
+        answered(home / name, ANSWERS)
+    result = run(home, *check)
+    assert "9 items: 9 ok" in result.stdout, result.stdout
+    assert re.findall(r"^([\d.]+)", result.stdout, re.MULTILINE)[:3] == ["1.1", "1.2", "1.3"]
+    result = run(home, "collect_submission.py")
+    assert result.returncode == 0 and result.stderr.count("not all cells have been run") == 2
+    submission = home / "assignment_3_submission.zip"
+    assert {NETWORK, "notebooks/cs231n/__init__.py", "data/reference_values.npz"} <= set(
+        zipfile.ZipFile(io.BytesIO(submission.read_bytes())).namelist()
+    )
+    graded = run(ROOT, "course/grade.py", "--edition", "homework", submission)
+    assert re.search(r"total +50 / 50", graded.stdout), graded.stdout
+
+
+@pytest.mark.slow
+def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
+    wrong = ANSWERS | {"tv_loss": "return tv_weight * img.abs().sum()", "gram_matrix": "raise ValueError(1)"}
+    for name in (NETWORK, STYLE):
+        (tmp_path / "own" / Path(name).name).parent.mkdir(exist_ok=True)
+        (tmp_path / "own" / Path(name).name).write_bytes(homework_files(ROOT)[name])
+        answered(tmp_path / "own" / Path(name).name, wrong)
+    graded = run(ROOT, "course/grade.py", "--edition", "homework", tmp_path / "own").stdout
+    assert " 0 / 10" not in graded, graded
+    lost = [line for line in graded.splitlines() if " 0 / " in line]
+    assert "Gram matrix" in lost[0] and "StyleTransfer-Pytorch.ipynb cell" in lost[0], graded
+    assert "Total variation" in graded and "Update rule of style transfer     6 / 6 " in graded

@@ -1,0 +1,143 @@
+"""gradcam.py from end to end: figures, layers, transformers, and what keeps its traceback."""
+
+import pytest
+from helpers import SMALL, one_line, run_script
+from PIL import Image
+
+import gradcam
+from errors import InputError
+
+QUICK = ("--arch", SMALL, "--weights", "none", "--num", "1", "--size", "64", "--steps", "1", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "figures"),
+    [
+        (["--only", "gradcam"], {"gradcam"}),
+        (["--only", "guided_backprop"], {"guided_backprop", "guided_backprop_captum"}),
+        (["--only", "layer_activation", "guided_gradcam", "--no-captum"], {"guided_gradcam"}),
+        (["--no-captum"], {"gradcam", "guided_backprop", "guided_gradcam", "figure1"}),
+    ],
+)
+def test_figures_of_some_techniques(tmp_path, chosen, figures):
+    assert gradcam.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.iterdir()} == figures
+
+
+def test_only_techniques_that_the_network_has_none_of(tmp_path, capsys):
+    options = [*QUICK, "--arch", "efficientnet_b0", "--only", "guided_backprop", "--out", str(tmp_path)]
+    assert gradcam.main(options) == 2
+    one_line(capsys, "--only", "ReLU")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        ("mobilenet_v2", "the plain gradient at all ReLUs, since Captum sees nn.ReLU modules only"),
+        ("densenet121", "the plain gradient at 1 of 121 ReLUs"),
+        ("resnet18", None),
+    ],
+)
+def test_a_notice_where_captum_sees_no_relu(arch, words, tmp_path, caplog):
+    options = ["--arch", arch, "--weights", "none", "--num", "1", "--steps", "1", "--device", "cpu"]
+    assert gradcam.main([*options, "--out", str(tmp_path)]) == 0
+    notices = [message for message in caplog.messages if "Captum" in message]
+    assert len(notices) == (words is not None) and all(words in notice for notice in notices)
+    assert (tmp_path / "guided_gradcam_captum.png").exists()
+
+
+WITHOUT_RELU = {
+    *("gradcam.png", "figure1.png"),
+    *("layer_activation_captum.png", "layer_gradcam_captum.png", "layer_conductance_captum.png"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["vit", "swin"])
+def test_the_script_without_relus(make, tmp_path, caplog):
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torchvision import models\n\n"
+        "def vit():\n    model = models.VisionTransformer(224, 32, 2, 2, 12, 24, num_classes=5)\n"
+        "    torch.nn.init.normal_(model.heads[-1].weight)\n    return model\n\n"
+        "def swin():\n    return models.SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=5)\n"
+    )
+    options = ["--arch", f"{tmp_path}/nets.py:{make}", "--num", "2", "--steps", "1", "--device", "cpu"]
+    assert gradcam.main([*options, "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WITHOUT_RELU
+    assert [m for m in caplog.messages if "ReLU" in m] == [
+        "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--captum-layer", "classifier"], "--captum-layer: layer gives maps of a single pixel"),
+        (["--arch", "resnet18", "--weights", "none", "--captum-layer", "fc"], "--captum-layer: layer must give"),
+        (["--arch", "googlenet", "--weights", "none", "--captum-layer", "aux1"], "--captum-layer: layer is never"),
+        (
+            ["--arch", "inception_v3", "--weights", "none", "--captum-layer", "AuxLogits"],
+            "--captum-layer: layer is never",
+        ),
+        (["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"], "--layer: layer: its patches have no"),
+    ],
+)
+def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, capsys):
+    assert gradcam.main([*options, "--num", "1", "--quiet", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+FIGURES = {
+    "guided_backprop.png",
+    "gradcam.png",
+    "guided_gradcam.png",
+    "guided_backprop_captum.png",
+    "figure1.png",
+    "guided_gradcam_captum.png",
+    "layer_activation_captum.png",
+    "layer_gradcam_captum.png",
+    "layer_conductance_captum.png",
+}
+
+
+@pytest.mark.slow
+def test_script_figures_twice_the_same(tmp_path):
+    """A real run from another folder, then one in this process: the same figures, byte by byte."""
+    options = ["--num", "2", "--steps", "2", "--device", "cpu"]
+    result = run_script("gradcam.py", *options, "--out", "one", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
+    assert gradcam.main([*options, "--out", str(tmp_path / "two")]) == 0
+    for name in FIGURES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    with Image.open(tmp_path / "one" / "figure1.png") as figure:
+        assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
+
+
+@pytest.mark.slow
+def test_script_layers(tmp_path):
+    """Other layers give other figures, except of guided backprop, which has none."""
+    options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
+    for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
+        assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
+    for name in FIGURES:
+        default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
+        assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
+        assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]
+        assert '"layer": "features.12", "captum_layer": "features.3"' in default.text["Options"]
+
+
+def test_script_a_defect_in_drawing_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    def signed(gradient):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("figure_utils.signed", signed)
+    with pytest.raises(ValueError, match="a defect") as caught:
+        gradcam.main(["--num", "1", "--quiet", "--out", str(tmp_path)])
+    assert not isinstance(caught.value, InputError) and caught.traceback[-1].name == "signed"
+    assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())

@@ -1,0 +1,77 @@
+"""Which layer a map is of: the default, by name and by module, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model_utils import load_model
+from visualizers import GradCam
+from visualizers.gradcam import default_layer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("squeezenet1_0", "features.12"),
+        ("resnet18", "layer4"),
+        ("vgg11", "features"),
+        ("googlenet", "inception5b"),
+        ("mobilenet_v3_small", "features"),
+        ("densenet121", "features"),
+        ("swin_t", "norm"),
+    ],
+)
+def test_layer_default(arch, name, batch):
+    model = load_model(arch, "none", "cpu")
+    assert default_layer(model, batch[0][:1]).name == name
+    assert GradCam().grad_cam(batch[0][:1], batch[1][:1], model).shape == (1, 224, 224)
+
+
+def test_layer_by_name_and_by_module(bundled_model, batch):
+    X, y = batch[0][:1], batch[1][:1]
+    name, module = "features.4.expand3x3", bundled_model.features[4].expand3x3
+    by_name, by_module = (GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module))
+    assert np.array_equal(by_name, by_module)
+
+
+def test_layer_changes_the_product_by_its_map_alone(bundled_model, batch):
+    X, y = batch[0][:1], batch[1][:1]
+    product = GradCam().guided_backprop(X, y, bundled_model)
+    product = product * GradCam().grad_cam(X, y, bundled_model, layer="features.4")[..., None]
+    assert np.array_equal(product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4"))
+
+
+@pytest.mark.parametrize("layer", ["features.99", "", 12, nn.ReLU()])
+def test_layer_unknown(bundled_model, batch, layer):
+    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
+        with pytest.raises(ValueError, match="layer"):
+            method(batch[0][:1], batch[1][:1], bundled_model, layer=layer)
+
+
+def test_layer_not_spatial(batch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16, 8), nn.ReLU(), nn.Linear(8, 1000))
+    X, y = torch.rand(1, 3, 4, 4), batch[1][:1]
+    with pytest.raises(ValueError, match="no layer with spatial feature maps"):
+        GradCam().grad_cam(X, y, model)
+    with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
+        GradCam().grad_cam(X, y, model, layer="1")
+
+
+def test_layer_without_influence_or_never_evaluated():
+    class Side(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.side, self.never, self.main = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, x):
+            self.side(x)
+            return self.main(x).relu().mean(dim=(2, 3))
+
+    X, y = torch.rand(1, 3, 4, 4), torch.tensor([3])
+    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
+        with pytest.raises(ValueError, match="no influence"):
+            method(X, y, Side(), layer="side")
+        with pytest.raises(ValueError, match="never evaluated"):
+            method(X, y, Side(), layer="never")
