@@ -148,9 +148,17 @@ def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -
     return "\n".join(lines)
 
 
-def draw_losses(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Image.Image:
-    """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes."""
-    return _draw_panels(curves, _plot_losses)
+def draw_losses(
+    curves: Mapping[str, Sequence[tuple[float, ...]]], more: Mapping[str, Sequence[str]] | None = None
+) -> Image.Image:
+    """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes.
+
+    Args:
+        curves: the four terms before and after each step, and further ones, drawn dotted.
+        more: the labels of a picture's further terms.
+    """
+    panels = {name: (losses, (more or {}).get(name, ())) for name, losses in curves.items()}
+    return _draw_panels(panels, _plot_losses)
 
 
 def draw_curves(
@@ -195,8 +203,10 @@ def _draw_panels(panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], w
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _plot_losses(ax, losses: Sequence[tuple[float, float, float, float]]) -> None:
-    names, styles = ("content", "style", "total variation", "total"), ("C0-", "C1-", "C2-", "k--")
+def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[str]]) -> None:
+    losses, more = panel
+    names = ("content", "style", "total variation", "total", *more)
+    styles = ("C0-", "C1-", "C2-", "k--", *(f"C{3 + i}:" for i in range(len(more))))
     for label, style, values in zip(names, styles, zip(*losses, strict=True), strict=True):
         if any(values):
             ax.plot(values, style, label=label, linewidth=1.4)
