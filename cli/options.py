@@ -133,8 +133,9 @@ PHOTO_OPTIONS: dict[str, dict] = {
     "arrays": {
         "action": "store_true",
         "default": False,
-        "help": "also write maps.npz (the maps from scratch as float32, the labels, the photos' names) and, of "
-        "Grad-CAM, each photo's overlay as a picture of its own",
+        "help": "also write maps.npz (the maps from scratch as float32, the labels, the photos' names), "
+        "predictions.csv (guess and runner-up, with probabilities) and, of Grad-CAM, each photo's overlay as a "
+        "picture of its own",
     },
     "figures": {
         "type": whole_number(1),

@@ -1,6 +1,7 @@
 """A run's photos page by page, the classes that its network knows, and the maps of all pages in one file."""
 
 import contextlib
+import csv
 import functools
 import itertools
 import operator
@@ -20,6 +21,7 @@ from cli.process import advice
 from cli.session import Session
 from data_utils import PHOTO_SIZE
 from errors import InputError, cause
+from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
 from image_utils import to_batch
 from model_utils import IMAGENET
@@ -49,6 +51,16 @@ class Page:
     def probabilities(self) -> list[float]:
         """Return the softmax of the scores at each photo's class."""
         return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
+
+    def predictions(self) -> list[list]:
+        """Return for each photo its file, class, the network's guess and runner-up, with their probabilities."""
+        top = self.scores.softmax(dim=1).topk(min(2, self.scores.shape[1]), dim=1)
+        rows = []
+        for name, label, ids, shares in zip(self.names, self.y.tolist(), top.indices.tolist(), top.values, strict=True):
+            name = name.encode(errors="backslashreplace").decode()  # bytes that are no text
+            likeliest = [[class_id, f"{share:.4f}"] for class_id, share in zip(ids, shares.tolist(), strict=True)]
+            rows.append([name, label, *itertools.chain(*likeliest)])
+        return rows
 
     def file_name(self, name: str) -> str:
         """Return a figure's file name on this page: name.png, name_2.png, …"""
@@ -199,7 +211,8 @@ def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
-    """Yield a function that keeps a page's maps by technique; in the end they are in maps.npz, with --arrays.
+    """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz in the end, and what
+    the network says of the photos in predictions.csv.
 
     Raises:
         InputError: they cannot be written.
@@ -209,6 +222,7 @@ def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterabl
         return
     names: list[str] = []
     labels: list[int] = []
+    predictions: list[list] = []
     with tempfile.TemporaryDirectory(prefix=".maps-", dir=session.out) as folder:
         file = MapsFile(Path(folder))
 
@@ -217,6 +231,10 @@ def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterabl
                 file.add(technique, values)
             names.extend(page.names)
             labels.extend(page.y.tolist())
+            predictions.extend(page.predictions())
 
         yield keep
         file.save(session.out / "maps.npz", {"labels": np.array(labels), "names": np.array(names)})
+    with atomic_write(session.out / "predictions.csv") as path, path.open("w", newline="", encoding="utf-8") as table:
+        header = ("photo", "label", "guess", "probability", "runner-up", "its probability")
+        csv.writer(table, lineterminator="\n").writerows([header, *predictions])

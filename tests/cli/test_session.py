@@ -136,6 +136,14 @@ def test_scores_and_probabilities(tmp_path, bundled_model, batch):
     assert page.probabilities() == [p[label].item() for p, label in zip(scores.softmax(dim=1), (3, 4), strict=True)]
 
 
+def test_predictions():
+    scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    page = Page([], [], torch.tensor([2, 0]), ["a", "b"], scores, ["a.png", "\udcff.png"])
+    assert page.predictions() == [["a.png", 2, 1, "0.6652", 2, "0.2447"], ["\\udcff.png", 0, 0, "0.9094", 1, "0.0453"]]
+    one = Page([], [], torch.tensor([0]), ["a"], torch.tensor([[5.0]]), ["a.png"])
+    assert one.predictions() == [["a.png", 0, 0, "1.0000"]]
+
+
 # --- Figures ---
 
 
