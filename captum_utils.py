@@ -1,7 +1,6 @@
-"""Captum's attributions: computed in chunks, drawn under the photos; and what the sanity checks need of Captum."""
+"""Captum's attributions: computed in chunks, drawn under the photos."""
 
 import contextlib
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from captum import attr
-from captum.metrics import sensitivity_max
 from torch import nn
 
 from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
-from visualizers import GradCam, SaliencyMap
-from visualizers.common import Method, class_scores
-from visualizers.evaluation import CHUNK, evaluation_mode, full_precision
+from visualizers.evaluation import CHUNK, full_precision
 from visualizers.layers import Layer
 
 __all__ = ["attribution", "attribution_row", "compute_attributions", "occlusion_windows", "visualize_attr_maps"]
 
 SQUARE, STRIDE = 64 / 224, 40 / 224  # of occlusion, as shares of a photo's short side: 25 cover a square photo
 STEP_BATCH = 5  # interpolated images that go through the network together: 4 steps and, for conductance, an end point
-RADIUS, SAMPLES = 0.02, 4  # of the change of normalised pixels, and how many are tried, for the sensitivity
 
 
 def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
@@ -199,68 +194,3 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
     colours = heat(values, cmap, normalize=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
     rows, columns = (np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True))
     return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)
-
-
-# --- For the sanity checks ---
-
-
-def explanation_methods(steps: int) -> dict[str, Method]:
-    """Return the methods that the sanity checks compare, ours and Captum's, by name.
-
-    Of three colours the largest absolute gradient is taken, and of attributions, which have a sign, the sum.
-
-    Args:
-        steps: of integrated gradients.
-    """
-    ours = GradCam()
-
-    def guided_backprop(model, images, labels):
-        return abs(ours.guided_backprop(images, labels, model)).max(axis=-1)
-
-    def grad_cam(model, images, labels):
-        return ours.grad_cam(images, labels, model, per_image=True)
-
-    def guided_grad_cam(model, images, labels):
-        return abs(ours.guided_grad_cam(images, labels, model, per_image=True)).max(axis=-1)
-
-    def integrated_gradients(model, images, labels):
-        return _attribute(attr.IntegratedGradients, model, images, labels, n_steps=steps)
-
-    def occlusion(model, images, labels):
-        windows = {"sliding_window_shapes": (3, 64, 64), "strides": (3, 54, 54)}  # 16 cover a photo
-        return _attribute(attr.Occlusion, model, images, labels, **windows)
-
-    return {
-        "saliency": lambda model, images, labels: SaliencyMap().compute_saliency_maps(images, labels, model),
-        "guided backprop": guided_backprop,
-        "Grad-CAM": grad_cam,
-        "Guided Grad-CAM": guided_grad_cam,
-        "integrated gradients": integrated_gradients,
-        "occlusion": occlusion,
-    }
-
-
-def _attribute(algorithm, model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, **kwargs):
-    """Attribute the labelled scores, of which alone SqueezeNet's classifier is evaluated: (N, H, W)."""
-    scores = functools.partial(class_scores, model)
-    with evaluation_mode(model):
-        return compute_attributions(algorithm(scores), images, additional_forward_args=labels, **kwargs).sum(dim=1)
-
-
-def max_sensitivity(
-    method: Method, model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
-) -> np.ndarray:
-    """Return how much maps change at most when their images hardly do, relative to the maps' norms: float64 (N,).
-
-    Yeh et al.: On the (In)fidelity and Sensitivity of Explanations, 2019, definition 2, divided by the norm as Captum
-    does, and estimated from `SAMPLES` images at random within `RADIUS` of each pixel (1.2 of 255 grey levels).
-    """
-
-    def explain(inputs: torch.Tensor | tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        X = inputs[0] if isinstance(inputs, tuple) else inputs
-        return (torch.as_tensor(method(model, X, labels.repeat_interleave(len(X) // len(labels)))).contiguous(),)
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        change = sensitivity_max(explain, images, perturb_radius=RADIUS, n_perturb_samples=SAMPLES)
-    return change.cpu().double().numpy()

@@ -39,8 +39,13 @@ SMALLEST_TILE = 160  # pixels; smaller tiles are enlarged by a whole factor so t
 # --- Maps to tiles ---
 
 
-def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True) -> np.ndarray:
-    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if not `normalize`."""
+def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True, top: float = 1) -> np.ndarray:
+    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if not `normalize`.
+
+    Of the range all above the quantile `top` is clipped, unless nothing else would be left.
+    """
+    if top < 1:
+        values = values.clip(max=np.quantile(values, top) or values.max())
     colours = matplotlib.colormaps.get_cmap(cmap)(rescale(values) if normalize else values, bytes=True)
     return np.asarray(colours)[..., :3]
 
@@ -143,9 +148,17 @@ def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -
     return "\n".join(lines)
 
 
-def draw_losses(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> Image.Image:
-    """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes."""
-    return _draw_panels(curves, _plot_losses)
+def draw_losses(
+    curves: Mapping[str, Sequence[tuple[float, ...]]], more: Mapping[str, Sequence[str]] | None = None
+) -> Image.Image:
+    """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes.
+
+    Args:
+        curves: the four terms before and after each step, and further ones, drawn dotted.
+        more: the labels of a picture's further terms.
+    """
+    panels = {name: (losses, (more or {}).get(name, ())) for name, losses in curves.items()}
+    return _draw_panels(panels, _plot_losses)
 
 
 def draw_curves(
@@ -159,9 +172,11 @@ def draw_curves(
 
     def plot(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
         for number, (label, values) in enumerate(curves.items()):
-            ax.plot(x, values[1] if values.ndim == 2 else values, f"C{number}", label=label, linewidth=1.4)
+            line = values[1] if values.ndim == 2 else values
+            style = "-" if number < 10 else "--"  # there are ten colours
+            ax.plot(x, line, f"C{number % 10}{style}", label=label, linewidth=1.4)
             if values.ndim == 2:
-                ax.fill_between(x, values[0], values[2], color=f"C{number}", alpha=0.12, linewidth=0)
+                ax.fill_between(x, values[0], values[2], color=f"C{number % 10}", alpha=0.12, linewidth=0)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.tick_params(axis="x", labelrotation=60 if isinstance(x[0], str) else 0)
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -188,8 +203,10 @@ def _draw_panels(panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], w
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _plot_losses(ax, losses: Sequence[tuple[float, float, float, float]]) -> None:
-    names, styles = ("content", "style", "total variation", "total"), ("C0-", "C1-", "C2-", "k--")
+def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[str]]) -> None:
+    losses, more = panel
+    names = ("content", "style", "total variation", "total", *more)
+    styles = ("C0-", "C1-", "C2-", "k--", *(f"C{3 + i}:" for i in range(len(more))))
     for label, style, values in zip(names, styles, zip(*losses, strict=True), strict=True):
         if any(values):
             ax.plot(values, style, label=label, linewidth=1.4)

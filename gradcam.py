@@ -13,6 +13,7 @@ from errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
     from torch import nn
 
     from cli.pages import Dataset, Page
@@ -146,25 +147,22 @@ def compute_maps(
     return {name: page.compute(compute[name]) for name in compute if name in techniques}
 
 
-def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the photos with their Grad-CAM maps over them, uint8 (H, W, 3)."""
-    import numpy as np
-
+def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Return the photos with their Grad-CAM maps over them, RGB pictures."""
     from figure_utils import heat, overlay
 
-    colours = [heat(cam, "jet", normalize=False) for cam in maps]
-    return [np.asarray(overlay(photo, over)) for photo, over in zip(page.X, colours, strict=True)]
+    return [overlay(photo, heat(cam, "jet", normalize=False)) for photo, cam in zip(page.X, maps, strict=True)]
 
 
 def draw_manual(
-    page: Page, maps: Mapping[str, list[np.ndarray]], overlays: list[np.ndarray], save: Callable[..., None]
+    page: Page, maps: Mapping[str, list[np.ndarray]], overlays: list[Image.Image], save: Callable[..., None]
 ) -> None:
     """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
     from figure_utils import heat, signed
 
     # Above each photo its class, with the probability that the network gives it.
     titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
-    rows = {"photo": ("photo", page.X)}
+    rows: dict[str, tuple[str, Sequence]] = {"photo": ("photo", page.X)}
     if "saliency_map" in maps:
         rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])
     if "guided_backprop" in maps:

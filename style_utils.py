@@ -17,7 +17,9 @@ from errors import InputError, cause, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
+from style_modules.guided_style import GuidedStyleLoss, mixed_targets, region_masks, scaled_masks
 from style_modules.rules import RULES, Rule
+from style_modules.scales import LARGE, Recomputed, enlarged
 from visualizers.common import check_model, integer
 from visualizers.evaluation import copied
 
@@ -37,6 +39,7 @@ __all__ = [
 ITERATIONS = {name: count for name, (_, count) in RULES.items()}  # optimizer → steps by default
 SMALLEST = 32  # pixels, short side: less does not pass through eight layers
 LONGEST = 8  # long side over short side
+Picture = str | Path | Image.Image  # an image file, or the picture itself
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: share of red, green and blue in the luminance
 
 
@@ -112,7 +115,7 @@ def extract_features(x: torch.Tensor, cnn: nn.Module, last_layer: int | None = N
     Raises:
         ValueError: there is no such layer.
     """
-    layers = _layers(cnn)
+    layers = list(feature_layers(cnn).values())
     if last_layer is not None:
         layers = layers[: _layer(last_layer, "last_layer", len(layers)) + 1]
     features = []
@@ -133,6 +136,7 @@ class StyleTransferProgress:
     style: float
     total_variation: float
     image: torch.Tensor  # (1, 3, H, W), normalised: the picture that would be written now
+    style_by_layer: tuple[float, ...] = ()  # the weighted style term of each layer whose weight is not 0
 
     @property
     def total(self) -> float:
@@ -144,8 +148,8 @@ class StyleTransferProgress:
 @torch.enable_grad()
 def style_transfer(
     name: str,
-    content_image: str | Path | Image.Image,
-    style_image: str | Path | Image.Image,
+    content_image: Picture | None,
+    style_image: Picture | Sequence[Picture],
     image_size: int,
     style_size: int,
     content_layer: int,
@@ -168,6 +172,9 @@ def style_transfer(
     preserve_color: bool = False,
     output: str | Path = ROOT / "styles_images",
     notes: Mapping[str, str] | None = None,
+    style_shares: Sequence[float] | None = None,
+    masks: Sequence[Image.Image] | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """Paint one picture in the style of another (Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional
     Neural Networks", CVPR 2016, section 2.3), or, with style weights of 0 and a random start, invert the features of
@@ -178,7 +185,8 @@ def style_transfer(
 
     Args:
         name: NAME.
-        content_image, style_image: image files, or pictures.
+        content_image: None for a texture: a square picture from the style alone, which starts from noise.
+        style_image: one, or a list: the Gram matrices are mixed by `style_shares`, or each has its region by `masks`.
         image_size, style_size: pixels of their short sides; the result is as large as the content picture. At least 32.
         content_layer, content_weight: layer and weight of the content loss.
         style_layers, style_weights: style layers and one weight each. No weight may be negative.
@@ -196,6 +204,10 @@ def style_transfer(
             "Preserving Color in Neural Artistic Style Transfer", 2016, "Luminance-only transfer").
         output: the folder to write to.
         notes: the text of the PNGs; by default network, weights, seed and versions.
+        style_shares: one number per style; only their proportions count. By default all are alike.
+        masks: one grey picture per style, with the content picture's proportions: where it is white, the style counts.
+            They need not add up to one. The style loss is then `GuidedStyleLoss`.
+        start: the picture (1, 3, h, w), normalised, to start from; it is scaled to the result's size.
 
     Returns:
         None, or, when testing, the result (1, 3, H, W), normalised, detached.
@@ -205,20 +217,32 @@ def style_transfer(
         InputError: files that cannot be read or written, or losses that are not finite.
     """
     check_model(cnn)
-    _layer(content_layer, "content_layer", len(_layers(cnn)))
-    style_layers, style_weights = _used(style_layers, style_weights, len(_layers(cnn)))
-    _weight(content_weight, "content_weight")
-    _weight(tv_weight, "tv_weight")
-    content_img = _load(content_image, image_size, "image_size", dtype)
-    style_img = _load(style_image, style_size, "style_size", dtype)
-    rule = _rule(optimizer, _noise(content_img, seed) if init_random else content_img, num_iterations)
+    _layer(content_layer, "content_layer", len(feature_layers(cnn)))
+    style_layers, style_weights = _used(style_layers, style_weights, len(feature_layers(cnn)))
+    _weight(content_weight, "content_weight"), _weight(tv_weight, "tv_weight")
+    content_img = _content(content_image, image_size, dtype, seed)
+    content_weight, init_random = (0, True) if content_image is None else (content_weight, init_random)
+    styles = [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
+    style_imgs = [_load(style, style_size, "style_size", dtype) for style in styles]
+    begin = _noise(content_img, seed) if init_random else content_img
+    begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
+    rule = _rule(optimizer, begin, num_iterations)
     layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
     with torch.no_grad():
-        content_target = extract_features(content_img, layers)[content_layer]
-        style_targets = [style_loss.gram_matrix(maps) for maps in _style_maps(layers, style_layers, style_img)]
+        feats = extract_features(content_img, layers)
+        content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
+        del feats  # of a large picture they take a gigabyte
+        style_maps = (_style_maps(layers, style_layers, img) for img in style_imgs)
+        grams = [[style_loss.gram_matrix(feats) for feats in maps] for maps in style_maps]
+        if masks:
+            style_loss = GuidedStyleLoss(scaled_masks(region_masks(masks, content_img, len(styles)), sizes))
+            style_targets = style_loss.targets(style_layers, grams)
+        else:
+            style_targets = mixed_targets(grams, style_shares)
     path, text = Path(output) / f"{name}.png", provenance(cnn, seed) if notes is None else notes
     if not testing:
-        save_png(_sources(content_img, style_img), path.with_name(f"{name}_before.png"), text)
+        sources = _sources(None if content_image is None else content_img, style_imgs)
+        save_png(sources, path.with_name(f"{name}_before.png"), text)
     reached = None
     try:
         for t in range(rule.count + 1):
@@ -229,7 +253,9 @@ def style_transfer(
             style = style_loss(feats, style_layers, style_targets, style_weights)
             tv = tv_loss(image, tv_weight)
             # End
-            reached = _progress(t, image, (content, style, tv), content_img if preserve_color else None)
+            del feats
+            by_layer = [term.item() for term in getattr(style_loss, "terms", ())]
+            reached = _progress(t, image, (content, style, tv), by_layer, content_img if preserve_color else None)
             if callback:
                 callback(reached)
             if t < rule.count:
@@ -247,13 +273,18 @@ def style_transfer(
 
 
 def _progress(
-    t: int, image: torch.Tensor, terms: Sequence[torch.Tensor | float], colors: torch.Tensor | None
+    t: int,
+    image: torch.Tensor,
+    terms: Sequence[torch.Tensor | float],
+    by_layer: Sequence[float],
+    colors: torch.Tensor | None,
 ) -> StyleTransferProgress:
     """Return the progress at step t.
 
     Args:
         image: (1, 3, H, W).
         terms: content, style and total variation; a loss over no layers may be the number 0.
+        by_layer: the style term by layer.
         colors: the picture whose colours the reported one is given; None leaves it its own.
 
     Raises:
@@ -267,7 +298,8 @@ def _progress(
             f"total variation {tv:g}){kept}; smaller weights may help"
         )
     image = image.detach().clone()
-    return StyleTransferProgress(t, content, style, tv, image if colors is None else _with_luminance_of(image, colors))
+    picture = image if colors is None else _with_luminance_of(image, colors)
+    return StyleTransferProgress(t, content, style, tv, picture, tuple(by_layer))
 
 
 def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Rule:
@@ -280,10 +312,12 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
 
 def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
     """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = copied(nn.Sequential(*_layers(cnn)[:depth])).requires_grad_(False).eval()
+    layers = copied(nn.Sequential(*list(feature_layers(cnn).values())[:depth])).requires_grad_(False).eval()
     for layer in layers.children():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or `extract_features` would copy what it overwrites
+    if like.shape[2:].numel() >= LARGE:
+        layers = nn.Sequential(*(Recomputed(each) if list(each.children()) else each for each in layers.children()))
     return layers.to(like).to(memory_format=torch.channels_last)
 
 
@@ -319,11 +353,20 @@ def _style_maps(layers: nn.Module, style_layers: list[int], image: torch.Tensor)
     return [feats[layer] for layer in style_layers]
 
 
-def _layers(cnn: nn.Module) -> list[nn.Module]:
-    return list(getattr(cnn, "features", cnn).children())
+def feature_layers(cnn: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers in `.features`, or those of a network that has none, by name."""
+    return dict(getattr(cnn, "features", cnn).named_children())
 
 
-def _load(source: str | Path | Image.Image, size: int, argument: str, dtype) -> torch.Tensor:
+def _content(source: Picture | None, size: int, dtype, seed: int) -> torch.Tensor:
+    """Return the content picture; without one, noise of `size` by `size` pixels."""
+    if source is not None:
+        return _load(source, size, "image_size", dtype)
+    side = integer(size, "image_size", SMALLEST)
+    return _noise(as_type(torch.zeros(1, 3, side, side), dtype), seed)
+
+
+def _load(source: Picture, size: int, argument: str, dtype) -> torch.Tensor:
     """Return a picture, or that of a file, as a normalised tensor (1, 3, H, W) whose short side is `size` pixels."""
     size = integer(size, argument, SMALLEST)
     picture = source if isinstance(source, Image.Image) else open_image(source)
@@ -349,8 +392,10 @@ def _with_luminance_of(image: torch.Tensor, colors: torch.Tensor) -> torch.Tenso
     return colors + ((image - colors) * std * share).sum(dim=1, keepdim=True) / std
 
 
-def _sources(content: torch.Tensor, style: torch.Tensor) -> Image.Image:
-    """Draw the content and the style picture side by side."""
-    pictures = [deprocess(picture, should_rescale=False) for picture in (content, style)]
+def _sources(content: torch.Tensor | None, styles: Sequence[torch.Tensor]) -> Image.Image:
+    """Draw the content picture, if there is one, and the style pictures side by side."""
+    pictures = [deprocess(picture, should_rescale=False) for picture in (content, *styles) if picture is not None]
     tiles = [np.asarray(ImageOps.pad(picture, pictures[0].size, color="white")) for picture in pictures]
-    return draw_rows([("", tiles)], ["Content Source Img.", "Style Source Img."])
+    return draw_rows(
+        [("", tiles)], ["Content Source Img."] * (content is not None) + ["Style Source Img."] * len(styles)
+    )

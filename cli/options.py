@@ -100,7 +100,7 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "nargs": "+",
         "metavar": "CLASS",
         "help": "a class for each photo, id or name (default: the course's labels for its photos and ImageNet's "
-        "classes, else the predicted ones)",
+        "classes, else the predicted ones), or guess: the predicted ones in any case",
     },
     "num": {
         "type": whole_number(1),

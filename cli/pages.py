@@ -134,6 +134,8 @@ class Dataset:
         Raises:
             InputError: an unknown class, or not one per photo.
         """
+        if self.options.labels == ["guess"]:
+            return None
         if self.options.labels is None:
             known = self.session.photos.labels
             return known if known is not None and self.knows_imagenet else None

@@ -105,18 +105,18 @@ class Session:
         """Draw a grid of tiles, as `figure_utils.draw_rows` does, and save it."""
         self.save(figure_utils.draw_rows(rows, titles, heading), name, **facts)
 
-    def save_singly(self, tiles: Iterable[np.ndarray], names: Iterable[str], folder: str, **facts) -> None:
-        """Save each photo's tile as a picture of its own, named after the photo.
+    def save_singly(self, pictures: Iterable[Image.Image], names: Iterable[str], folder: str, **facts) -> None:
+        """Save each photo's picture, named after the photo.
 
         Repeated names are numbered (cat.png, cat_2.png); case is ignored, as on Windows and macOS.
         """
-        for tile, name in zip(tiles, names, strict=True):
+        for picture, name in zip(pictures, names, strict=True):
             stem = Path(name).stem
             stem = stem if len(os.fsencode(stem)) <= 200 else stem[:50]  # most file systems take 255 bytes
             numbered = (stem if i == 1 else f"{stem}_{i}" for i in itertools.count(1))
             chosen = next(each for each in numbered if each.casefold() not in self._saved_singly)
             self._saved_singly.add(chosen.casefold())
-            self.save(Image.fromarray(tile), f"{chosen}.png", self.out / folder, **facts)
+            self.save(picture, f"{chosen}.png", self.out / folder, **facts)
 
     def provenance(self, **facts) -> dict[str, str]:
         """Return the text of a PNG: network, weights, seed, the script's own options and further facts."""

@@ -1,6 +1,7 @@
 """The names of a network's classes: ImageNet's, those in a file, and which class a text means."""
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def read_class_names(path: Path, count: int) -> dict[int, str]:
         found = json.loads(text) if text.startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
         pairs = found.items() if isinstance(found, dict) else enumerate(found)
         names = {int(key): name for key, name in pairs}
+    except RecursionError as error:
+        raise InputError(f"cannot read the class names in {quoted(path)}: nested too deep") from error
     except (OSError, ValueError) as error:
         what = "its keys are no ids (id → name is expected)" if "invalid literal" in str(error) else cause(error)
         raise InputError(f"cannot read the class names in {quoted(path)}: {what}") from error
@@ -60,16 +63,26 @@ def parse_label(text: str, class_names: Mapping[int, str]) -> int:
     Raises:
         InputError: no class, several (they are listed), or an id out of range.
     """
-    wanted = " ".join(text.lower().split())
+    # é may be one character or two
+    spelled = " ".join(unicodedata.normalize("NFC", text).split())  # 264 Cardigan, 474 cardigan
+    wanted = spelled.lower()
+    names = {i: unicodedata.normalize("NFC", name.lower()) for i, name in class_names.items()}
     if wanted.removeprefix("-").isdecimal() and len(wanted) < 20:
-        if int(wanted) not in class_names:
+        number = int(wanted)
+        named = [i for i, name in names.items() if wanted in name.split(", ") and i != number]
+        if named and number in class_names:
+            raise InputError(
+                f"class {wanted} is ambiguous: it is the id of {quoted(class_names[number])} and the name of "
+                f"{named[0]}; give --classes names that are no numbers"
+            )
+        if number in class_names:
+            return number
+        if not named:
             raise InputError(f"class {wanted} is out of range; ids go from {min(class_names)} to {max(class_names)}")
-        return int(wanted)
     if not wanted:
         raise InputError("an empty class name; give an id or a part of a name")
-    names = {i: name.lower() for i, name in class_names.items()}
     for matches in (
-        [i for i, name in class_names.items() if " ".join(text.split()) == name],  # 264 Cardigan, 474 cardigan
+        [i for i, name in class_names.items() if spelled == unicodedata.normalize("NFC", name)],
         [i for i, name in names.items() if wanted == name],
         [i for i, name in names.items() if wanted in name.split(", ")],
         [i for i, name in names.items() if wanted in name],

@@ -157,27 +157,32 @@ QUESTIONS = (
         ("1.5",),
         "How far to trust the maps",
         ("sanity_checks",),
-        "A map can look right and have nothing to do with what the network has learned. Three checks: the layers are "
-        "made random from the output down, and the maps compared with the original ones (Adebayo et al. 2018); pixels "
-        "are taken away and put back in the order of the map, while the class's probability is watched (Petsiuk, Das "
-        "and Saenko 2018); and the photo is changed so little that nobody sees it, to see how much the map changes "
-        "(Yeh et al. 2019). An edge detector, which knows of no network, shows what passes for an explanation.",
+        "A map can look right and have nothing to do with what the network has learned. The layers are made random "
+        "from the output down, and the maps compared with the original ones (Adebayo et al. 2018). Pixels are taken "
+        "away and put back in the order of the map, while the class's probability is watched (Petsiuk, Das and Saenko"
+        " 2018). The photo is changed so little that nobody sees it (sensitivity), and squares of it are covered to "
+        "see whether the map foretells what the score loses (infidelity; both Yeh et al. 2019). Of a grid of four "
+        "photos, the map should lie on the one that shows the class (Arias-Duart et al. 2022). Three controls never "
+        "ask the network: an edge detector, a blob in the middle, a random order. Compare with their numbers.",
         ("Which of the maps depend on what the network has learned, and how do you see it?",),
         {
-            "sanity_randomization.png": "The maps of one photo while the layers are made random from the output down. "
-            "One that shows what the network has learned is expected to fall apart. Gradients: {steps} steps.",
-            "sanity_curves.png": "Agreement of absolute maps with the original ones, median and middle half of the "
-            "photos. The edge detector is expected to stay at 1 and guided backprop to stay high, the gradient and "
-            "Grad-CAM to fall at once.",
-            "faithfulness.png": "Mean probability of the class while pixels are blurred in the order of the map, and "
-            "while they come back; the numbers are the areas under the curves. A map that names the pixels that count "
-            "is expected to beat a random order: less under deletion, more under insertion.",
+            "sanity_randomization.png": "The absolute maps of one photo while the layers are made random from the "
+            "output down, each tile on its own scale, which ends at the 99th percentile. Gradients: {steps} steps.",
+            "sanity_curves.png": "Agreement with the original maps down the cascade: medians over photos and random "
+            "networks, bands between the quartiles. Random networks: {seeds}. {found} Structural similarity of a "
+            "sparse map is mostly that of its empty background, so compare it within a method only.",
+            "faithfulness.png": "Probability of the class while pixels go, and while they come back: medians over the "
+            "photos, bands between the quartiles; the numbers are median areas. Deleted pixels are replaced by: "
+            "{deletion_baseline}; insertion begins with the blurred photo. {found}",
         },
         tables={
-            "sanity_checks.csv": "Rank correlation and SSIM say how much of the map is left when all layers are "
-            "random: near 0 is expected of Grad-CAM, more of guided backprop, 1 of the edge detector. The areas say "
-            "whether the map names the pixels that count: low is good for deletion, high for insertion. Sensitivity "
-            "is the largest relative change of the map when each pixel changes by about one grey level: low is good."
+            "sanity_summary.csv": "Medians, in brackets the quartiles, over photos and, of the first two columns, "
+            "random networks. Rank correlation and SSIM with the original map when all layers are random: low is good, "
+            "and an edge detector has 1. Areas: low is good for deletion, high for insertion. Sensitivity, the largest "
+            "relative change of the map when each pixel changes by about one grey level: low is good, and what never "
+            "asks the network is best. Infidelity, the share of the score's losses that the map does not foretell: low "
+            "is good. Localisation, the share of the map on the right photo of four: high is good, 0.25 is chance. "
+            "Means, counts and settings are in sanity_checks.csv, single photos in faithfulness.csv."
         },
         by_default=False,  # it takes longer than all others together
     ),

@@ -26,7 +26,12 @@ class _SelfProduct(torch.autograd.Function):
 
 class StyleLoss(nn.Module):
     """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR 2016), equations 3 to
-    5, with the normalisation in the Gram matrices and without the factor 1/4."""
+    5, with the normalisation in the Gram matrices and without the factor 1/4.
+
+    After a call `terms` holds the weighted loss of each layer, detached.
+    """
+
+    terms: Sequence[torch.Tensor] = ()
 
     def gram_matrix(self, features: torch.Tensor, normalize: bool = True) -> torch.Tensor:
         """Inner products of the feature channels, taken over all positions.
@@ -75,16 +80,22 @@ class StyleLoss(nn.Module):
                 f"style_layers, style_targets and style_weights must be of equal length, "
                 f"got {len(style_layers)}, {len(style_targets)} and {len(style_weights)}"
             )
-        loss = feats[0].new_zeros(()) if len(feats) else torch.zeros(())
-        for layer, target, weight in zip(style_layers, style_targets, style_weights, strict=True):
-            loss = loss + weight * self._distance(feats, layer, target)
-        return loss
+        terms = [
+            weight * self._distance(feats, layer, target)
+            for layer, target, weight in zip(style_layers, style_targets, style_weights, strict=True)
+        ]
+        self.terms = [term.detach() for term in terms]
+        return sum(terms, start=feats[0].new_zeros(()) if len(feats) else torch.zeros(()))
+
+    def layer_gram(self, feats: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
+        """Return the Gram matrix that a layer's target is compared with."""
+        return self.gram_matrix(feats[layer])
 
     def _distance(self, feats: Sequence[torch.Tensor], layer: int, target: torch.Tensor) -> torch.Tensor:
         """Σ (G_l − A_l)² of one layer."""
         if not -len(feats) <= layer < len(feats):
             raise ValueError(f"style_layers holds {layer}, but feats has the layers 0 to {len(feats) - 1}")
-        gram = self.gram_matrix(feats[layer])
+        gram = self.layer_gram(feats, layer)
         if gram.shape != target.shape:
             raise ValueError(
                 f"style_targets for layer {layer} has shape {tuple(target.shape)}, "

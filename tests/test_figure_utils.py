@@ -20,6 +20,7 @@ from figure_utils import (
     TITLE_BAND,
     about_grey,
     class_title,
+    draw_curves,
     draw_losses,
     draw_rows,
     heat,
@@ -219,3 +220,21 @@ def test_losses_that_are_zero_throughout_are_plotted():
         if not any(map(any, losses)):  # words stand in the middle, where no curve can
             left, top = picture.width // 3, picture.height // 3
             assert picture.convert("L").crop((left, top, 2 * left, 2 * top)).getextrema()[0] < 100
+
+
+@pytest.mark.slow
+def test_curves_with_and_without_a_band_over_names_and_numbers():
+    plain = draw_curves({"a": {"line": np.array([0.0, 1.0, 2.0])}}, [0, 1, 2], "x", "y")
+    band = draw_curves({"a": {"line": np.array([[0, 0, 0], [0, 1, 2], [2, 2, 4]])}}, ["p", "q", "r"], "x", "y")
+    two = draw_curves({"a": {"line": np.arange(3)}, "b": {"line": np.arange(3)}}, [0, 1, 2], "x", "y")
+    assert plain.size == band.size and abs(two.width - 2 * plain.width) <= 1
+    tint = (228, 239, 246)  # the first curve's blue, 12 % on white
+    shaded = [(abs(np.asarray(picture).astype(int) - tint).max(axis=2) <= 2).sum() for picture in (plain, band)]
+    assert shaded[1] > 1000 + shaded[0]
+
+
+def test_a_single_bright_pixel_need_not_darken_a_map():
+    values = np.linspace(0, 1, 400).reshape(20, 20)
+    values[3, 4] = 100
+    assert heat(values)[19, 19].max() < 50 < heat(values, top=0.99)[19, 19].min()
+    assert heat(np.where(values == 100, 1.0, 0), top=0.99)[3, 4].min() == 255

@@ -253,7 +253,7 @@ def by_rule(course, official, request):
     preset = presets()[request.param]
     return {
         rule: run(
-            (preset.content, preset.style),
+            (preset.content, *preset.styles),
             official,
             preset.image_size,
             name=preset.name,
@@ -324,6 +324,67 @@ def test_random_start_is_seeded_and_uniform(bundled_model, pictures):
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
     start = run(pictures, bundled_model, num_iterations=0, init_random=True)[0]
     assert 0 <= start.min() < 0.01 and 0.99 < start.max() < 1 and abs(start.mean() - 0.5) < 0.01
+
+
+def test_shares_of_one_and_nothing_are_one_style(bundled_model, pictures):
+    content, style = pictures
+    alone, _ = run(pictures, bundled_model, num_iterations=2)
+    shared, _ = run((content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 0))
+    mixed, _ = run((content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 1))
+    assert torch.equal(alone, shared) and not torch.equal(alone, mixed)
+
+
+def test_a_mask_of_ones_changes_nothing(bundled_model, pictures):
+    alone, told = run(pictures, bundled_model, num_iterations=2, optimizer="adam")
+    white = [Image.new("L", (64, 48), 255)]
+    masked, seen = run(pictures, bundled_model, num_iterations=2, optimizer="adam", masks=white)
+    torch.testing.assert_close(masked, alone, rtol=0, atol=1e-3)
+    assert [p.style for p in seen] == pytest.approx([p.style for p in told], rel=1e-4)
+    assert sum(seen[0].style_by_layer) == pytest.approx(seen[0].style) and len(seen[0].style_by_layer) == 4
+
+
+def gram_distances(cnn, image, styles):
+    """The distance of a picture's Gram matrices from each style's, relative to the style's, over the style layers."""
+    feats = extract_features(image, cnn)
+    return [
+        sum(
+            (
+                (style_loss.gram_matrix(feats[k]) - (wanted := style_loss.gram_matrix(maps[k]))).norm() / wanted.norm()
+            ).item()
+            for k in STYLE_LAYERS
+        )
+        for maps in (extract_features(style, cnn) for style in styles)
+    ]
+
+
+@pytest.mark.slow
+def test_each_half_has_its_own_style(bundled_model, pictures):
+    names = ("hard_edges", "swirling_night")
+    paths = [Path(style_utils.__file__).parent / "data" / "styles" / f"{name}.jpg" for name in names]
+    left = np.zeros((48, 64), np.uint8)
+    left[:, :32] = 255
+    halves = [Image.fromarray(left), Image.fromarray(255 - left)]
+    setting = {"optimizer": "adam", "style_size": 64, "size": 96, "content_weight": 0.01}
+    result, _ = run((pictures[0], paths), bundled_model, masks=halves, **setting)
+    styles = [style_utils.preprocess(Image.open(path), 64) for path in paths]
+    for half, own in ((result[..., :64], 0), (result[..., 64:], 1)):
+        distances = gram_distances(bundled_model, half, styles)
+        assert distances[own] < distances[1 - own]
+
+
+@pytest.mark.slow
+def test_a_texture_has_the_styles_gram_matrices(bundled_model, pictures):
+    result, told = run((None, pictures[1]), bundled_model, optimizer="adam", size=64)
+    assert result.shape == (1, 3, 64, 64) and told[-1].style < 0.1 * told[0].style
+    assert all(p.content == 0 for p in told)
+
+
+def test_it_starts_from_a_given_picture_of_any_size(bundled_model, pictures):
+    small = style_utils.preprocess(Image.open(pictures[0]), 32)
+    start, _ = run(pictures, bundled_model, num_iterations=0, start=small, optimizer="adam")
+    content = style_utils.preprocess(Image.open(pictures[0]), 48)
+    assert start.shape == content.shape
+    torch.testing.assert_close(start.mean((2, 3)), content.mean((2, 3)), rtol=0, atol=0.1)
 
 
 def test_preserved_colors_are_those_of_the_content(bundled_model, pictures):

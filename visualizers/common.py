@@ -111,9 +111,17 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def figures():
-    """Return the module that draws, for the two methods that the course has write figures; nothing else needs it."""
-    import figure_utils
+    """Return the module that draws, for the two methods that the course has write figures; nothing else needs it.
 
+    Raises:
+        InputError: `visualizers/` has been copied without it.
+    """
+    try:
+        import figure_utils
+    except ModuleNotFoundError as error:
+        if error.name not in ("figure_utils", "files"):
+            raise
+        raise InputError("drawing needs figure_utils.py and files/ beside visualizers/: copy them as well") from None
     return figure_utils
 
 

@@ -58,6 +58,8 @@ class GradCam:
     def guided_backprop(self, X_tensor: torch.Tensor, y_tensor: Labels, gc_model: nn.Module) -> np.ndarray:
         """Take the gradient of the labelled class's score by the image, with the guided rule at every ReLU.
 
+        ∂s_y/∂x, where a ReLU of input z passes R · [z > 0] · [R > 0] of the gradient R that comes from above.
+
         Springenberg et al.: Striving for Simplicity, 2015, §3.4.
 
         Args:
@@ -93,7 +95,10 @@ class GradCam:
     ) -> np.ndarray:
         """Weight a layer's feature maps with the mean gradient of the class's score by them, and sum what is positive.
 
-        The maps are enlarged bicubically to the images and scaled to [0, 1].
+        L = relu(Σ_k α_k · A_k), α_k = mean over the places of ∂s_y/∂A_k. The maps are enlarged bicubically to images
+        and scaled to [0, 1] by (L − min) / (max − min), where min and max are the batch's. Since the enlargement
+        undershoots beside a peak, min may be below 0, and a place where nothing speaks for the class then is a little
+        above 0. The course does the same.
 
         Selvaraju et al.: Grad-CAM, 2017, §3, equations 1 and 2.
 
@@ -132,7 +137,7 @@ class GradCam:
         layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
-        """Multiply `guided_backprop` by `grad_cam`, from one forward pass and two backward ones.
+        """Multiply `guided_backprop` by `grad_cam`, place by place, from one forward pass and two backward ones.
 
         Selvaraju et al.: Grad-CAM, 2017, §3.2.
 

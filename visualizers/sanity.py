@@ -2,75 +2,83 @@
 
 A method is a callable `method(model, images, labels)` that gives a map for each image: images float (N, 3, H, W),
 normalised; labels int64 (N,); maps float (N, H, W), tensor or array, the larger the more a pixel speaks for the class.
+Maps are judged as they are: where values have a sign, what speaks against the class comes last.
 """
 
-import copy
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.stats import spearmanr
 from skimage.filters import sobel
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from image_utils import blur_image
+from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image
 
-from .common import Method, check_images, check_labels, evaluated, labelled_scores
+from .common import Method, check_images, check_labels, class_scores, evaluated, labelled_scores
 from .evaluation import evaluation_mode, in_chunks
 
-STEPS = 16  # of deletion and insertion
+STEPS = 10  # of deletion and insertion; 16 and 32 change an area by 0.01
 BLUR = 10  # pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little
+BASELINES = ("mean", "zero", "blur")  # what deletion puts in a pixel's place
+RADIUS = 0.02  # of the change of normalised pixels for the sensitivity: 1.2 of 255 grey levels
+SAMPLES = 4  # changed images for the sensitivity
+SQUARES = 50  # covered places for the infidelity
+
+Maps = Mapping[str, np.ndarray]  # method → (N, H, W)
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What the checks have found about one method, photo by photo. Controls only have curves of probability."""
-
-    probability: np.ndarray  # (N, 2, steps + 1), from `deletion_insertion`
-    agreement: np.ndarray | None = None  # (N, layers + 1, 2), from `randomization`
-    sensitivity: np.ndarray | None = None  # (N,), the largest relative change of a map when the photo hardly changes
-
-    def summary(self) -> tuple[float, float, float, float, float]:
-        """Return rank correlation and SSIM at full randomisation, areas of deletion and insertion, and sensitivity.
-
-        Areas are means over the photos, as in the paper, the others medians; NaN stands for what was not measured.
-        """
-        agreement = (np.nan, np.nan) if self.agreement is None else median(self.agreement[:, -1])
-        sensitivity = np.nan if self.sensitivity is None else median(self.sensitivity)
-        return (*agreement, *self.areas().mean(axis=0), sensitivity)
-
-    def areas(self) -> np.ndarray:
-        """Return the areas under the curves of deletion and insertion: (N, 2)."""
-        return area(self.probability)
-
-    def spread(self) -> np.ndarray:
-        """Return the quartiles of the agreement over the photos: (3, layers + 1, 2)."""
-        return quartiles(np.array(np.nan) if self.agreement is None else self.agreement)
-
-    def __add__(self, other: "Findings") -> "Findings":
-        """Return findings about two batches of photos as one."""
-
-        def joined(mine: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
-            return None if mine is None or theirs is None else np.concatenate([mine, theirs])
-
-        probability = np.concatenate([self.probability, other.probability])
-        agreement = joined(self.agreement, other.agreement)
-        return Findings(probability, agreement, joined(self.sensitivity, other.sensitivity))
+# --- The table ---
 
 
-def median(values: np.ndarray) -> np.ndarray:
-    """Return the median over the photos, the first axis; NaN counts only where there is nothing else."""
-    return quartiles(values)[1]
+class Measurement(NamedTuple):
+    """One number about one map."""
+
+    method: str
+    measure: str
+    step: str  # of the cascade or of a curve: the layer, or the share of the pixels; else empty
+    photo: int
+    seed: int
+    value: float  # NaN where the map has vanished, so that there is nothing to measure
 
 
-def quartiles(values: np.ndarray) -> np.ndarray:
-    """Return the three quartiles over the photos: (3, …). NaN counts only where there is nothing else."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
+class Summary(NamedTuple):
+    """What the measurements of a method, a measure and a step come to. NaN is left out, and not counted in `maps`."""
+
+    lower: float  # quartiles
+    median: float
+    upper: float
+    mean: float
+    mean_recognised: float  # over the photos that the network recognises
+    maps: int
+    asked: int  # as many maps were there
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Lower quartile, median, upper quartile."""
+        return self[:3]
+
+
+def summarise(
+    measurements: Iterable[Measurement], recognised: Sequence[bool] | None = None
+) -> dict[tuple[str, str, str], Summary]:
+    """Return (method, measure, step) → summary over photos and seeds; `recognised` has an entry per photo."""
+    groups: dict[tuple[str, str, str], list[Measurement]] = defaultdict(list)
+    for each in measurements:
+        groups[each[:3]].append(each)
+    found = {}
+    for key, group in groups.items():
+        values = [each.value for each in group if not np.isnan(each.value)]
+        known = [each.value for each in group if recognised is None or recognised[each.photo]]
+        known = [value for value in known if not np.isnan(value)]
+        lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75)).tolist() if values else (np.nan,) * 3
+        mean, mean_recognised = (float(np.mean(part)) if part else np.nan for part in (values, known))
+        found[key] = Summary(lower, median, upper, mean, mean_recognised, len(values), len(group))
+    return found
 
 
 # --- Controls, which do not ask the network ---
@@ -83,7 +91,7 @@ def edges(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> np.ndarray:
 
 
 def central_blob(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
-    """Return a Gaussian in the middle of each image: what a map is worth that only knows where photographers aim."""
+    """Return a Gaussian in the middle of each image: a map that only knows that subjects are centred."""
     y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in images.shape[2:])
     return torch.exp(-2 * (y[:, None] ** 2 + x**2)).expand(len(images), -1, -1)
 
@@ -93,113 +101,26 @@ def random_order(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> torch.
     return torch.zeros(len(images), *images.shape[2:])
 
 
-CONTROLS: dict[str, Method] = {"random order": random_order, "central blob": central_blob}  # of deletion and insertion
+CONTROLS: dict[str, Method] = {"edge detector": edges, "central blob": central_blob, "random order": random_order}
 
 
-# --- Cascading randomisation ---
-
-
-@dataclass(frozen=True)
-class State:
-    """The network on its way down the cascade, as `randomization` reports it."""
-
-    layer: str  # made random last; "original" before the first
-    maps: Mapping[str, np.ndarray]  # method → (N, H, W)
-
-    def of_first_image(self) -> "State":
-        """Return the state with the first image's maps alone, (H, W)."""
-        return State(self.layer, {name: maps[0].copy() for name, maps in self.maps.items()})
-
-
-def parameter_layers(model: nn.Module) -> list[str]:
-    """Return the names of a network's parts that have parameters, from the output backwards.
-
-    A part is a child of the network; `features`, torchvision's name for a chain of layers, is taken apart.
-    """
-    parts = []
-    for name, child in model.named_children():
-        inner = [(f"{name}.{part}", module) for part, module in child.named_children()] if name == "features" else []
-        parts += inner or [(name, child)]
-    return [name for name, module in reversed(parts) if any(True for _ in module.parameters())]
-
-
-def reinitialised(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a network with random parameters, drawn as before a training with ReLUs.
-
-    Weights are uniform with He's variance (He et al.: Delving Deep into Rectifiers, 2015, equation 10), biases zero;
-    normalisation layers begin anew. Torch's random state stays as it was.
-    """
-    network = copy.deepcopy(model)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        for name, parameter in network.named_parameters():
-            if parameter.dim() > 1:
-                nn.init.kaiming_uniform_(parameter)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-    return network
-
-
-def cascade(model: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield a network's copy as it is, then with one layer more made random each time, from the output backwards.
-
-    Adebayo et al.: Sanity Checks for Saliency Maps, 2018, §3.1, "cascading randomization".
-
-    Yields:
-        The name of the layer ("original" at first) and the copy, which is the same object each time.
-    """
-    network, untrained = copy.deepcopy(model), reinitialised(model, seed)
-    yield "original", network
-    for name in parameter_layers(model):
-        network.get_submodule(name).load_state_dict(untrained.get_submodule(name).state_dict())
-        yield name, network
-
-
-def randomization(
-    model: nn.Module,
-    methods: Mapping[str, Method],
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    seed: int,
-    callback: Callable[[State], object] = lambda _: None,
-) -> dict[str, np.ndarray]:
-    """Compare each method's maps down the `cascade` with those of the network as it is.
-
-    Args:
-        model: it is left as it was; a copy is made random.
-        methods: by name.
-        images: float (N, 3, H, W), normalised.
-        labels: int64 (N,).
-        seed: of the random parameters.
-        callback: gets the original maps, and those after each layer.
-
-    Returns:
-        Method → float64 (N, layers + 1, 2): `agreement` with the original map.
-    """
-    originals: dict[str, np.ndarray] = {}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-    for layer, network in cascade(model, seed):
-        maps = {name: as_array(method(network, images, labels)) for name, method in methods.items()}
-        originals = originals or maps
-        for name in methods:
-            found[name].append(agreement(maps[name], originals[name]))
-        callback(State(layer, maps))
-    return {name: np.stack(parts, axis=1) for name, parts in found.items()}
+# --- Agreement with the original map, down the cascade ---
 
 
 def agreement(maps: torch.Tensor | np.ndarray, originals: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Compare the absolute values of maps (N, H, W), each pair alone.
+    """Compare maps (N, H, W), each pair alone: what is left of a map when layers are random?
 
-    Adebayo et al. 2018, §3.1: Spearman's rank correlation (equal values share the mean of their ranks) and SSIM (Wang
-    et al.: Image Quality Assessment, 2004, Gaussian windows) of the maps divided by their maximum.
+    Adebayo et al.: Sanity Checks for Saliency Maps, 2018, §3.1: Spearman's rank correlation (equal values share the
+    mean of their ranks), and SSIM (Wang et al.: Image Quality Assessment, 2004, equation 13, Gaussian windows) of the
+    maps divided by their largest absolute value. Both lie in [−1, 1]; low is good of a random network.
+
+    They cannot tell whether a map is right, only whether it depends on the network. SSIM of a sparse map is mostly that
+    of its empty background, so it cannot be compared between methods.
 
     Returns:
         float64 (N, 2): rank correlation, SSIM; both NaN where a map is constant, since then there is nothing to rank.
     """
-    pairs = zip(np.abs(as_array(maps)), np.abs(as_array(originals)), strict=True)
+    pairs = zip(as_array(maps), as_array(originals), strict=True)
     return np.array([_agreement(a, b) for a, b in pairs]).reshape(-1, 2)
 
 
@@ -207,11 +128,23 @@ def _agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     if a.min() == a.max() or b.min() == b.max():
         return np.nan, np.nan
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    similarity = structural_similarity(a / a.max(), b / b.max(), data_range=1, **window)
+    span = 2 if min(a.min(), b.min()) < 0 else 1
+    similarity = structural_similarity(a / abs(a).max(), b / abs(b).max(), data_range=span, **window)
     return spearmanr(a, b, axis=None).statistic, similarity
 
 
 # --- Deletion and insertion ---
+
+
+def baseline(images: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return what takes the place of removed pixels, (N, 3, H, W): ImageNet's mean colour, black, or the blurred photo.
+
+    Towards the blurred photo a map of edges is favoured, since blurring removes nothing else.
+    """
+    if kind == "blur":
+        return blur_image(images.clone(), BLUR)
+    black = torch.from_numpy(-SQUEEZENET_MEAN / SQUEEZENET_STD).to(images)
+    return torch.zeros_like(images) + (black[:, None, None] if kind == "zero" else 0)
 
 
 def deletion_insertion(
@@ -219,21 +152,25 @@ def deletion_insertion(
     images: torch.Tensor,
     labels: torch.Tensor,
     maps: torch.Tensor | np.ndarray,
-    baseline: torch.Tensor | None = None,
+    baselines: tuple[torch.Tensor, torch.Tensor] | None = None,
     steps: int = STEPS,
     seed: int = 0,
 ) -> np.ndarray:
     """Follow the class's probability while pixels go, the largest of the map first, and while they come back.
 
     Petsiuk, Das, Saenko: RISE, 2018, §4.1: the better a map, the sooner deletion brings the probability down and
-    insertion brings it up.
+    insertion brings it up. The `area` under either curve lies in [0, 1]: low is good for deletion, high for insertion.
+
+    They cannot tell an explanation from an order that breaks the picture: pictures half replaced are none that the
+    network has been trained on, so compare with `CONTROLS`. Only the order counts, not the values.
 
     Args:
         model: network with scores (N, classes); evaluated in eval mode and left as it was.
         images: float (N, 3, H, W), normalised.
         labels: int64 (N,).
         maps: (N, H, W).
-        baseline: (N, 3, H, W), what removed pixels are replaced by; by default the photo, blurred.
+        baselines: what pixels of deletion are replaced by, and what insertion begins with, each (N, 3, H, W); by
+            default, as in the authors' code, the mean colour and the blurred photo.
         steps: equal shares of the pixels that go one after the other.
         seed: of the order among equal values.
 
@@ -246,7 +183,8 @@ def deletion_insertion(
     """
     images = check_images(images, model, "images")
     labels = check_labels(labels, images, "labels")
-    baseline = blur_image(images.clone(), BLUR) if baseline is None else check_images(baseline, model, "baseline")
+    given = baselines or (baseline(images, "mean"), baseline(images, "blur"))
+    empty, blurred = (check_images(each, model, "baselines") for each in given)
     place = pixel_order(maps, seed).argsort(dim=1).to(images.device)  # of each pixel in the order
     counts = torch.linspace(0, place.shape[1], steps + 1, device=images.device).round()
 
@@ -255,9 +193,9 @@ def deletion_insertion(
 
     curves: list[torch.Tensor] = []
     with evaluation_mode(model), torch.no_grad():
-        for image, blurred, label, own in zip(images, baseline, labels, place, strict=True):
+        for image, under, start, label, own in zip(images, empty, blurred, labels, place, strict=True):
             gone = (own < counts[:, None]).view(-1, 1, *image.shape[1:])
-            pictures = torch.cat([torch.where(gone, blurred, image), torch.where(gone, image, blurred)])
+            pictures = torch.cat([torch.where(gone, under, image), torch.where(gone, image, start)])
             curves += in_chunks(probability, pictures, label.expand(len(pictures)))
     return np.array([as_array(curve) for curve in curves]).reshape(-1, 2, steps + 1)
 
@@ -276,6 +214,148 @@ def pixel_order(maps: torch.Tensor | np.ndarray, seed: int = 0) -> torch.Tensor:
 def area(curves: np.ndarray) -> np.ndarray:
     """Return the area under curves (…, points) over [0, 1], by trapezoids: (…)."""
     return (curves[..., 1:] + curves[..., :-1]).mean(axis=-1) / 2
+
+
+# --- Sensitivity and infidelity ---
+
+
+def max_sensitivity(
+    explain: Callable[[torch.Tensor], Maps], images: torch.Tensor, originals: Maps, seed: int
+) -> dict[str, np.ndarray]:
+    """Return how much maps change at most when their images hardly do, relative to the maps' norms.
+
+    Yeh et al.: On the (In)fidelity and Sensitivity of Explanations, 2019, definition 2, divided by the norm as Captum
+    does, and estimated from `SAMPLES` images at random within `RADIUS` of each pixel. From 0 on; low is good.
+
+    It cannot tell whether a map has to do with the network: one that never asks it is the steadiest of all.
+
+    Args:
+        explain: images → method → maps (N, H, W).
+        images: float (N, 3, H, W), normalised.
+        originals: the images' own maps.
+        seed: of the changes.
+
+    Returns:
+        Method → float64 (N,); NaN where the image's own map is zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    largest: dict[str, np.ndarray] = {}
+    for _ in range(SAMPLES):
+        noise = RADIUS * (2 * torch.rand(images.shape, generator=generator) - 1)
+        for name, maps in explain(images + noise.to(images)).items():
+            own = _norm(originals[name])
+            change = _norm(maps - originals[name]) / np.where(own > 0, own, np.nan)
+            largest[name] = np.maximum(largest.get(name, 0), change)
+    return largest
+
+
+def _norm(maps: np.ndarray) -> np.ndarray:
+    return np.sqrt((maps**2).sum(axis=(1, 2)))
+
+
+def infidelity(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, maps: Maps, covered: torch.Tensor, seed: int
+) -> dict[str, np.ndarray]:
+    """Return how badly maps foretell what the class's score loses when squares of the image are covered.
+
+    Yeh et al. 2019, definition 1, with squares as in §3: E[(β·I·φ − (f(x) − f(x − I)))²], where I·φ is a map's sum over
+    a square and β the best factor for all squares of an image; divided by E[(f(x) − f(x − I))²]. It lies in [0, 1]: 0
+    foretells everything, 1 no more than a map of zeros would; low is good.
+
+    It cannot tell a map from its negative, because of β, nor what matters at a scale finer than the squares.
+
+    Args:
+        model, images, labels: as in `deletion_insertion`.
+        maps: method → (N, H, W).
+        covered: (N, 3, H, W), what is seen in the squares.
+        seed: of the squares, whose sides are an eighth to a half of the image's shorter one.
+
+    Returns:
+        Method → float64 (N,); NaN where no square changes the score.
+    """
+    squares = random_squares(images.shape[2], images.shape[3], seed).to(images.device)
+
+    def scores(pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
+        return (class_scores(model, pictures, labels, "labels"),)
+
+    losses = []
+    with evaluation_mode(model), torch.no_grad():
+        for image, cover, label in zip(images, covered, labels, strict=True):
+            pictures = torch.cat([image[None], torch.where(squares[:, None], cover, image)])
+            (found,) = in_chunks(scores, pictures, label.expand(len(pictures)))
+            losses.append(as_array(found[0] - found[1:]))
+    return {name: unexplained(as_array(own), as_array(squares), np.array(losses)) for name, own in maps.items()}
+
+
+def unexplained(maps: np.ndarray, squares: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the share of squared losses that sums over squares do not foretell, each map's alone, in [0, 1]: (N,).
+
+    Args:
+        maps: (N, H, W).
+        squares: (S, H, W), 1 inside and 0 outside.
+        losses: (N, S), what the score loses when a square is covered.
+    """
+    foretold = np.einsum("nhw,shw->ns", maps, squares)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factor = np.nan_to_num((foretold * losses).mean(axis=1) / (foretold**2).mean(axis=1), posinf=0, neginf=0)
+        return ((factor[:, None] * foretold - losses) ** 2).mean(axis=1) / (losses**2).mean(axis=1)
+
+
+def random_squares(height: int, width: int, seed: int) -> torch.Tensor:
+    """Return `SQUARES` masks with a square each, bool (SQUARES, H, W)."""
+    random, short = np.random.default_rng(seed), min(height, width)
+    masks = torch.zeros(SQUARES, height, width, dtype=torch.bool)
+    for mask in masks:
+        side = int(random.integers(max(1, short // 8), max(1, short // 2) + 1))
+        top, left = (int(random.integers(0, room - side + 1)) for room in (height, width))
+        mask[top : top + side, left : left + side] = True
+    return masks
+
+
+# --- Localisation on composites ---
+
+
+def composites(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return for each photo a grid of four, itself and three of other classes, and which quarter is its own.
+
+    Args:
+        images: float (N, 3, H, W).
+        labels: int64 (N,).
+
+    Returns:
+        float (N, 3, 2·⌊H/2⌋, 2·⌊W/2⌋), and int64 (N,): 0 and 1 in the upper row, 2 and 3 in the lower one. None where
+        there are fewer than four classes.
+    """
+    ids = labels.tolist()
+    if len(set(ids)) < 4:
+        return None
+    small, grids = F.adaptive_avg_pool2d(images, (images.shape[2] // 2, images.shape[3] // 2)), []
+    for i in range(len(ids)):
+        chosen = {ids[j % len(ids)]: small[j % len(ids)] for j in range(i + len(ids) - 1, i - 1, -1)}  # nearest last
+        a, b, c, d = np.roll(np.array([0, 1, 2, 3]), i % 4)
+        four = [chosen[label] for label in dict.fromkeys(ids[i:] + ids[:i])][:4]
+        grids.append(torch.cat([torch.cat([four[a], four[b]], dim=2), torch.cat([four[c], four[d]], dim=2)], dim=1))
+    return torch.stack(grids), torch.arange(len(ids)) % 4
+
+
+def localisation(maps: torch.Tensor | np.ndarray, quarters: torch.Tensor) -> np.ndarray:
+    """Return the share of each map's positive mass that lies in the right quarter of a composite: float64 (N,).
+
+    Arias-Duart et al.: Focus! Rating XAI Methods and Finding Biases, 2022, §3, with four photos of different classes
+    instead of two times two. It lies in [0, 1]; high is good, 0.25 is chance; NaN where a map has nothing positive.
+
+    It cannot tell where inside its photo a class is seen, and a network that confuses two of the photos is blamed on
+    the map.
+
+    Args:
+        maps: (N, H, W), H and W even.
+        quarters: int64 (N,), as of `composites`.
+    """
+    positive = as_array(maps).clip(min=0)
+    count, height, width = positive.shape
+    sums = positive.reshape(count, 2, height // 2, 2, width // 2).sum(axis=(2, 4)).reshape(count, 4)
+    total = sums.sum(axis=1)
+    return sums[np.arange(count), as_array(quarters).astype(int)] / np.where(total > 0, total, np.nan)
 
 
 def as_array(values: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -15,19 +15,21 @@ def squeezenet_score(model: nn.Module, images: torch.Tensor, y: torch.Tensor) ->
     """
     features, convolution = model.features(images), model.classifier[1]
     maps = (features * convolution.weight[y]).sum(dim=1) + convolution.bias[y, None, None]  # quicker than an einsum
-    return maps.relu().mean(dim=(1, 2))
+    return model.classifier[2](maps).mean(dim=(1, 2))
 
 
 def has_plain_classifier(model: nn.Module) -> bool:
-    """Whether this is torchvision's SqueezeNet as it comes: nobody hooks, alters or compiles its classifier."""
+    """Whether this is torchvision's SqueezeNet as it comes: nobody hooks, alters or compiles its classifier,
+    but for its ReLU, which may be gone.
+    """
     if type(model) is not SqueezeNet or "forward" in vars(model) or len(list(model.classifier.children())) != 4:
         return False
     classifier: Any = model.classifier
     modules = [model, classifier, *classifier]
-    kinds = (nn.Dropout, nn.Conv2d, nn.ReLU, nn.AdaptiveAvgPool2d)
+    kinds = (nn.Dropout,), (nn.Conv2d,), (nn.ReLU, nn.Identity), (nn.AdaptiveAvgPool2d,)
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_compiled_call_impl")
     return (
-        all(type(module) is kind for module, kind in zip(classifier, kinds, strict=True))
+        all(type(module) in kind for module, kind in zip(classifier, kinds, strict=True))
         and classifier[1].kernel_size == (1, 1)
         and not any(getattr(module, hook) for module in modules for hook in hooks)
     )

@@ -15,7 +15,7 @@ from helpers import HALF_WEIGHTS, ROOT, assert_one_line_error, run_script
 from PIL import Image
 
 import style_transfer
-import style_utils
+from cli import style_painting
 from files.course import package_file
 from style_modules import ContentLoss
 from style_transfer import INVERSION, presets
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys
 @pytest.mark.slow
 def test_a_later_picture_that_fails_leaves_the_figures_of_the_first(tmp_path, capsys, monkeypatch):
     first, second = (preset.name for preset in presets()[:2])
-    paint, names_seen = style_utils.style_transfer, []
+    paint, names_seen = style_painting.style_transfer, []
 
     def interrupted_at_the_second(name, *arguments, **options):
         names_seen.append(name)
@@ -212,7 +212,7 @@ def test_a_later_picture_that_fails_leaves_the_figures_of_the_first(tmp_path, ca
             raise KeyboardInterrupt
         return paint(name, *arguments, **options)
 
-    monkeypatch.setattr(style_utils, "style_transfer", interrupted_at_the_second)
+    monkeypatch.setattr(style_painting, "style_transfer", interrupted_at_the_second)
     options = ["--only", first, second, "--iterations", "2", "--quiet", "--out", str(tmp_path)]
     assert style_transfer.main(options) == 130 and names_seen == [first, second]
     assert len(capsys.readouterr().err.splitlines()) == 1
