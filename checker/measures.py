@@ -121,16 +121,19 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
         Finding: the network is ruined, the photos are overwritten, or the second call gives something else.
     """
     model, (_, images, labels) = network(), photos()
+    # The course's scripts hand in photos that require a gradient, and a solution may leave one on them.
     given, state = images.clone(), _state(model)
+    images.requires_grad_()
     first = expect(compute(images, labels, model), kind, shape).copy()
     _check_untouched(model, state, images, given)
     # A weak photo counts like a strong one.
     arrays = {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}
     model.train()
+    images = given.clone().requires_grad_()
     second = expect(compute(images, labels, model), kind, shape)
     if _differs(second, first):
         model.train()
-        if _differs(expect(compute(given, labels, model), kind, shape), first):
+        if _differs(expect(compute(given.clone().requires_grad_(), labels, model), kind, shape), first):
             raise Finding("two calls give different maps: dropout is left on; use eval mode", arrays)
         factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
         again = f"a second call with the same photos gives {factor:.2g} times as much"
@@ -285,6 +288,7 @@ def measure_fooling_image() -> Arrays:
 
 def measure_class_visualization() -> Arrays:
     """Grow a picture in few steps, without jitter; the pictures' pixels are what `deprocess` gives, 0 … 255."""
+    Path("visualization").mkdir()  # for a solution that draws what it was not asked to
     technique, model = solution("visualizers.class_visualization").ClassVisualization(), network()
     state = _state(model)
     settings = {"l2_reg": 1e-3, "num_iterations": 4, "max_jitter": 0, "blur_every": 100, "generate_plots": False}

@@ -174,7 +174,6 @@ return img
 }
 
 LOSS = "torch.nn.functional.cross_entropy"
-UNCOPIED = ("X_tensor.detach().clone()", "X_tensor")
 BOTH_INTO_ONE_GRADIENT = """
 X_tensor.requires_grad_()
 gc_model.eval()
@@ -219,7 +218,6 @@ WRONG = (
     ("custom_relu", "gradient[gradient < 0] = 0", "", "only the forward mask"),
     ("guided_backprop", "        setattr(parent, name, child)\nreturn", "        pass\nreturn", "network is ruined"),
     ("guided_backprop", "CustomReLU.apply(x)", "x.relu()", "the guided rule is not in use"),
-    ("guided_backprop", *UNCOPIED, "gradients accumulated: a second call"),
     ("guided_backprop", "gc_model.eval()", "", "dropout is left on"),
     ("guided_backprop", ".permute(0, 2, 3, 1)", "", "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)"),
     ("grad_cam", "cam = np.maximum(cam, 0)", "", "ReLU missing"),
