@@ -8,7 +8,7 @@ import string
 
 import pypdf
 import pytest
-from helpers import SMALL, assert_one_line_error, options, run_script
+from helpers import assert_one_line_error, options, run_script
 from PIL import Image
 
 import saliency_map
@@ -23,7 +23,17 @@ from writeup import today
 DEFAULT = [question for question in QUESTIONS if question.by_default]
 
 # In {pictures}, which style_transfer.py records for its presets as these options have changed them; or of no matter.
-NOT_IN_CAPTIONS = {"only", "content", "style", "image_size", "style_size", "init_random", "save_every"}
+NOT_IN_CAPTIONS = {
+    "only",
+    "techniques",
+    "captum",
+    "content",
+    "style",
+    "image_size",
+    "style_size",
+    "init_random",
+    "save_every",
+}
 
 
 def defaults(script: str) -> dict:
@@ -170,18 +180,26 @@ def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
     assert (tmp_path / "report.pdf").read_text() == "the last one"
 
 
+FLAT = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
+"""
+
+
 @pytest.mark.slow
 def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
-    """ShuffleNet has too few layers for the style; what an earlier run has left is not set in its place."""
+    """The network has no feature maps for the style; what an earlier run has left is not set in its place."""
     Image.new("RGB", (50, 50)).save(tmp_path / "style_transfer.png")
+    (tmp_path / "flat.py").write_text(FLAT)
     only = ("--only", "style_transfer", "fooling_image", "--num", "1", "--device", "cpu", "--quiet")
-    result = run_script("writeup.py", *only, "--arch", SMALL, "--weights", "none", "--out", tmp_path)
+    result = run_script("writeup.py", *only, "--arch", f"{tmp_path / 'flat.py'}:net", "--out", tmp_path)
     failed, incomplete = result.stderr.strip().splitlines()
-    assert result.returncode == 2 and failed.startswith("style_transfer.py: error: ") and "layers 0 to 6" in failed
+    assert result.returncode == 2 and failed.startswith("style_transfer.py: error: ") and "layer" in failed
     assert "style_transfer.py failed" in incomplete and " style_transfer.png is missing" in incomplete
-    first, *checks = result.stdout.splitlines()
-    assert first in ("Fooled the model!", "The model is not fooled!") and len(checks) == 4
-    assert all(line.lower().endswith("error is 0.000") for line in checks)
+    assert result.stdout in ("Fooled the model!\n", "The model is not fooled!\n")
     text = " ".join(pages_of(tmp_path))
     assert "fooling_image.png. The photo" in text and "style_transfer.png is missing" in text
 
