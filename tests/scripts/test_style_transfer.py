@@ -168,7 +168,10 @@ def test_bad_options_are_one_line(arguments, words, tmp_path):
         (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
         (["--style", "."], "'.' is not a file"),
         (["--style", "long.png"], "long_.*: the picture is 2×900 pixels; the long side may be at most 8 times"),
-        (["--arch", "shufflenet_v2_x0_5", "--weights", "none"], "style_layers .* the layers 0 to 6, got 7"),
+        (
+            ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--style-layers", "1", "7"],
+            "--style-layers: no layer '7'; there are 0 to 6, or conv1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
