@@ -214,7 +214,7 @@ def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[st
     positive = [value for terms in losses[1:] or losses for value in terms if value > 0]
     ax.set(yscale="log", ylim=(min(positive, default=1) / 2, None), xlabel="step", ylabel="weighted loss")
     if positive:
-        ax.legend()
+        ax.legend(ncols=1 if len(ax.lines) <= 4 else 2, fontsize="small")
     else:
         ax.text(0.5, 0.5, "every loss is zero", ha="center", transform=ax.transAxes)
     ax.grid(alpha=0.3)
