@@ -30,6 +30,7 @@ from report.pages import read_pictures
 from visualizers import GradCam, SaliencyMap
 
 QUICK = ["--arch", "shufflenet_v2_x0_5", "--weights", "none"]
+TECHNIQUES = ("saliency_map", "gradcam", "guided_backprop", "guided_gradcam")
 CAT = package_file("skimage", "data/chelsea.png")  # 451×300
 OFFICER = package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")  # 512×600
 
@@ -283,7 +284,7 @@ def test_grad_cam_maps_scaled_alone(tmp_path, bundled_model):
         own = dataset(gradcam, *images, *more, "--out", tmp_path, model=bundled_model)
         (page,) = own.pages("")
         maps = gradcam.compute_maps(
-            bundled_model, page, "features.12", True, own.options.per_image or own.options.whole
+            bundled_model, page, "features.12", TECHNIQUES, own.options.per_image or own.options.whole
         )
         assert ([m.max() for m in maps["gradcam"]] == [1, 1]) == alone
         if not own.options.whole:
@@ -312,7 +313,7 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     images = ["--images", folder, "--num", 3, "--chunk", 2, "--labels", 285, 1, 2]
     assert cam(*images, "--arrays", "--out", out, "--weights", "bundled") == 0
     own = dataset(gradcam, *images, "--out", out, model=bundled_model)
-    expected = [gradcam.compute_maps(bundled_model, page, "features.12", True, False) for page in own.pages("")]
+    expected = [gradcam.compute_maps(bundled_model, page, "features.12", TECHNIQUES, False) for page in own.pages("")]
     with np.load(out / "maps.npz") as maps:
         assert sorted(maps) == [
             "gradcam", "guided_backprop", "guided_gradcam", "labels", "names", "saliency_map",
