@@ -121,19 +121,18 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
         Finding: the network is ruined, the photos are overwritten, or the second call gives something else.
     """
     model, (_, images, labels) = network(), photos()
-    # The course's scripts hand in photos that require a gradient, and a solution may leave one on them.
+    # Each call gets fresh photos: a solution may leave a gradient on them.
     given, state = images.clone(), _state(model)
-    images.requires_grad_()
     first = expect(compute(images, labels, model), kind, shape).copy()
     _check_untouched(model, state, images, given)
     # A weak photo counts like a strong one.
     arrays = {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}
     model.train()
-    images = given.clone().requires_grad_()
+    images = given.clone()
     second = expect(compute(images, labels, model), kind, shape)
     if _differs(second, first):
         model.train()
-        if _differs(expect(compute(given.clone().requires_grad_(), labels, model), kind, shape), first):
+        if _differs(expect(compute(given.clone(), labels, model), kind, shape), first):
             raise Finding("two calls give different maps: dropout is left on; use eval mode", arrays)
         factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
         again = f"a second call with the same photos gives {factor:.2g} times as much"

@@ -98,7 +98,7 @@ def test_there_are_enough_mistakes():
 @pytest.mark.parametrize(
     "name, old, new, words",
     [
-        ("saliency_captum", 'attr.Saliency, "amax"', 'attr.Saliency, "sum"', "Saliency summed over the channels"),
+        ("saliency_captum", "values.amax(dim=0", "values.sum(dim=0", "Saliency summed over the channels"),
         ("gradcam_captum", ", relu_attributions=True", "", "LayerGradCam without relu_attributions"),
     ],
 )

@@ -66,7 +66,7 @@ def test_what_the_assignment_asks_for_is_shown(notebook):
             "style_loss",
             "tv_loss",
             "style_transfer",
-            "Feature inversion",
+            "feature inversion",
             "$$",
             "Content Loss Maximum error is 0.000",
             "Gram Matrix Maximum error is 0.000",
