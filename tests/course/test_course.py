@@ -252,10 +252,10 @@ def test_grader_from_zip_to_results(tmp_path):
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
     assert result.stdout.count("total") == 3 and "prints '1'" in result.stdout
-    result = run(*command, full, "--edition", "homework", "--json", tmp_path / "results.json", cwd=tmp_path)
+    result = run(*command, full, "--json", tmp_path / "results.json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert sum(test["score"] for test in results["tests"]) == sum(test["max_score"] for test in results["tests"]) == 50
+    assert sum(test["score"] for test in results["tests"]) == sum(test["max_score"] for test in results["tests"]) == 80
     for test in results["tests"]:
         assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
 
