@@ -10,7 +10,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import HALF_WEIGHTS, SMALL, Bomb, breaks, drips, hangs, missing, serving, whole, without_privileges
+from helpers import (
+    HALF_WEIGHTS,
+    NETWORKS,
+    SMALL,
+    Bomb,
+    breaks,
+    drips,
+    hangs,
+    missing,
+    serving,
+    whole,
+    without_privileges,
+)
 from torch import nn
 from torchvision import models
 
@@ -331,36 +343,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weig
 def test_bundled_weights_are_squeezenet_s_only():
     with pytest.raises(InputError, match=r"weights 'bundled' are SqueezeNet 1\.1's, not resnet18's"):
         load_model("resnet18", "bundled")
-
-
-NETWORKS = """
-import torch
-from helper import CLASSES
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
-        self.arch = "the network's own"
-        self.head = nn.Linear(6, CLASSES)
-
-    def forward(self, x):
-        return self.head(self.body(x.mul_(2)).mean(dim=(2, 3)))
-
-
-ready = Net()
-number = 5
-
-
-def damaged():
-    raise KeyError("no such key")
-
-
-def without_scores():
-    return Net().body
-"""
 
 
 @pytest.fixture

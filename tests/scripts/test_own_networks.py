@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import torch
+from helpers import NETWORKS
 from PIL import Image
 from torchvision import models
 
@@ -15,35 +16,6 @@ import gradcam
 import saliency_map
 import style_transfer
 from files.course import package_file
-
-NETWORKS = """
-import torch
-from helper import CLASSES
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
-        self.arch = "the network's own"
-        self.head = nn.Linear(6, CLASSES)
-
-    def forward(self, x):
-        return self.head(self.body(x.mul_(2)).mean(dim=(2, 3)))
-
-
-ready = Net()
-number = 5
-
-
-def damaged():
-    raise KeyError("no such key")
-
-
-def without_scores():
-    return Net().body
-"""
 
 
 @pytest.fixture(scope="module")
