@@ -16,10 +16,19 @@ from figure_utils import class_title, draw_rows, heat, provenance, save_png, sho
 from visualizers.evaluation import CHUNK, full_precision
 from visualizers.layers import Layer
 
-__all__ = ["attribution", "attribution_row", "compute_attributions", "occlusion_windows", "visualize_attr_maps"]
+__all__ = [
+    "attribution",
+    "attribution_row",
+    "compute_attributions",
+    "occlusion_windows",
+    "visualize_attr_maps",
+]
 
-SQUARE, STRIDE = 64 / 224, 40 / 224  # of occlusion, as shares of a photo's short side: 25 cover a square photo
-STEP_BATCH = 5  # interpolated images that go through the network together: 4 steps and, for conductance, an end point
+# Of occlusion, as shares of a photo's short side: 25 cover a square photo
+SQUARE, STRIDE = 64 / 224, 40 / 224
+# Interpolated images that go through the network together: 4 steps and, for conductance, an end
+# point
+STEP_BATCH = 5
 
 
 def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
@@ -28,18 +37,20 @@ def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
 
 
 def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
-    """Return `algo.attribute(inputs, **kwargs)`, with flat memory for any number of images and steps.
+    """Return `algo.attribute(inputs, **kwargs)`, with flat memory for any number of images and
+    steps.
 
-    On a CPU the images go through in chunks; an algorithm that works in steps (integrated gradients, conductance) gets
-    them one by one and its steps in batches: all at once, five photos and 50 steps take 6 GB and over twice the time.
-    On a GPU all images go through at once, in smaller chunks where its memory does not hold them. Computed in full
-    float32, as the techniques are.
+    On a CPU the images go through in chunks; an algorithm that works in steps (integrated
+    gradients, conductance) gets them one by one and its steps in batches: all at once, five photos
+    and 50 steps take 6 GB and over twice the time. On a GPU all images go through at once, in
+    smaller chunks where its memory does not hold them. Computed in full float32, as the techniques
+    are.
 
     Args:
         algo: a captum attribution algorithm that treats each image on its own.
         inputs: (N, …) tensor.
-        kwargs: for `attribute`; tensors and lists of length N among them, also within tuples such as
-            `additional_forward_args`, are cut along with the inputs.
+        kwargs: for `attribute`; tensors and lists of length N among them, also within tuples such
+            as `additional_forward_args`, are cut along with the inputs.
 
     Returns:
         The attributions, detached, in captum's shape: (N, …), or a tuple of such tensors.
@@ -61,10 +72,14 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     while start < count:
         chunk = slice(start, start + size)
         cut = {name: _cut(value, chunk, count) for name, value in kwargs.items()}
-        # Input methods need `requires_grad` (else Captum sets it on the caller's tensor, with a warning). Layer methods
-        # do not, and are much smaller without it.
+        # Input methods need `requires_grad` (else Captum sets it on the caller's tensor, with a
+        # warning). Layer methods do not, and are much smaller without it.
         part = inputs[chunk].detach().requires_grad_(not isinstance(algo, attr.LayerAttribution))
-        with warnings.catch_warnings(), full_precision(), contextlib.suppress(torch.OutOfMemoryError):
+        with (
+            warnings.catch_warnings(),
+            full_precision(),
+            contextlib.suppress(torch.OutOfMemoryError),
+        ):
             warnings.filterwarnings("ignore", "Setting (forward, )?backward hooks", UserWarning)
             parts.append(algo.attribute(part, **cut))
             start += size
@@ -77,8 +92,11 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     return torch.cat(parts).detach()
 
 
-def attribution(algorithm: type, model: nn.Module, layer: Layer | None = None, **kwargs) -> Callable:
-    """Return a technique: images (N, 3, H, W) and labels (N,) → what an algorithm of Captum's attributes to them.
+def attribution(
+    algorithm: type, model: nn.Module, layer: Layer | None = None, **kwargs
+) -> Callable:
+    """Return a technique: images (N, 3, H, W) and labels (N,) → what an algorithm of Captum's
+    attributes to them.
 
     Args:
         algorithm: a class of `captum.attr`, made of the network and, with `layer`, a module.
@@ -90,20 +108,28 @@ def attribution(algorithm: type, model: nn.Module, layer: Layer | None = None, *
     def technique(images: torch.Tensor, labels: torch.Tensor):
         with layer.as_maps(images) if layer else contextlib.nullcontext() as module:
             algo = algorithm(model, module) if layer else algorithm(model)
-            target = {"target": labels} if "target" in inspect.signature(algo.attribute).parameters else {}
+            target = (
+                {"target": labels}
+                if "target" in inspect.signature(algo.attribute).parameters
+                else {}
+            )
             return compute_attributions(algo, images, **target, **kwargs)
 
     return technique
 
 
 def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
-    """Return the size and the strides of the squares that occlude a photo (H, W, 3), as `attr.Occlusion` takes them."""
+    """Return the size and the strides of the squares that occlude a photo (H, W, 3), as
+    `attr.Occlusion` takes them.
+    """
     square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
     return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
 
 
 def _target(target, count: int):
-    """Return class ids as Captum takes them: an int for all images, or a tensor of one per image."""
+    """Return class ids as Captum takes them: an int for all images, or a tensor of one per
+    image.
+    """
     one_each = isinstance(target, list | tuple) and len(target) == count
     if one_each and all(isinstance(label, int | np.integer | torch.Tensor) for label in target):
         target = torch.as_tensor(target)
@@ -114,7 +140,9 @@ def _target(target, count: int):
 
 
 def _cut(value, chunk: slice, count: int):
-    """Cut an argument along with the images if it holds one entry for each; of a tuple, its parts that do."""
+    """Cut an argument along with the images if it holds one entry for each; of a tuple, its parts
+    that do.
+    """
     if isinstance(value, tuple):
         return tuple(_cut(part, chunk, count) for part in value)
     one_each = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.dim() > 0)
@@ -144,7 +172,8 @@ def visualize_attr_maps(
         X: uint8 (N, H, W, 3), RGB photos.
         y: (N,) class ids.
         class_names: class id → name.
-        attributions: each (N, C, h, w); maps of another size are enlarged to the photos' (nearest neighbour).
+        attributions: each (N, C, h, w); maps of another size are enlarged to the photos' (nearest
+            neighbour).
         titles: of the rows, one per attribution.
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
@@ -153,11 +182,14 @@ def visualize_attr_maps(
         heading: a line above everything.
 
     Raises:
-        ValueError: no photo, lengths that do not fit one another, values that are not finite, or an unknown `cmap`.
+        ValueError: no photo, lengths that do not fit one another, values that are not finite, or an
+            unknown `cmap`.
         InputError: the figure cannot be written.
     """
     if len(attributions) != len(titles):
-        raise ValueError(f"titles must name each of the {len(attributions)} attributions, got {len(titles)}")
+        raise ValueError(
+            f"titles must name each of the {len(attributions)} attributions, got {len(titles)}"
+        )
     if any(len(a) != len(X) for a in attributions) or len(y) != len(X):
         raise ValueError(f"y and attributions must hold one entry for each of the {len(X)} photos")
     if not len(X):
@@ -179,8 +211,13 @@ def attribution_row(
     cmap: str = "viridis",
     alpha: float = 0.7,
 ) -> tuple[str, list[np.ndarray]]:
-    """Return one row of `visualize_attr_maps` for `draw_rows`: its title and a tile for each photo."""
-    return title, [_tile(attr_preprocess(a), cmap, alpha, x.shape[:2]) for a, x in zip(attribution, X, strict=True)]
+    """Return one row of `visualize_attr_maps` for `draw_rows`: its title and a tile for each
+    photo.
+    """
+    return title, [
+        _tile(attr_preprocess(a), cmap, alpha, x.shape[:2])
+        for a, x in zip(attribution, X, strict=True)
+    ]
 
 
 def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) -> np.ndarray:
@@ -191,6 +228,12 @@ def _tile(values: np.ndarray, cmap: str, alpha: float, size: tuple[int, int]) ->
     values = ((values - values.mean()) / max(values.std(), 1e-20) * 0.2 + 0.5).clip(0, 1)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    colours = heat(values, cmap, normalize=False) if values.ndim == 2 else (255 * values).round().astype(np.uint8)
-    rows, columns = (np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True))
+    colours = (
+        heat(values, cmap, normalize=False)
+        if values.ndim == 2
+        else (255 * values).round().astype(np.uint8)
+    )
+    rows, columns = (
+        np.arange(side) * have // side for side, have in zip(size, colours.shape[:2], strict=True)
+    )
     return (alpha * colours[rows][:, columns] + (1 - alpha) * 255).round().astype(np.uint8)

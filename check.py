@@ -3,8 +3,9 @@
     python check.py
     python check.py --only saliency_map grad_cam
 
-Each item runs in a process of its own under a time limit, so whatever the code does that is checked, the others go on.
-`checker/` holds the table of items and what runs there. This file starts it, compares and prints, without torch.
+Each item runs in a process of its own under a time limit, so whatever the code does that is
+checked, the others go on. `checker/` holds the table of items and what runs there. This file starts
+it, compares and prints, without torch.
 """
 
 import ast
@@ -35,7 +36,8 @@ from files.atomic import atomic_write
 ROOT = Path(__file__).resolve().parent
 EXPECTED = ROOT / "data" / "expected.npz"
 MOST_LETTERS = 400  # of a message
-NEARER = 0.4  # a known mistake is named where it is so much nearer than the reference and any other mistake
+# a known mistake is named where it is so much nearer than the reference and any other mistake
+NEARER = 0.4
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
 PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
@@ -85,13 +87,17 @@ def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
             return Measured("error", words, _last_place(folder, root))
         try:
             return _read(folder)
-        except Exception:  # the solution has ended the process, or has itself written something there
-            words = f"the process was ended with status {process.exitcode} before the check was done"
+        except Exception:
+            # The solution has ended the process, or has itself written something there
+            words = (
+                f"the process was ended with status {process.exitcode} before the check was done"
+            )
             return Measured("error", words, _last_place(folder, root))
 
 
 def _start_item(*arguments) -> None:
-    importlib.import_module("checker.process").run(*arguments)  # with torch: in the item's own process
+    # With torch: in the item's own process
+    importlib.import_module("checker.process").run(*arguments)
 
 
 def _end(process: Any) -> None:
@@ -109,10 +115,14 @@ def _read(folder: Path) -> Measured:
 
 
 def _last_place(folder: Path, root: Path) -> str:
-    """Return where the solution was when time was up, by the dump of the stack that the process left."""
+    """Return where the solution was when time was up, by the dump of the stack that the process
+    left.
+    """
     with contextlib.suppress(OSError):
         for file, line in re.findall(r'File "(.+)", line (\d+)', (folder / "stack").read_text()):
-            if Path(file).is_relative_to(root) and not Path(file).relative_to(root).parts[0].startswith("check"):
+            if Path(file).is_relative_to(root) and not Path(file).relative_to(root).parts[
+                0
+            ].startswith("check"):
                 return f"{Path(file).relative_to(root).as_posix()} line {line}"
     return ""
 
@@ -130,17 +140,26 @@ class Expected:
         self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
 
     def values(self, item: str, mistake: int | None = None) -> Arrays:
-        """Return what an item measures: "group/name" → array; with `mistake`, of the solution that makes it."""
+        """Return what an item measures: "group/name" → array; with `mistake`, of the solution that
+        makes it.
+        """
         prefix = f"{item}/" if mistake is None else f"{item}~{mistake}/"
-        return {key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)
+        }
 
     def likeness(self, item: Item, found: Arrays) -> str:
         """Return what the values look like, in words; none where they look like nothing known."""
         if not all(np.isfinite(values).all() for values in found.values()):
             return "not finite (NaN or infinity)"
-        known = [(self.values(item.name, number), words) for number, words in enumerate(self.mistakes[item.name])]
+        known = [
+            (self.values(item.name, number), words)
+            for number, words in enumerate(self.mistakes[item.name])
+        ]
         reference = self.values(item.name)
-        ordered = sorted(((distance(found, values), words) for values, words in known), key=lambda pair: pair[0])
+        ordered = sorted(
+            ((distance(found, values), words) for values, words in known), key=lambda pair: pair[0]
+        )
         rivals = [distance(found, reference), *(error for error, _ in ordered[1:])]
         if ordered and ordered[0][0] <= max(item.tolerance, NEARER * min(rivals)):
             return ordered[0][1]
@@ -148,7 +167,9 @@ class Expected:
         if error <= item.tolerance:
             return f"{factor:.3g} times what they should be"
         # As of a loss that is a mean over the photos, or a sum.
-        error, words = min(((scale(found, values)[1], words) for values, words in known), default=(np.inf, ""))
+        error, words = min(
+            ((scale(found, values)[1], words) for values, words in known), default=(np.inf, "")
+        )
         return words if error <= item.tolerance else ""
 
 
@@ -166,7 +187,9 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
             likeness = expected.likeness(item, measured.arrays)
             if measured.arrays or not findings:
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
-                findings.insert(0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness))
+                findings.insert(
+                    0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness)
+                )
         status, words = ("wrong" if findings else "ok"), "; ".join(findings)
     words = one_line(words)
     if status != "ok" and place:
@@ -175,13 +198,17 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
 
 
 def one_line(text: str) -> str:
-    """Return a solution's text as it can be shown: on one line, at most MOST_LETTERS, without control characters."""
+    """Return a solution's text as it can be shown: on one line, at most MOST_LETTERS, without
+    control characters.
+    """
     text = " ".join(text[: 2 * MOST_LETTERS].split())[:MOST_LETTERS]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
-    """Return for each figure that no row of tiles shows what is there in its place; "figure/way" → a right row."""
+    """Return for each figure that no row of tiles shows what is there in its place; "figure/way" →
+    a right row.
+    """
 
     def is_drawn(wanted: np.ndarray) -> bool:
         return any(relative_error(row, wanted) <= item.tolerance for row in found.values())
@@ -190,13 +217,19 @@ def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
     figures = dict.fromkeys(key.partition("/")[0] for key in ways)
     shown = {key.partition("/")[0] for key, wanted in ways.items() if is_drawn(wanted)}
     known = expected.mistakes[item.name]
-    mistakes = [words for i, words in enumerate(known) if any(map(is_drawn, expected.values(item.name, i).values()))]
+    mistakes = [
+        words
+        for i, words in enumerate(known)
+        if any(map(is_drawn, expected.values(item.name, i).values()))
+    ]
     lacking = [f"no picture shows {figure}" for figure in figures if figure not in shown]
     return lacking and [*mistakes, *lacking]
 
 
 def distance(found: Arrays, wanted: Arrays) -> float:
-    """Return the largest relative error of a group's arrays, of the group that fits best: one right one is enough."""
+    """Return the largest relative error of a group's arrays, of the group that fits best: one right
+    one is enough.
+    """
     errors: dict[str, float] = {}
     for key, values in wanted.items():
         group = key.partition("/")[0]
@@ -206,7 +239,9 @@ def distance(found: Arrays, wanted: Arrays) -> float:
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return ‖found − wanted‖ / ‖wanted‖; infinity for other shapes and for values that are not finite."""
+    """Return ‖found − wanted‖ / ‖wanted‖; infinity for other shapes and for values that are not
+    finite.
+    """
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return np.inf
@@ -214,13 +249,17 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def scale(found: Arrays, wanted: Arrays) -> tuple[float, float]:
-    """Return the factor by which the values are too large, and the distance that is left when that is taken out."""
+    """Return the factor by which the values are too large, and the distance that is left when that
+    is taken out.
+    """
     pairs = [(found[key].ravel(), wanted[key].ravel()) for key in wanted if key in found]
     if any(a.shape != b.shape for a, b in pairs) or sum(a.size for a, _ in pairs) < 2:
         return 1.0, np.inf
     a, b = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*pairs, strict=True))
     factor = float(a @ b / max(b @ b, 1e-30))
-    return factor, distance({key: values / factor for key, values in found.items()}, wanted) if factor else np.inf
+    return factor, distance(
+        {key: values / factor for key, values in found.items()}, wanted
+    ) if factor else np.inf
 
 
 def _definition(root: Path, item: Item) -> str:
@@ -236,7 +275,9 @@ def _definition(root: Path, item: Item) -> str:
 # --- The command ---
 
 
-def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2) -> Iterator[Outcome]:
+def check(
+    root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2
+) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order."""
     expected = Expected(EXPECTED)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
@@ -251,41 +292,67 @@ def check(root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: i
                 process.kill()
 
 
-def check_edition(root: Path, items: Sequence[Item], edition: str, patience: float) -> Iterator[Outcome]:
-    """Check a solution as `check` does, the homework's notebooks by the functions of their cells."""
+def check_edition(
+    root: Path, items: Sequence[Item], edition: str, patience: float
+) -> Iterator[Outcome]:
+    """Check a solution as `check` does, the homework's notebooks by the functions of their
+    cells.
+    """
     if edition != HOMEWORK:
         yield from check(root, items, patience)
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         write_package(root, Path(name).resolve())
-        places = [replace(item, file=STYLE if item.file.startswith("style") else NETWORK) for item in items]
+        places = [
+            replace(item, file=STYLE if item.file.startswith("style") else NETWORK)
+            for item in items
+        ]
         for item, outcome in zip(items, check(Path(name).resolve(), places, patience), strict=True):
             yield replace(outcome, question=item.editions[edition][0])
 
 
 def make_parser() -> Parser:
     """Return the command's parser."""
-    parser = Parser(description="Check a solution, question by question, by the reference's values.")
+    parser = Parser(
+        description="Check a solution, question by question, by the reference's values."
+    )
     names = [item.name for item in ITEMS]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
     parser.add_argument(
-        "--edition", choices=EDITIONS, default=EDITIONS[0], help="homework: the notebooks (default: %(default)s)"
+        "--edition",
+        choices=EDITIONS,
+        default=EDITIONS[0],
+        help="homework: the notebooks (default: %(default)s)",
     )
-    parser.add_argument("--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)")
-    parser.add_argument("--limit", type=float, default=PATIENCE, metavar="SECONDS", help="for one item (default: 60)")
-    parser.add_argument("--json", type=named_path, metavar="PATH", help="also write the outcomes to this file")
+    parser.add_argument(
+        "--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="for one item (default: 60)",
+    )
+    parser.add_argument(
+        "--json", type=named_path, metavar="PATH", help="also write the outcomes to this file"
+    )
     return parser
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write the outcomes."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1), "utf-8")
+        temporary.write_text(
+            json.dumps([asdict(outcome) for outcome in outcomes], indent=1), "utf-8"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when nothing can be checked."""
+    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when
+    nothing can be checked.
+    """
     show_any_letter()
     parser = make_parser()
     options = parser.parse_args(argv)
@@ -297,18 +364,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
     if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
-    items = [item for item in of_edition(options.edition) if not options.only or item.name in options.only]
+    items = [
+        item
+        for item in of_edition(options.edition)
+        if not options.only or item.name in options.only
+    ]
     outcomes: list[Outcome] = []
     try:
         with unwinding_signals():
-            for outcome in check_edition(options.root.resolve(), items, options.edition, options.limit):
+            for outcome in check_edition(
+                options.root.resolve(), items, options.edition, options.limit
+            ):
                 outcomes.append(outcome)
-                print_line(f"{outcome.question:4} {outcome.name:20} {outcome.status:8} {outcome.words}".rstrip())
+                where = f"{outcome.question:4} {outcome.name:20}"
+                print_line(f"{where} {outcome.status:8} {outcome.words}".rstrip())
         if options.json:
             write_json(options.json, outcomes)
-        counts = [(sum(o.status == status for o in outcomes), status) for status in ("ok", "wrong", "missing", "error")]
+        counts = [
+            (sum(o.status == status for o in outcomes), status)
+            for status in ("ok", "wrong", "missing", "error")
+        ]
         number = f"{len(outcomes)} item{'s' * (len(outcomes) != 1)}"
-        print_line(f"{number}: {', '.join(f'{count} {status}' for count, status in counts if count)}")
+        print_line(
+            f"{number}: {', '.join(f'{count} {status}' for count, status in counts if count)}"
+        )
     except KeyboardInterrupt:
         print(f"{parser.prog}: error: interrupted", file=sys.stderr)
         return 130

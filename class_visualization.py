@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from cli.pages import Dataset
     from cli.session import Session
 
-STRIP, ACROSS = 8, 4  # iterations in class_visualization.png at most, and of them beside one another
+# Iterations in class_visualization.png at most, and of them beside one another
+STRIP, ACROSS = 8, 4
 
-Column = tuple[int, list["np.ndarray"], list[str]]  # iteration, and for each class its tile and what the network says
+# Iteration, and for each class its tile and what the network says
+Column = tuple[int, list["np.ndarray"], list[str]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +35,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=count, default=100, metavar="N", help="steps of gradient ascent")
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=25.0, metavar="LENGTH", help=step)
-    add("--l2-reg", type=real_number(), default=1e-3, metavar="WEIGHT", help="weight of the picture's squared L2 norm")
-    add("--blur-every", type=count, default=10, metavar="N", help="iterations from one blur to the next")
-    add("--max-jitter", type=whole_number(0, 224), default=16, metavar="PIXELS", help="the largest shift before a step")
-    add("--show-every", type=count, default=25, metavar="N", help="iterations from one figure to the next")
+    add(
+        "--l2-reg",
+        type=real_number(),
+        default=1e-3,
+        metavar="WEIGHT",
+        help="weight of the picture's squared L2 norm",
+    )
+    add(
+        "--blur-every",
+        type=count,
+        default=10,
+        metavar="N",
+        help="iterations from one blur to the next",
+    )
+    add(
+        "--max-jitter",
+        type=whole_number(0, 224),
+        default=16,
+        metavar="PIXELS",
+        help="the largest shift before a step",
+    )
+    add(
+        "--show-every",
+        type=count,
+        default=25,
+        metavar="N",
+        help="iterations from one figure to the next",
+    )
 
 
 def make_figures(session: Session) -> None:
-    """Write class_visualization_iter_N.png for the first, each --show-every-th and the last iteration N, and all in
-    class_visualization.png. More classes than --chunk go on further pages: name_2.png, name_3.png, …
+    """Write class_visualization_iter_N.png for the first, each --show-every-th and the last
+    iteration N, and all in class_visualization.png. More classes than --chunk go on further pages:
+    name_2.png, name_3.png, …
     """
     from cli.pages import Dataset
 
@@ -54,7 +81,9 @@ def make_figures(session: Session) -> None:
 
 
 def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., None]) -> None:
-    """Grow the pictures of some classes together; draw them on the way, and as a strip in the end."""
+    """Grow the pictures of some classes together; draw them on the way, and as a strip in the
+    end.
+    """
     from figure_utils import tile
     from visualizers.class_visualization import ClassVisualization, draw_iteration, is_shown
 
@@ -65,9 +94,15 @@ def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., Non
         bar.update()
         if is_shown(progress.iteration, options.show_every, options.iterations):
             images = progress.image.split(1)
-            captions = [with_probability(data, image, target) for image, target in zip(images, targets, strict=True)]
+            captions = [
+                with_probability(data, image, target)
+                for image, target in zip(images, targets, strict=True)
+            ]
             columns.append((progress.iteration, [tile(image) for image in images], captions))
-            titles = [f"{data.title(target)}: {caption}" for target, caption in zip(targets, captions, strict=True)]
+            titles = [
+                f"{data.title(target)}: {caption}"
+                for target, caption in zip(targets, captions, strict=True)
+            ]
             picture = draw_iteration(progress, titles, options.iterations)
             save(picture, f"class_visualization_iter_{progress.iteration}{suffix}.png")
 
@@ -76,7 +111,10 @@ def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., Non
         kwargs = {name: getattr(options, name) for name in names}
         kwargs |= {"num_iterations": options.iterations, "callback": report}
         ClassVisualization().visualize_classes(targets, data.model, **kwargs)
-    save(strip(columns, [data.title(target) for target in targets]), f"class_visualization{suffix}.png")
+    save(
+        strip(columns, [data.title(target) for target in targets]),
+        f"class_visualization{suffix}.png",
+    )
 
 
 def with_probability(data: Dataset, image: torch.Tensor, target: int) -> str:
@@ -87,7 +125,9 @@ def with_probability(data: Dataset, image: torch.Tensor, target: int) -> str:
 
 
 def strip(columns: list[Column], names: list[str]) -> Image:
-    """Draw each class's iterations in one row or two; of more than fit, evenly spaced ones with both ends."""
+    """Draw each class's iterations in one row or two; of more than fit, evenly spaced ones with
+    both ends.
+    """
     from figure_utils import draw_rows
 
     last, count = len(columns) - 1, min(len(columns), STRIP)

@@ -1,7 +1,8 @@
-"""Collect the submission: assignment_3_submission.zip, checked before it is written. Same files, same bytes.
+"""Collect the submission: assignment_3_submission.zip, checked before it is written. Same files,
+same bytes.
 
-Standard library only, and nothing of the project's before it has been seen to import: a broken file must be named, not
-stumbled over.
+Standard library only, and nothing of the project's before it has been seen to import: a broken file
+must be named, not stumbled over.
 """
 
 import argparse
@@ -26,8 +27,14 @@ ROOT = Path(__file__).resolve().parent
 ARCHIVE = "assignment_3_submission.zip"
 DOCUMENTS = ("report.pdf", "notebooks/*.ipynb", "notebooks/*.pdf")
 # What the notebooks and style_transfer.py read.
-DATA = ("notebooks/cs231n/*.py", "notebooks/cs7643/*.py", "data/reference_values.npz", "data/styles/*.jpg")
-# These must run from the zip: what they import, and what that imports, must be in it, and must itself import.
+DATA = (
+    "notebooks/cs231n/*.py",
+    "notebooks/cs7643/*.py",
+    "data/reference_values.npz",
+    "data/styles/*.jpg",
+)
+# These must run from the zip: what they import, and what that imports, must be in it, and must
+# itself import.
 SCRIPTS = (
     "saliency_map.py",
     "gradcam.py",
@@ -39,9 +46,12 @@ SCRIPTS = (
     "check.py",
     "data_utils.py",
 )
-PACKAGES = ("torch", "torchvision", "captum", "numpy", "matplotlib", "PIL", "fpdf", "markdown_it")  # to try the imports
+# To try the imports
+PACKAGES = ("torch", "torchvision", "captum", "numpy", "matplotlib", "PIL", "fpdf", "markdown_it")
 PATIENCE = 300  # seconds for the imports, most of which torch takes
-UNPACKED_CHECK = "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
+UNPACKED_CHECK = (
+    "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"
+)
 
 
 class SubmissionError(Exception):
@@ -52,13 +62,17 @@ def check_environment() -> None:
     """Raise SubmissionError where this Python is not the environment's."""
     absent = [name for name in ("torch", "torchvision", "numpy") if not _is_installed(name)]
     if absent:
-        raise SubmissionError(f"this Python has no {', '.join(absent)}: activate the project's environment first")
+        raise SubmissionError(
+            f"this Python has no {', '.join(absent)}: activate the project's environment first"
+        )
 
 
 def required_files(root: Path) -> dict[str, str]:
-    """Return the scripts and what they import of the project, directly or through one another: file → who imports it.
+    """Return the scripts and what they import of the project, directly or through one another: file
+    → who imports it.
 
-    What is imported inside a function counts, and so does a module that is neither in the project nor installed.
+    What is imported inside a function counts, and so does a module that is neither in the project
+    nor installed.
     """
     found: dict[str, str] = {}
     left = [(name, "") for name in reversed(SCRIPTS)]
@@ -67,13 +81,17 @@ def required_files(root: Path) -> dict[str, str]:
         if name not in found:
             found[name] = importer
             left += [
-                (file, name) for module in _imported_modules(root / name, name) for file in _files_of(root, *module)
+                (file, name)
+                for module in _imported_modules(root / name, name)
+                for file in _files_of(root, *module)
             ]
     return dict(sorted(found.items()))
 
 
 def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:
-    """Return what a file imports: dotted name, and whether that is surely a module, not a name in one."""
+    """Return what a file imports: dotted name, and whether that is surely a module, not a name in
+    one.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):  # named elsewhere
@@ -91,7 +109,9 @@ def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:
 
 
 def _files_of(root: Path, module: str, surely: bool) -> list[str]:
-    """Return the files of a module of the project; none where it is somebody else's, or a name in a module."""
+    """Return the files of a module of the project; none where it is somebody else's, or a name in a
+    module.
+    """
     parts = module.split(".")
     packages = [f"{'/'.join(parts[:i])}/__init__.py" for i in range(1, len(parts))]
     path = root.joinpath(*parts)
@@ -111,9 +131,16 @@ def _is_installed(name: str) -> bool:
 
 
 def code_of(root: Path) -> list[Path]:
-    """Return the code that belongs in the submission: the root's modules, and whole packages where one is required."""
+    """Return the code that belongs in the submission: the root's modules, and whole packages where
+    one is required.
+    """
     folders = {root, *((root / name).parent for name in required_files(root))}
-    return sorted(path for folder in folders for path in folder.glob("*.py") if path.is_file() and path.name[0] != ".")
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.glob("*.py")
+        if path.is_file() and path.name[0] != "."
+    )
 
 
 def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
@@ -122,15 +149,24 @@ def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
     Raises:
         SubmissionError: a required file is missing, or one cannot be read.
     """
-    documents = [path for pattern in DATA + (() if code_only else DOCUMENTS) for path in root.glob(pattern)]
-    paths = sorted({*code_of(root), *(path for path in documents if path.is_file() and path.name[0] != ".")})
+    documents = [
+        path for pattern in DATA + (() if code_only else DOCUMENTS) for path in root.glob(pattern)
+    ]
+    paths = sorted(
+        {*code_of(root), *(path for path in documents if path.is_file() and path.name[0] != ".")}
+    )
     try:
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     except OSError as error:
         raise SubmissionError(f"cannot read {error.filename}: {error.strerror}") from error
-    missing = {name: importer for name, importer in required_files(root).items() if name not in files}
+    missing = {
+        name: importer for name, importer in required_files(root).items() if name not in files
+    }
     if missing:
-        named = [f"{name} ({importer} imports it)" if importer else name for name, importer in missing.items()]
+        named = [
+            f"{name} ({importer} imports it)" if importer else name
+            for name, importer in missing.items()
+        ]
         raise SubmissionError(f"missing from the project: {', '.join(named)}")
     return files
 
@@ -161,46 +197,67 @@ def zip_files(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             info = zipfile.ZipInfo(name)  # dated 1980
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system, info.external_attr = (3, (0o755 if name.endswith(".sh") else 0o644) << 16)
+            info.create_system, info.external_attr = (
+                3,
+                (0o755 if name.endswith(".sh") else 0o644) << 16,
+            )
             archive.writestr(info, content)
     return buffer.getvalue()
 
 
 def check_imports(archive: bytes) -> None:
-    """Unpack the archive into an empty folder and import the required modules there, in a process of its own.
+    """Unpack the archive into an empty folder and import the required modules there, in a process
+    of its own.
 
     Raises:
         SubmissionError: it names each file that does not import, the line and the error.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise SubmissionError(
-            f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make .venv with `make`"
+            f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make "
+            f".venv with `make`"
         )
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
-        how: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL, "timeout": PATIENCE, "encoding": "utf-8"}
+        how: dict[str, Any] = {
+            "cwd": folder,
+            "stdin": subprocess.DEVNULL,
+            "timeout": PATIENCE,
+            "encoding": "utf-8",
+        }
         any_letter = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
         try:
             check = subprocess.run(command, capture_output=True, env=any_letter, **how)
         except subprocess.TimeoutExpired:
-            raise SubmissionError(f"the imports take more than {PATIENCE} s: nothing should run at import") from None
+            raise SubmissionError(
+                f"the imports take more than {PATIENCE} s: nothing should run at import"
+            ) from None
     problems = check.stdout.splitlines()
     if check.returncode and not problems:
-        problems = check.stderr.splitlines()[-1:] or [f"the import check ended with status {check.returncode}"]
+        problems = check.stderr.splitlines()[-1:] or [
+            f"the import check ended with status {check.returncode}"
+        ]
     if problems:
         raise SubmissionError(f"does not import from the zip: {'; '.join(problems)}")
 
 
 def report_imports() -> None:
-    """Import every required module and print a line for each file that fails; this runs in the unpacked archive."""
+    """Import every required module and print a line for each file that fails; this runs in the
+    unpacked archive.
+    """
     problems = []
     for name in required_files(ROOT):
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                importlib.import_module(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-        except BaseException as error:  # SystemExit too: a module that ends the program is of no use
-            problems.append(f"{_origin(error) or name}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+                importlib.import_module(
+                    name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+                )
+        except BaseException as error:
+            # SystemExit too: a module that ends the program is of no use
+            problems.append(
+                f"{_origin(error) or name}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
+            )
     print(*dict.fromkeys(problems), sep="\n", end="")
 
 
@@ -215,19 +272,27 @@ def _origin(error: BaseException) -> str:
 
 
 def without_outputs(files: dict[str, bytes]) -> list[str]:
-    """Return the notebooks in which a cell of code has not been run, as they are to be handed in with all outputs."""
+    """Return the notebooks in which a cell of code has not been run, as they are to be handed in
+    with all outputs.
+    """
     names = []
     for name, content in files.items():
         if name.endswith(".ipynb"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                cells = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
-                if any("".join(cell["source"]).strip() and cell.get("execution_count") is None for cell in cells):
+                cells = [
+                    cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"
+                ]
+                if any(
+                    "".join(cell["source"]).strip() and cell.get("execution_count") is None
+                    for cell in cells
+                ):
                     names.append(name)
     return names
 
 
 def write_archive(archive: bytes) -> None:
-    """Write the zip, whole or not at all, with the project's own writer, which has just been imported from the zip.
+    """Write the zip, whole or not at all, with the project's own writer, which has just been
+    imported from the zip.
 
     Raises:
         SubmissionError: it cannot be written.
@@ -243,9 +308,13 @@ def write_archive(archive: bytes) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check and write the zip. Returns the exit status: 0, or 2 when something is wrong with the files."""
+    """Check and write the zip. Returns the exit status: 0, or 2 when something is wrong with the
+    files.
+    """
     parser = argparse.ArgumentParser(description=f"Collect the submission into {ARCHIVE}.")
-    parser.add_argument("--code-only", action="store_true", help="leave out report.pdf and the notebooks")
+    parser.add_argument(
+        "--code-only", action="store_true", help="leave out report.pdf and the notebooks"
+    )
     options = parser.parse_args(argv)
     try:
         check_environment()
@@ -262,7 +331,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(f"{ARCHIVE}: {len(files)} files, {len(archive) / 1000:.0f} kB")
     if not options.code_only and "report.pdf" not in files:
-        print("without report.pdf, since it is not there: python writeup.py makes it", file=sys.stderr)
+        print(
+            "without report.pdf, since it is not there: python writeup.py makes it", file=sys.stderr
+        )
     for name in without_outputs(files):
         print(f"{name}: not all cells have been run; hand it in with all outputs", file=sys.stderr)
     return 0

@@ -1,4 +1,5 @@
-"""Photos and their classes: the course's 25 ImageNet photos, photos that installed packages ship, and your own.
+"""Photos and their classes: the course's 25 ImageNet photos, photos that installed packages ship,
+and your own.
 
 As a command it brings the course's data into the project, as `files/course.py` does.
 """
@@ -23,7 +24,14 @@ from files.class_names import imagenet_classes, parse_label, read_class_names
 from files.course import course_file, is_official, main, package_file
 from image_utils import check_image, open_image
 
-__all__ = ["imagenet_classes", "load_imagenet_val", "load_images", "open_photos", "parse_label", "read_class_names"]
+__all__ = [
+    "imagenet_classes",
+    "load_imagenet_val",
+    "load_images",
+    "open_photos",
+    "parse_label",
+    "read_class_names",
+]
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +78,16 @@ def load_imagenet_val(
 def load_images(
     num: int | None = None, seed: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[int, str]]:
-    """Return photos as the course's edition of 2023 does: `num` of them drawn at random, or all in order.
+    """Return photos as the course's edition of 2023 does: `num` of them drawn at random, or all in
+    order.
 
     Args:
         num: how many; None for all.
         seed: makes the choice repeatable; None draws anew each time.
 
     Returns:
-        X, y, class_names: as `load_imagenet_val`; with, before the last, the first synonym of each photo's class.
+        X, y, class_names: as `load_imagenet_val`; with, before the last, the first synonym of each
+            photo's class.
 
     Raises:
         InputError, ValueError: as `load_imagenet_val`.
@@ -89,7 +99,9 @@ def load_images(
     return X, y, [class_names[int(label)].split(",")[0] for label in y], class_names
 
 
-def _photos(num: int | None, path: str | Path | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _photos(
+    num: int | None, path: str | Path | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the course's photos or the packages'; warn of what the caller may not expect."""
     if num is not None and (not isinstance(num, int | np.integer) or num < 0):
         raise ValueError(f"num must be a whole number from 0, or None for all, got {num!r}")
@@ -102,8 +114,11 @@ def _photos(num: int | None, path: str | Path | None = None) -> tuple[np.ndarray
     return photos
 
 
-def course_photos(path: str | Path | None = None) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
-    """Return the course's 25 photos, their classes and the names of all classes; None if they are not there.
+def course_photos(
+    path: str | Path | None = None,
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
+    """Return the course's 25 photos, their classes and the names of all classes; None if they are
+    not there.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
@@ -113,19 +128,26 @@ def course_photos(path: str | Path | None = None) -> tuple[np.ndarray, np.ndarra
         return None
     try:
         official = is_official(PHOTOS, sha256_of(Path(path)))
-        with np.load(path, allow_pickle=official) as course:  # a pickle runs code: that of a verified file alone
+        # a pickle runs code: that of a verified file alone
+        with np.load(path, allow_pickle=official) as course:
             X, y = course["X"], course["y"].astype(np.int64)
             names = course["label_map"].item() if official else {}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the course's photos in {quoted(path)}: {cause(error)}") from error
+        raise InputError(
+            f"cannot read the course's photos in {quoted(path)}: {cause(error)}"
+        ) from error
     if X.dtype != np.uint8 or X.shape[3:] != (3,) or y.shape != X.shape[:1]:
-        raise InputError(f"{quoted(path)} holds no photos: X of shape (N, H, W, 3), uint8, and y of shape (N,)")
+        raise InputError(
+            f"{quoted(path)} holds no photos: X of shape (N, H, W, 3), uint8, and y of shape (N,)"
+        )
     # The course's map lacks class 134.
     return X, y, imagenet_classes() | {int(k): str(v) for k, v in names.items()}
 
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return five photos that installed packages ship, their classes and the names of all classes."""
+    """Return five photos that installed packages ship, their classes and the names of all
+    classes.
+    """
     return (
         open_photos(package_files()),
         np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64),
@@ -158,26 +180,34 @@ class PhotoSet(NamedTuple):
 
 
 class Photos:
-    """Photos in files and folders, opened one by one whenever they are gone through: memory holds one at a time."""
+    """Photos in files and folders, opened one by one whenever they are gone through: memory holds
+    one at a time.
+    """
 
     def __init__(
-        self, paths: Iterable[str | Path], size: int = PHOTO_SIZE, whole: bool = False, num: int | None = None
+        self,
+        paths: Iterable[str | Path],
+        size: int = PHOTO_SIZE,
+        whole: bool = False,
+        num: int | None = None,
     ):
         """Find the photos; those named themselves must begin like photos.
 
         Args:
-            paths: files, folders, and patterns with wildcards; of a folder, every image directly in it, in the order
-                of names. What is no image in a folder is left out, with a notice in the log.
+            paths: files, folders, and patterns with wildcards; of a folder, every image directly in
+                it, in the order of names. What is no image in a folder is left out, with a notice
+                in the log.
             size: pixels of the short side.
             whole: keep the photos' proportions; otherwise they are cut to the middle square.
             num: open no more than so many.
 
         Raises:
-            InputError: a file that is no photo, a folder without any file, a pattern that fits nothing, a web address,
-                or an empty name.
+            InputError: a file that is no photo, a folder without any file, a pattern that fits
+                nothing, a web address, or an empty name.
         """
         self.size, self.whole, self.num = size, whole, num
-        self.files = [file for path in paths for file in _find(path)]  # each with the folder that it was found in
+        # Each with the folder that it was found in
+        self.files = [file for path in paths for file in _find(path)]
         self._told: set[str | Path] = set()  # the files whose notice has been given
         for path, folder in self.files[:num]:
             if folder is None:
@@ -217,20 +247,25 @@ class Photos:
         image = open_image(path)
         if self.whole and max(image.size) > LONGEST * min(image.size):
             raise InputError(
-                f"{quoted(path)} is {image.width}×{image.height} pixels; as a whole its long side may be at most "
+                f"{quoted(path)} is {image.width}×{image.height} pixels; as a whole its long side "
+                f"may be at most "
                 f"{LONGEST} times the short one"
             )
         return Photo(Path(path).name, frame(image, self.size, self.whole))
 
 
 def find_photos(
-    images: Iterable[str | Path] | None, size: int = PHOTO_SIZE, whole: bool = False, num: int | None = None
+    images: Iterable[str | Path] | None,
+    size: int = PHOTO_SIZE,
+    whole: bool = False,
+    num: int | None = None,
 ) -> PhotoSet:
-    """Return the photos in files and folders, which are opened whenever they are gone through; or the course's.
+    """Return the photos in files and folders, which are opened whenever they are gone through; or
+    the course's.
 
     Args:
-        images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by default, or, with a
-            notice, those that installed packages ship.
+        images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by
+            default, or, with a notice, those that installed packages ship.
 
     Raises:
         InputError: a photo cannot be used.
@@ -243,7 +278,10 @@ def find_photos(
         labels = np.array([label for *_, label in PACKAGE_PHOTOS[:num]], dtype=np.int64)
         return PhotoSet(Photos(package_files(), size, whole, num), labels)
     X, y, class_names = course
-    photos = [Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole)) for i, x in enumerate(X[:num], start=1)]
+    photos = [
+        Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole))
+        for i, x in enumerate(X[:num], start=1)
+    ]
     return PhotoSet(photos, y[:num], class_names)
 
 
@@ -266,7 +304,8 @@ def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     photos = Photos(paths, size)
-    # One array from the start: 400 photos take 60 MB, and putting single ones together would take twice that.
+    # One array from the start: 400 photos take 60 MB, and putting single ones together would take
+    # twice that.
     X, count = np.empty((len(photos.files), size, size, 3), np.uint8), 0
     for count, photo in enumerate(photos, start=1):
         X[count - 1] = photo.pixels
@@ -274,15 +313,20 @@ def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
 
 
 def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
-    """Return a picture's middle square, or the whole of it, with a short side of `size` pixels: uint8 (H, W, 3)."""
+    """Return a picture's middle square, or the whole of it, with a short side of `size` pixels:
+    uint8 (H, W, 3).
+    """
     if not whole:
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     scale = size / min(image.size)
-    return np.asarray(image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC))
+    return np.asarray(
+        image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
+    )
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
-    """Find the files that a name stands for, each with the folder that it was found in (None: named itself).
+    """Find the files that a name stands for, each with the folder that it was found in (None: named
+    itself).
 
     Raises:
         InputError: an empty name, a folder without any file, or a pattern that fits nothing.
@@ -298,13 +342,21 @@ def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
     found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
     if not found:
         raise InputError(f"no file or folder fits the pattern {quoted(name)}")
-    return [file for one in found for file in (_files_in(Path(one)) if is_folder(Path(one)) else [(one, None)])]
+    return [
+        file
+        for one in found
+        for file in (_files_in(Path(one)) if is_folder(Path(one)) else [(one, None)])
+    ]
 
 
 def _files_in(folder: Path) -> list[tuple[str | Path, Path | None]]:
-    """Return what may be a photo in a folder, by name; hidden files and subfolders are not meant."""
+    """Return what may be a photo in a folder, by name; hidden files and subfolders are not
+    meant.
+    """
     try:
-        files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p))
+        files = sorted(
+            p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p)
+        )
     except OSError as error:
         raise InputError(f"cannot read the folder {quoted(folder)}: {cause(error)}") from error
     if not files:
@@ -316,7 +368,9 @@ def _no_image_in(folder: Path) -> InputError:
     """Return the error for a folder without an image."""
     message = f"the folder {quoted(folder)} holds no image"
     if any(is_folder(path) for path in folder.iterdir() if not path.name.startswith(".")):
-        message += f"; its subfolders are not searched, but {quoted(f'{folder}/*/')} names all of them"
+        message += (
+            f"; its subfolders are not searched, but {quoted(f'{folder}/*/')} names all of them"
+        )
     return InputError(message)
 
 

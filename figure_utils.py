@@ -1,7 +1,8 @@
-"""Figures: maps become tiles of pixels, tiles one picture with titles, and the picture a PNG that says how it was made.
+"""Figures: maps become tiles of pixels, tiles one picture with titles, and the picture a PNG that
+says how it was made.
 
-A figure is a Pillow picture in which every pixel of a tile is a pixel of the file. Matplotlib gives the colour maps and
-the loss curves; neither touches the backend or the figures of the caller.
+A figure is a Pillow picture in which every pixel of a tile is a pixel of the file. Matplotlib gives
+the colour maps and the loss curves; neither touches the backend or the figures of the caller.
 """
 
 import bisect
@@ -29,7 +30,8 @@ from image_utils import SQUEEZENET_STD, deprocess, rescale
 
 FOLDER = ROOT / "visualization"
 GAP = 6  # pixels between tiles
-WORDS, HEADING = 17, 19  # pixels, the sizes of letters; five photos side by side on letter paper leave 7 points of 17
+# Pixels, the sizes of letters; five photos side by side on letter paper leave 7 points of 17
+WORDS, HEADING = 17, 19
 TITLE_BAND = 50  # pixels above a column: two lines
 HEADING_BAND = 36
 LABEL_BAND = 160  # pixels left of a row: three lines
@@ -39,30 +41,41 @@ SMALLEST_TILE = 160  # pixels; smaller tiles are enlarged by a whole factor so t
 # --- Maps to tiles ---
 
 
-def heat(values: np.ndarray, cmap: str = "hot", normalize: bool = True, top: float = 1) -> np.ndarray:
-    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if not `normalize`.
+def heat(
+    values: np.ndarray, cmap: str = "hot", normalize: bool = True, top: float = 1
+) -> np.ndarray:
+    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if
+    not `normalize`.
 
     Of the range all above the quantile `top` is clipped, unless nothing else would be left.
     """
     if top < 1:
         values = values.clip(max=np.quantile(values, top) or values.max())
-    colours = matplotlib.colormaps.get_cmap(cmap)(rescale(values) if normalize else values, bytes=True)
+    colours = matplotlib.colormaps.get_cmap(cmap)(
+        rescale(values) if normalize else values, bytes=True
+    )
     return np.asarray(colours)[..., :3]
 
 
 def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """Blend colours over a photo, both uint8 (H, W, 3): RGB picture; `alpha` is the share of the colours."""
+    """Blend colours over a photo, both uint8 (H, W, 3): RGB picture; `alpha` is the share of the
+    colours.
+    """
     return Image.fromarray((alpha * colours + (1 - alpha) * photo).round().astype(np.uint8))
 
 
 def signed(gradient: np.ndarray) -> np.ndarray:
-    """Show a gradient (H, W, 3) about mid-grey: uint8 (H, W, 3). The largest half per cent of the values saturates."""
+    """Show a gradient (H, W, 3) about mid-grey: uint8 (H, W, 3). The largest half per cent of the
+    values saturates.
+    """
     top = np.quantile(np.abs(gradient), 0.995) or 1
     return np.rint(255 * (gradient / (2 * top) + 0.5).clip(0, 1)).astype(np.uint8)
 
 
 def about_grey(difference: torch.Tensor) -> np.ndarray:
-    """Show a difference of normalised images (1, 3, H, W) about mid-grey: uint8 (H, W, 3), clipped to 0…255."""
+    """Show a difference of normalised images (1, 3, H, W) about mid-grey: uint8 (H, W, 3), clipped
+    to 0…255.
+    """
     pixels = difference[0].permute(1, 2, 0).cpu().numpy() * SQUEEZENET_STD
     return np.rint(128 + 255 * pixels).clip(0, 255).astype(np.uint8)
 
@@ -87,8 +100,8 @@ def draw_rows(
     """Draw a grid of tiles.
 
     Args:
-        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3) or RGB pictures; smaller ones than
-            the largest are centred on white.
+        rows: the label of each row (empty: none) and its tiles, uint8 (H, W, 3) or RGB pictures;
+            smaller ones than the largest are centred on white.
         titles: one per column; or, one list per row, one per tile.
         heading: a line above everything, or two where the grid is narrow.
 
@@ -96,7 +109,10 @@ def draw_rows(
         RGB picture.
     """
     grid = [(label, [np.asarray(tile) for tile in tiles]) for label, tiles in rows]
-    height, width = (max(side) for side in zip(*(tile.shape[:2] for _, tiles in grid for tile in tiles), strict=True))
+    height, width = (
+        max(side)
+        for side in zip(*(tile.shape[:2] for _, tiles in grid for tile in tiles), strict=True)
+    )
     factor = max(1, -(-SMALLEST_TILE // min(height, width)))
     tall, wide = height * factor, width * factor
     per_tile = bool(titles) and not isinstance(titles[0], str)
@@ -116,10 +132,14 @@ def draw_rows(
         for j, tile in enumerate(tiles):
             x = left + j * (wide + GAP)
             enlarged = Image.fromarray(tile.repeat(factor, axis=0).repeat(factor, axis=1))
-            picture.paste(enlarged, (x + (wide - enlarged.width) // 2, y + (tall - enlarged.height) // 2))
+            picture.paste(
+                enlarged, (x + (wide - enlarged.width) // 2, y + (tall - enlarged.height) // 2)
+            )
             if bands[i]:
                 title = _wrapped(str(titles[i][j] if per_tile else titles[j]), plain, wide, 2)
-                draw.multiline_text((x + wide / 2, y - GAP), title, "black", plain, anchor="md", align="center")
+                draw.multiline_text(
+                    (x + wide / 2, y - GAP), title, "black", plain, anchor="md", align="center"
+                )
         y += tall + GAP
     return picture
 
@@ -132,7 +152,9 @@ def _font(pixels: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
 
 
 def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -> str:
-    """Break words into at most `most` lines of `room` pixels; an ellipsis stands for what is left over."""
+    """Break words into at most `most` lines of `room` pixels; an ellipsis stands for what is left
+    over.
+    """
     lines: list[str] = []
     rest = " ".join(words.encode(errors="replace").decode().split("\n"))[:400]
     while rest and len(lines) < most:
@@ -149,9 +171,11 @@ def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -
 
 
 def draw_losses(
-    curves: Mapping[str, Sequence[tuple[float, ...]]], more: Mapping[str, Sequence[str]] | None = None
+    curves: Mapping[str, Sequence[tuple[float, ...]]],
+    more: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Plot content, style, total variation and total loss over the steps, for each picture on logarithmic axes.
+    """Plot content, style, total variation and total loss over the steps, for each picture on
+    logarithmic axes.
 
     Args:
         curves: the four terms before and after each step, and further ones, drawn dotted.
@@ -162,12 +186,16 @@ def draw_losses(
 
 
 def draw_curves(
-    panels: Mapping[str, Mapping[str, np.ndarray]], x: Sequence[float] | Sequence[str], xlabel: str, ylabel: str
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    x: Sequence[float] | Sequence[str],
+    xlabel: str,
+    ylabel: str,
 ) -> Image.Image:
     """Plot labelled curves over the same `x`, numbers or names.
 
     Args:
-        panels: title → label → the curve, (points,), or with a band (3, points): its lower edge, curve, upper edge.
+        panels: title → label → the curve, (points,), or with a band (3, points): its lower edge,
+            curve, upper edge.
     """
 
     def plot(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
@@ -176,7 +204,9 @@ def draw_curves(
             style = "-" if number < 10 else "--"  # there are ten colours
             ax.plot(x, line, f"C{number % 10}{style}", label=label, linewidth=1.4)
             if values.ndim == 2:
-                ax.fill_between(x, values[0], values[2], color=f"C{number % 10}", alpha=0.12, linewidth=0)
+                ax.fill_between(
+                    x, values[0], values[2], color=f"C{number % 10}", alpha=0.12, linewidth=0
+                )
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.tick_params(axis="x", labelrotation=60 if isinstance(x[0], str) else 0)
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -185,13 +215,18 @@ def draw_curves(
     return _draw_panels(panels, plot, width=5.6)
 
 
-def _draw_panels(panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], width: float = 5) -> Image.Image:
+def _draw_panels(
+    panels: Mapping[str, Any], plot: Callable[[Axes, Any], None], width: float = 5
+) -> Image.Image:
     """Draw what `plot` makes of each panel, two in a row, each `width` inches wide."""
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # the user's matplotlibrc is for their plots
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that the font lacks are drawn as boxes
-        figure = Figure(figsize=(width * columns, 3.6 * rows), dpi=WORDS / 10 * 72, layout="constrained")
+        # Letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure = Figure(
+            figsize=(width * columns, 3.6 * rows), dpi=WORDS / 10 * 72, layout="constrained"
+        )
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, (name, panel) in zip(axes, panels.items(), strict=False):
             plot(ax, panel)
@@ -212,7 +247,12 @@ def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[st
             ax.plot(values, style, label=label, linewidth=1.4)
     # The content term starts at zero, which no logarithmic axis has.
     positive = [value for terms in losses[1:] or losses for value in terms if value > 0]
-    ax.set(yscale="log", ylim=(min(positive, default=1) / 2, None), xlabel="step", ylabel="weighted loss")
+    ax.set(
+        yscale="log",
+        ylim=(min(positive, default=1) / 2, None),
+        xlabel="step",
+        ylabel="weighted loss",
+    )
     if positive:
         ax.legend(ncols=1 if len(ax.lines) <= 4 else 2, fontsize="small")
     else:
@@ -223,21 +263,28 @@ def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[st
 # --- A picture to a PNG ---
 
 
-def provenance(model=None, seed: int | None = None, facts: Mapping[str, object] | None = None) -> dict[str, str]:
-    """Say how a figure was made: network, weights, seed, library versions and, as JSON, further facts."""
+def provenance(
+    model=None, seed: int | None = None, facts: Mapping[str, object] | None = None
+) -> dict[str, str]:
+    """Say how a figure was made: network, weights, seed, library versions and, as JSON, further
+    facts.
+    """
     weights = str(getattr(model, "weights_name", "unknown"))
     return {
         "Network": getattr(model, "arch", "unknown" if model is None else type(model).__name__),
         "Weights": weights.encode(errors="replace").decode(),  # the name of any file
         "Seed": "none" if seed is None else str(seed),
-        "Software": ", ".join(f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")),
+        "Software": ", ".join(
+            f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")
+        ),
         "Threads": str(torch.get_num_threads()),  # sums are rounded otherwise with another number
         **({} if facts is None else {"Options": json.dumps(facts, default=lambda path: path.name)}),
     }
 
 
 def save_and_show(picture: Image.Image, name: str, model) -> None:
-    """Save a figure of the course's into the project's folder `visualization`, and show it in a notebook.
+    """Save a figure of the course's into the project's folder `visualization`, and show it in a
+    notebook.
 
     Raises:
         InputError: the file cannot be written.
@@ -255,7 +302,8 @@ def show_inline(picture: Image.Image) -> None:
 
 
 def save_png(picture: Image.Image, path: str | Path, text: Mapping[str, str]) -> None:
-    """Save a picture as a PNG with text in it, whole or not at all; a path without a suffix gets `.png`.
+    """Save a picture as a PNG with text in it, whole or not at all; a path without a suffix gets
+    `.png`.
 
     Raises:
         InputError: the file cannot be written.
@@ -264,4 +312,5 @@ def save_png(picture: Image.Image, path: str | Path, text: Mapping[str, str]) ->
     for key, value in text.items():
         info.add_text(key, value)
     with atomic_write(path if path.suffix else path.with_suffix(".png")) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info, compress_level=1)  # 0.4 of the time of 6 for 8 % more bytes
+        # 0.4 of the time of 6 for 8 % more bytes
+        picture.save(temporary, format="PNG", pnginfo=info, compress_level=1)

@@ -1,4 +1,6 @@
-"""Question 1.3: a fooling image, and one that still fools the network after it has been stored in 8 bits."""
+"""Question 1.3: a fooling image, and one that still fools the network after it has been stored in 8
+bits.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add_photo_options(parser, "images", "num", "size", "whole", "classes")
     add = parser.add_argument
-    add("--index", type=whole_number(0), default=0, metavar="N", help="which of the photos, counted from 0")
+    add(
+        "--index",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="which of the photos, counted from 0",
+    )
     target = "the class to reach, id or name (default: 6, or the last if there are fewer)"
     add("--target", metavar="CLASS", help=target)
     step = "L2 norm of a step, in normalised pixels"
     add("--learning-rate", type=real_number(above=True), default=10.0, metavar="LENGTH", help=step)
-    add("--max-iter", type=whole_number(1, 10_000), default=100, metavar="N", help="the largest number of steps")
+    add(
+        "--max-iter",
+        type=whole_number(1, 10_000),
+        default=100,
+        metavar="N",
+        help="the largest number of steps",
+    )
 
 
 def make_figures(session: Session) -> None:
-    """Write fooling_image.png and fooling_image_valid.png, and print whether the network is fooled."""
+    """Write fooling_image.png and fooling_image_valid.png, and print whether the network is
+    fooled.
+    """
     from cli.pages import Dataset
     from visualizers import FoolingImage
 
@@ -50,7 +66,13 @@ def make_figures(session: Session) -> None:
     def make(valid: bool) -> torch.Tensor:
         with session.progress(description="fooling image", total=options.max_iter) as bar:
             return technique.make_fooling_image(
-                X, target, session.model, options.learning_rate, options.max_iter, lambda _: bar.update(), valid
+                X,
+                target,
+                session.model,
+                options.learning_rate,
+                options.max_iter,
+                lambda _: bar.update(),
+                valid,
             )
 
     fooling, valid = make(valid=False), make(valid=True)
@@ -58,7 +80,9 @@ def make_figures(session: Session) -> None:
     session.save_rows("fooling_image.png", rows, titles, heading, target=named)
     session.save_image(valid, "fooling_image_valid.png", target=named)
     if not technique.is_fooled(valid, target, session.model):
-        log.warning("fooling_image_valid.png does not fool the network; a larger --max-iter may help")
+        log.warning(
+            "fooling_image_valid.png does not fool the network; a larger --max-iter may help"
+        )
     fooled = technique.is_fooled(fooling, target, session.model)
     print_line("Fooled the model!" if fooled else "The model is not fooled!")
 
@@ -73,14 +97,19 @@ def chosen_photo(session: Session) -> np.ndarray:
     photo = next(itertools.islice(photos, index, None), None)
     if photo is None:
         count = sum(1 for _ in photos)
-        raise InputError(f"--index {index}: only 0 to {count - 1} are there; --num and --images bring more photos")
+        raise InputError(
+            f"--index {index}: only 0 to {count - 1} are there; --num and --images bring more "
+            f"photos"
+        )
     return photo.pixels
 
 
 def figure(
     data: Dataset, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int
 ) -> tuple[list[tuple[str, list[np.ndarray]]], list[str], str]:
-    """Return rows, titles and heading: photo, fooling image, their difference, and the difference amplified."""
+    """Return rows, titles and heading: photo, fooling image, their difference, and the difference
+    amplified.
+    """
     from figure_utils import about_grey, tile
 
     before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))
@@ -89,8 +118,12 @@ def figure(
     length, largest = difference.norm().item(), difference.abs().max().item()
     size = f"difference: L2 {length:.1f}, L∞\u00a0{largest:.2f}\u00a0(normalised)"
     tiles = [photo, tile(fooling), about_grey(difference), about_grey(AMPLIFIED * difference)]
-    names = ", ".join(dict.fromkeys((f"class {target}", data.title(target))))  # without names both are the same
-    heading = f"Fooling image for {names}: {before[target].item():.2%} before, {after[target].item():.2%} after"
+    # Without names both are the same
+    names = ", ".join(dict.fromkeys((f"class {target}", data.title(target))))
+    heading = (
+        f"Fooling image for {names}: {before[target].item():.2%} before, "
+        f"{after[target].item():.2%} after"
+    )
     return [("", tiles)], [*likeliest, size, f"difference ×{AMPLIFIED}"], heading
 
 

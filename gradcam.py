@@ -23,34 +23,72 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANUAL = ("guided_backprop", "gradcam", "guided_gradcam")  # from scratch
-CAPTUM = ("guided_backprop", "guided_gradcam", "layer_activation", "layer_gradcam", "layer_conductance")
+CAPTUM = (
+    "guided_backprop",
+    "guided_gradcam",
+    "layer_activation",
+    "layer_gradcam",
+    "layer_conductance",
+)
 TECHNIQUES = tuple(dict.fromkeys((*MANUAL, *CAPTUM)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add_photo_options(
-        parser, "images", "labels", "num", "chunk", "size", "whole", "per_image", "arrays", "figures", "classes"
+        parser,
+        "images",
+        "labels",
+        "num",
+        "chunk",
+        "size",
+        "whole",
+        "per_image",
+        "arrays",
+        "figures",
+        "classes",
     )
     add = parser.add_argument
     layer = (
-        "Grad-CAM's layer, dotted name (default: features.12 for SqueezeNet, else the last one with feature maps; of "
+        "Grad-CAM's layer, dotted name (default: features.12 for SqueezeNet, else the last one "
+        "with feature maps; of "
         "transformers the last norm that the patches pass)"
     )
     add("--layer", metavar="NAME", help=layer)
-    layer = "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, else --layer)"
+    layer = (
+        "layer of Captum's activation, Grad-CAM, conductance (default: features.3 for SqueezeNet, "
+        "else --layer)"
+    )
     add("--captum-layer", metavar="NAME", help=layer)
-    add("--steps", type=whole_number(1, 1000), default=50, metavar="N", help="steps of layer conductance")
-    only = f"the figures of these techniques alone: {', '.join(TECHNIQUES)} (default: all, and figure1.png)"
-    add("--only", nargs="+", choices=TECHNIQUES, default=TECHNIQUES, dest="techniques", metavar="TECHNIQUE", help=only)
+    add(
+        "--steps",
+        type=whole_number(1, 1000),
+        default=50,
+        metavar="N",
+        help="steps of layer conductance",
+    )
+    only = (
+        f"the figures of these techniques alone: {', '.join(TECHNIQUES)} (default: all, and "
+        f"figure1.png)"
+    )
+    add(
+        "--only",
+        nargs="+",
+        choices=TECHNIQUES,
+        default=TECHNIQUES,
+        dest="techniques",
+        metavar="TECHNIQUE",
+        help=only,
+    )
     leave_out = "leave out Captum's figures, which take most of the time"
     add("--no-captum", action="store_false", default=True, dest="captum", help=leave_out)
 
 
 def make_figures(session: Session) -> None:
-    """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts, and figure1.png; of
-    a network without ReLUs those of Grad-CAM alone and of Captum's layers; with --only those of some techniques. With
-    --arrays also maps.npz, and each photo's Grad-CAM in the folder gradcam_overlays.
+    """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts,
+    and figure1.png; of a network without ReLUs those of Grad-CAM alone and of Captum's layers; with
+    --only those of some techniques. With --arrays also maps.npz, and each photo's Grad-CAM in the
+    folder gradcam_overlays.
     """
     from cli.pages import Dataset, figure_saver, maps_file
 
@@ -59,7 +97,8 @@ def make_figures(session: Session) -> None:
     facts = {"layer": layers[0].name, "captum_layer": layers[1].name}
     techniques = defined_techniques(data)
     by_captum = [name for name in CAPTUM if name in techniques and options.captum]
-    # Maps of whole photos, which may go through one by one, are not scaled together by chance where their sizes agree.
+    # Maps of whole photos, which may go through one by one, are not scaled together by chance where
+    # their sizes agree.
     per_image = options.per_image or options.whole
     with maps_file(session) as keep:
         for page in data.pages("Grad-CAM"):
@@ -79,12 +118,15 @@ def find_layers(data: Dataset) -> tuple[Layer, Layer]:
     """Return the layers of Grad-CAM and of Captum's layer attributions.
 
     Raises:
-        InputError: the network has no such layer, or it gives no feature maps that have influence on the scores.
+        InputError: the network has no such layer, or it gives no feature maps that have influence
+            on the scores.
     """
     from torchvision.models import SqueezeNet
 
     layer = layer_of_option(data, "layer")
-    return layer, layer_of_option(data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer)
+    return layer, layer_of_option(
+        data, "captum_layer", "features.3" if isinstance(data.model, SqueezeNet) else layer
+    )
 
 
 def layer_of_option(data: Dataset, option: str, default: Layer | str | None = None) -> Layer:
@@ -101,7 +143,8 @@ def layer_of_option(data: Dataset, option: str, default: Layer | str | None = No
 
 
 def defined_techniques(data: Dataset) -> list[str]:
-    """Return the techniques by --only that are defined for the network: guided backprop is about ReLUs.
+    """Return the techniques by --only that are defined for the network: guided backprop is about
+    ReLUs.
 
     A notice says where it has none, and where Captum's counterpart is something else.
 
@@ -119,11 +162,17 @@ def defined_techniques(data: Dataset) -> list[str]:
     if not relus:
         techniques = [name for name in techniques if not name.startswith("guided")]
         if not techniques:
-            raise InputError("--only: the network has no ReLU, so guided backprop is not defined for it")
-        log.warning("guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU")
+            raise InputError(
+                "--only: the network has no ReLU, so guided backprop is not defined for it"
+            )
+        log.warning(
+            "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has "
+            "no ReLU"
+        )
     elif modules < relus and data.options.captum:
         log.warning(
-            "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since Captum sees "
+            "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since "
+            "Captum sees "
             "nn.ReLU modules only, not functions or ReLU6",
             "all" if not modules else f"{relus - modules} of {relus}",
         )
@@ -151,31 +200,52 @@ def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[Image.Image]:
     """Return the photos with their Grad-CAM maps over them, RGB pictures."""
     from figure_utils import heat, overlay
 
-    return [overlay(photo, heat(cam, "jet", normalize=False)) for photo, cam in zip(page.X, maps, strict=True)]
+    return [
+        overlay(photo, heat(cam, "jet", normalize=False))
+        for photo, cam in zip(page.X, maps, strict=True)
+    ]
 
 
 def draw_manual(
-    page: Page, maps: Mapping[str, list[np.ndarray]], overlays: list[Image.Image], save: Callable[..., None]
+    page: Page,
+    maps: Mapping[str, list[np.ndarray]],
+    overlays: list[Image.Image],
+    save: Callable[..., None],
 ) -> None:
-    """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's sample figure."""
+    """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's
+    sample figure.
+    """
     from figure_utils import heat, signed
 
     # Above each photo its class, with the probability that the network gives it.
-    titles = [f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)]
+    titles = [
+        f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)
+    ]
     rows: dict[str, tuple[str, Sequence]] = {"photo": ("photo", page.X)}
     if "saliency_map" in maps:
         rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])
     if "guided_backprop" in maps:
-        rows["guided_backprop"] = ("guided backprop", [signed(values) for values in maps["guided_backprop"]])
+        rows["guided_backprop"] = (
+            "guided backprop",
+            [signed(values) for values in maps["guided_backprop"]],
+        )
     if "gradcam" in maps:
         rows["gradcam"] = ("Grad-CAM", overlays)
     if "guided_gradcam" in maps:
-        rows["guided_gradcam"] = ("Guided Grad-CAM", [signed(values) for values in maps["guided_gradcam"]])
+        rows["guided_gradcam"] = (
+            "Guided Grad-CAM",
+            [signed(values) for values in maps["guided_gradcam"]],
+        )
     for name in (name for name in MANUAL if name in rows):
         heading = rows[name][0]
         save(f"{name}.png", [rows["photo"], rows[name]], heading[0].upper() + heading[1:], titles)
     if "saliency_map" in rows:
-        save("figure1.png", list(rows.values()), "What the network sees, class and its probability", titles)
+        save(
+            "figure1.png",
+            list(rows.values()),
+            "What the network sees, class and its probability",
+            titles,
+        )
 
 
 def draw_captum(
@@ -186,12 +256,14 @@ def draw_captum(
     save: Callable[..., None],
     only: Collection[str] = CAPTUM,
 ) -> None:
-    """Draw Captum's counterparts of guided backprop and Guided Grad-CAM, and its layer activation, Grad-CAM and
+    """Draw Captum's counterparts of guided backprop and Guided Grad-CAM, and its layer activation,
+    Grad-CAM and
     conductance: a figure each, the photos and a row of maps under them.
 
     Args:
         model: the network.
-        page: its photos are `page.X`; `page.compute(attribution(algorithm, model, layer))` lists their attributions.
+        page: its photos are `page.X`; `page.compute(attribution(algorithm, model, layer))` lists
+            their attributions.
         layers: the layer of Guided Grad-CAM, and that of the three others.
         steps: of the conductance.
         save: called with a figure's file name, its rows and a heading.
@@ -206,12 +278,16 @@ def draw_captum(
         row = attribution_row("guided backprop", maps, page.X)
         save("guided_backprop_captum.png", [photos, row], "Guided backprop by Captum")
     if "guided_gradcam" in only:
-        maps = page.compute(attribution(attr.GuidedGradCam, model, cam_layer, interpolate_mode="bicubic"))
+        maps = page.compute(
+            attribution(attr.GuidedGradCam, model, cam_layer, interpolate_mode="bicubic")
+        )
         row = attribution_row("Guided Grad-CAM", maps, page.X)
         save("guided_gradcam_captum.png", [photos, row], "Guided Grad-CAM by Captum")
     if "layer_activation" in only:
         maps = page.compute(attribution(attr.LayerActivation, model, layer))
-        row = attribution_row("mean activation", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
+        row = attribution_row(
+            "mean activation", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X
+        )
         save("layer_activation_captum.png", [photos, row], f"Activation of {layer.name} by Captum")
     if "layer_gradcam" in only:
         maps = page.compute(attribution(attr.LayerGradCam, model, layer, relu_attributions=True))
@@ -219,8 +295,14 @@ def draw_captum(
         save("layer_gradcam_captum.png", [photos, row], f"Grad-CAM at {layer.name} by Captum")
     if "layer_conductance" in only:
         maps = page.compute(attribution(attr.LayerConductance, model, layer, n_steps=steps))
-        row = attribution_row("mean conductance", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X)
-        save("layer_conductance_captum.png", [photos, row], f"Conductance of {layer.name} by Captum, {steps} steps")
+        row = attribution_row(
+            "mean conductance", [channels.mean(dim=0, keepdim=True) for channels in maps], page.X
+        )
+        save(
+            "layer_conductance_captum.png",
+            [photos, row],
+            f"Conductance of {layer.name} by Captum, {steps} steps",
+        )
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

@@ -1,4 +1,6 @@
-"""Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling, blurring."""
+"""Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling,
+blurring.
+"""
 
 import contextlib
 import functools
@@ -20,7 +22,8 @@ from torchvision.transforms import functional as TF
 
 from errors import InputError, cause, quoted
 
-with contextlib.suppress(ImportError):  # without it HEIC photos are refused, and the package is named
+# Without it HEIC photos are refused, and the package is named
+with contextlib.suppress(ImportError):
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -48,8 +51,10 @@ Values = TypeVar("Values", torch.Tensor, np.ndarray)
 SQUEEZENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 SQUEEZENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it says of a damaged file, our error says
-# A megabyte per text chunk is too little for what editors write; the 64 MB for all of them together stay.
+# What it says of a damaged file, our error says
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+# A megabyte per text chunk is too little for what editors write; the 64 MB for all of them together
+# stay.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # No others: EPS starts Ghostscript, and some rare formats' decoders run for hours.
@@ -63,22 +68,24 @@ UPRIGHT = {  # EXIF orientation → what puts the picture right
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PROFILES = {"CMYK": ("CMYK",), "L": ("GRAY", "RGB"), "LAB": ()}  # mode → profiles that fit; other modes: RGB's
+# Mode → profiles that fit; other modes: RGB's
+PROFILES = {"CMYK": ("CMYK",), "L": ("GRAY", "RGB"), "LAB": ()}
 
 
 def open_image(path: str | Path) -> Image.Image:
     """Open a photo as an 8-bit RGB picture in sRGB the right way up.
 
-    The formats are JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000, AVIF where Pillow has it, and HEIC where
-    the package `pillow-heif` is installed. The file's name does not matter, only its content.
+    The formats are JPEG, PNG, WebP, TIFF, GIF, BMP, JPEG 2000, AVIF where Pillow has it, and HEIC
+    where the package `pillow-heif` is installed. The file's name does not matter, only its content.
 
-    EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette, 1-bit, CMYK and
-    16-bit pictures are brought to RGB, transparent ones put on white; of an animation the first frame is taken.
-    A JPEG or JPEG 2000 of more than 89 megapixels comes at half its width and height.
+    EXIF orientation is applied, and the embedded colour profile unless it is broken. Grey, palette,
+    1-bit, CMYK and 16-bit pictures are brought to RGB, transparent ones put on white; of an
+    animation the first frame is taken. A JPEG or JPEG 2000 of more than 89 megapixels comes at half
+    its width and height.
 
     Raises:
-        InputError: no such file, not a regular file, not a photo, damaged, or above 178 megapixels, from where on
-            Pillow suspects an attack.
+        InputError: no such file, not a regular file, not a photo, damaged, or above 178 megapixels,
+            from where on Pillow suspects an attack.
     """
     with _opened(path) as image:
         if isinstance(image, TiffImageFile):
@@ -88,68 +95,93 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def check_image(path: str | Path) -> None:
-    """Raise InputError, as `open_image` does, unless a file begins like a photo; its pixels are not decoded."""
+    """Raise InputError, as `open_image` does, unless a file begins like a photo; its pixels are not
+    decoded.
+    """
     with _opened(path):
         pass
 
 
 @contextlib.contextmanager
 def _opened(name: str | Path) -> Iterator[Image.Image]:
-    """Give the picture in a file, not decoded yet. Whatever is raised then, too, becomes an InputError."""
+    """Give the picture in a file, not decoded yet. Whatever is raised then, too, becomes an
+    InputError.
+    """
     path = Path(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata and size; what matters is raised
         try:
             if not path.exists():
                 if re.match(r"(?i)(https?|ftp):/", str(name)):
-                    raise InputError(f"{quoted(name)} is a web address; save the photo and give the file's name")
+                    raise InputError(
+                        f"{quoted(name)} is a web address; save the photo and give the file's name"
+                    )
                 raise InputError(f"{quoted(name)}: no such file")
             if not path.is_file():
                 raise InputError(f"{quoted(name)} is not a file; an image file is expected")
             Image.init()
-            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            with Image.open(
+                path, formats=[name for name in FORMATS if name in Image.OPEN]
+            ) as image:
                 yield image
         except InputError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             if getattr(error, "errno", None):
                 raise InputError(f"cannot read {quoted(name)}: {cause(error)}") from error
-            raise InputError(f"{quoted(name)} cannot be read as an image: {_plain(error, path)}") from error
+            raise InputError(
+                f"{quoted(name)} cannot be read as an image: {_plain(error, path)}"
+            ) from error
 
 
 def _plain(error: Exception, path: Path) -> str:
     """Say what Pillow's error means and, where that can be known, what helps."""
     if isinstance(error, Image.DecompressionBombError):
         most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        return f"it has more than {most} megapixels, which looks like a decompression bomb; save a smaller copy of it"
+        return (
+            f"it has more than {most} megapixels, which looks like a decompression bomb; save a "
+            f"smaller copy of it"
+        )
     if not isinstance(error, Image.UnidentifiedImageError):
         return cause(error)
     with path.open("rb") as file:
         head = file.read(32)  # of a HEIC or AVIF file: length, "ftyp", and the brands it claims
     if head[4:8] == b"ftyp" and b"avi" in head[8:] and not features.check("avif"):
         return "it is AVIF, which Pillow reads from version 11.3 on: pip install --upgrade pillow"
-    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf") and "HEIF" not in Image.OPEN:
+    if (
+        head[4:8] == b"ftyp"
+        and head[8:11] in (b"hei", b"hev", b"mif", b"msf")
+        and "HEIF" not in Image.OPEN
+    ):
         return "it is HEIC, which takes a package to read: pip install pillow-heif"
     return f"it is in no image format for photos ({', '.join(FORMATS)})"
 
 
 def _decode_at_half_size(image: Image.Image) -> None:
-    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the format allows it."""
+    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the
+    format allows it.
+    """
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         if isinstance(image, Jpeg2KImageFile) and image.fp and _is_stored_in_halves(image.fp):
             image.reduce = 1
-        image.draft(None, (image.width // 2, image.height // 2))  # of a JPEG; for other formats it does nothing
+        # Of a JPEG; for other formats it does nothing
+        image.draft(None, (image.width // 2, image.height // 2))
 
 
 def _is_stored_in_halves(file: IO[bytes]) -> bool:
-    """Whether a JPEG 2000 file holds its picture at half size: its header says how often it was halved (A.6.1)."""
+    """Whether a JPEG 2000 file holds its picture at half size: its header says how often it was
+    halved (A.6.1).
+    """
     file.seek(0)
     header = file.read(100_000).partition(b"\xff\x4f\xff\x51")[2]
-    return header.partition(b"\xff\x52")[2][7:8] > b"\0"  # after length, style, order, layers and colour transform
+    # After length, style, order, layers and colour transform
+    return header.partition(b"\xff\x52")[2][7:8] > b"\0"
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF cannot be rewritten."""
+    """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF
+    cannot be rewritten.
+    """
     image.load()
     turn = None
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing
@@ -164,7 +196,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image, alpha = _eight_bits(image)
     elif image.mode in ("RGBA", "LA", "La", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        image, alpha = image.convert("L") if image.mode in ("L", "LA", "La") else rgba, rgba.getchannel("A")
+        image, alpha = (
+            image.convert("L") if image.mode in ("L", "LA", "La") else rgba,
+            rgba.getchannel("A"),
+        )
     rgb = _in_srgb(image, profile)
     if alpha is not None:
         rgb.putalpha(alpha)
@@ -174,7 +209,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs, to 0…255.
+    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs,
+    to 0…255.
 
     Returns:
         Mode L; and its opacity, where one value stands for transparency.
@@ -190,18 +226,24 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         pixels = 255 - pixels
     grey = Image.fromarray(pixels)
     clear = image.info.get("transparency")
-    return grey, Image.fromarray(np.uint8(255) * (values != clear)) if isinstance(clear, int) else None
+    return grey, Image.fromarray(np.uint8(255) * (values != clear)) if isinstance(
+        clear, int
+    ) else None
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an 8-bit picture in RGB, its colours by a profile; one that is broken or of another kind is ignored."""
+    """Return an 8-bit picture in RGB, its colours by a profile; one that is broken or of another
+    kind is ignored.
+    """
     if profile:
         with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             space = source.profile.xcolor_space.strip()
             if space in PROFILES.get(image.mode, ("RGB",)):
                 mode = "L" if space == "GRAY" else space
-                transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+                transform = ImageCms.buildTransform(
+                    source, ImageCms.createProfile("sRGB"), mode, "RGB"
+                )
                 return transform.apply(image.convert(mode))
     return image.convert("RGB")
 
@@ -213,10 +255,11 @@ def image_from_url(url: str) -> np.ndarray:
         url: an http or https address.
 
     Raises:
-        InputError: another kind of address, also after a redirection; the picture cannot be fetched within seconds,
-            is larger than 64 MB, or is no photo.
+        InputError: another kind of address, also after a redirection; the picture cannot be fetched
+            within seconds, is larger than 64 MB, or is no photo.
     """
-    from files.download import download  # the one need of another module, so that this one can be copied alone
+    # The one need of another module, so that this one can be copied alone
+    from files.download import download
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"
@@ -225,12 +268,16 @@ def image_from_url(url: str) -> np.ndarray:
 
 
 def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
-    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that many pixels."""
+    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that
+    many pixels.
+    """
     return np.asarray(_resized(open_image(filename), size))
 
 
 def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
-    """Bring a picture's short side to `size` pixels, or the picture to (height, width); None leaves it as it is."""
+    """Bring a picture's short side to `size` pixels, or the picture to (height, width); None leaves
+    it as it is.
+    """
     if size is None:
         return image
     if not isinstance(size, int):
@@ -241,19 +288,26 @@ def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Im
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     if size**2 * max(image.size) / min(image.size) > 1e8:
-        raise InputError(f"a picture of {image.width}×{image.height} pixels is too large with a short side of {size}")
+        raise InputError(
+            f"a picture of {image.width}×{image.height} pixels is too large with a short side of "
+            f"{size}"
+        )
     return TF.resize(image, size)
 
 
 def preprocess_image(img: np.ndarray) -> np.ndarray:
-    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's mean and deviation."""
+    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's
+    mean and deviation.
+    """
     if np.ndim(img) < 1 or np.shape(img)[-1] != 3:
         raise ValueError(f"img must have shape (..., 3), got {np.shape(img)}")
     return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
 
 
 def to_batch(X: np.ndarray) -> torch.Tensor:
-    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in memory."""
+    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in
+    memory.
+    """
     X = np.asarray(X)
     if X.dtype != np.uint8 or X.ndim != 4 or X.shape[3] != 3:
         raise ValueError(f"X must be uint8 of shape (N, H, W, 3), got {X.dtype} of shape {X.shape}")
@@ -261,8 +315,8 @@ def to_batch(X: np.ndarray) -> torch.Tensor:
 
 
 def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
-    """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or, with `rescale`,
-    the whole range is stretched to 0…255 first.
+    """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or,
+    with `rescale`, the whole range is stretched to 0…255 first.
     """
     values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
     if not np.isfinite(values).all():
@@ -293,7 +347,8 @@ def deprocess(img: torch.Tensor, should_rescale: bool = True) -> Image.Image:
 
     Args:
         img: (3, H, W), or (N, 3, H, W), of which the first picture is taken.
-        should_rescale: stretch the values to the full range first; otherwise those outside 0…255 are clipped.
+        should_rescale: stretch the values to the full range first; otherwise those outside 0…255
+            are clipped.
     """
     if not isinstance(img, torch.Tensor):
         raise ValueError(f"img must be a tensor, got {type(img).__name__}")
@@ -320,13 +375,17 @@ def clip_pixels(X: torch.Tensor) -> torch.Tensor:
 
 
 def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
-    """Return normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file through `preprocess`."""
+    """Return normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file
+    through `preprocess`.
+    """
     mean, std = _normalisation(X)
     return ((255 * (X * std + mean)).round().clamp(0, 255) / 255 - mean) / std
 
 
 def _normalisation(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1, 1)."""
+    """Return ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1,
+    1).
+    """
     mean, std = (torch.from_numpy(a).to(X).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
     return mean, std
 
@@ -336,7 +395,8 @@ def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> 
 
     Args:
         X: any tensor.
-        dtype: a `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
+        dtype: a `torch.dtype`, a `torch.device`, or an old tensor type such as
+            `torch.cuda.FloatTensor`.
     """
     try:
         result = X.to(dtype) if isinstance(dtype, torch.device) else X.type(dtype)  # type: ignore[arg-type]
@@ -349,7 +409,8 @@ def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> 
 
 def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
     """Gaussian blur along height and width, in place and on the tensor's device; equals
-    `scipy.ndimage.gaussian_filter1d` along both axes (kernel cut at 4 sigma, borders mirrored with the edge repeated).
+    `scipy.ndimage.gaussian_filter1d` along both axes (kernel cut at 4 sigma, borders mirrored with
+    the edge repeated).
 
     Args:
         X: float tensor (N, C, H, W), changed in place.
@@ -362,7 +423,11 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
         ValueError: no float tensor of four dimensions, or a sigma that is negative or not finite.
     """
     if not isinstance(X, torch.Tensor) or not X.is_floating_point() or X.dim() != 4:
-        got = f"{X.dtype} of shape {tuple(X.shape)}" if isinstance(X, torch.Tensor) else type(X).__name__
+        got = (
+            f"{X.dtype} of shape {tuple(X.shape)}"
+            if isinstance(X, torch.Tensor)
+            else type(X).__name__
+        )
         raise ValueError(f"X must be a float tensor (N, C, H, W), got {got}")
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"sigma must be a finite number from 0, got {sigma}")
@@ -376,7 +441,9 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
 
 
 def _blur_axis(X: torch.Tensor, weights: list[float], axis: int) -> torch.Tensor:
-    """Convolve along one axis, as a sum of shifts; the borders mirror as d c b a | a b c d | d c b a."""
+    """Convolve along one axis, as a sum of shifts; the borders mirror as d c b a | a b c d | d c b
+    a.
+    """
     radius, side = len(weights) // 2, X.shape[axis]
     period = torch.arange(-radius, side + radius, device=X.device) % (2 * side)
     padded = X.index_select(axis, torch.minimum(period, 2 * side - 1 - period))

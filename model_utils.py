@@ -1,4 +1,6 @@
-"""Which network, which weights, which device: pretrained torchvision classifiers, frozen and ready to look into."""
+"""Which network, which weights, which device: pretrained torchvision classifiers, frozen and ready
+to look into.
+"""
 
 import difflib
 import importlib.util
@@ -24,31 +26,39 @@ from files.download import download
 
 log = logging.getLogger(__name__)
 
-RANDOM_SEED = 0  # of the random weights "none", and of those that a network of one's own begins with
+# Of the random weights "none", and of those that a network of one's own begins with
+RANDOM_SEED = 0
 IMAGENET = 1000  # classes
 BUNDLED = "bundled (original SqueezeNet v1.1 release, package ndf)"
-WITH_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}  # what their names begin with
+# What their names begin with
+WITH_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 
 
-def load_model(arch: str = "squeezenet1_1", weights: str = "auto", device: str | torch.device = "auto") -> nn.Module:
-    """Return a frozen classification network in eval mode and channels-last layout, 1.4 times faster on the CPU.
+def load_model(
+    arch: str = "squeezenet1_1", weights: str = "auto", device: str | torch.device = "auto"
+) -> nn.Module:
+    """Return a frozen classification network in eval mode and channels-last layout, 1.4 times
+    faster on the CPU.
 
     Args:
-        arch: any torchvision classification network by name, or one of your own as FILE.py:NAME: the file is run, and
-            NAME in it is a module, or what returns one when it is called.
-        weights: where the parameters come from:
-            "torchvision": the official ImageNet weights, from torch hub's cache or else downloaded into it;
-            "bundled": SqueezeNet v1.1's original release, which the package `ndf` ships;
-            a path: a state dict, or a checkpoint that holds one, in a .pth or .safetensors file, loaded without
-                executing code. A torchvision network gets as many classes as its last layer there has;
-            "none": random numbers, the same every time;
-            "auto": $SQUEEZENET_WEIGHTS for squeezenet1_1 if set, else torchvision's, and where these cannot be had
-                bundled, with one notice in the log (standard error). A network of your own stays as its file gives it.
+        arch: any torchvision classification network by name, or one of your own as FILE.py:NAME:
+            the file is run, and NAME in it is a module, or what returns one when it is called.
+        weights: where the parameters come from: "torchvision": the official ImageNet weights, from
+            torch hub's cache or else downloaded into it; "bundled": SqueezeNet v1.1's original
+            release, which the package `ndf` ships; a path: a state dict, or a checkpoint that holds
+            one, in a .pth or .safetensors file, loaded without
+                executing code. A torchvision network gets as many classes as its last layer there
+                has;
+            "none": random numbers, the same every time; "auto": $SQUEEZENET_WEIGHTS for
+            squeezenet1_1 if set, else torchvision's, and where these cannot be had
+                bundled, with one notice in the log (standard error). A network of your own stays as
+                its file gives it.
         device: "auto" (cuda, else mps, else cpu) or a device's name.
 
     Returns:
-        The network, in float32 but for quantised parts, logits out; `.arch` and `.weights_name` say what it is. One of
-        torchvision's expects RGB in [0, 1], normalised with ImageNet's mean and standard deviation.
+        The network, in float32 but for quantised parts, logits out; `.arch` and `.weights_name` say
+        what it is. One of torchvision's expects RGB in [0, 1], normalised with ImageNet's mean and
+        standard deviation.
 
     Raises:
         InputError: an unknown network or device, or weights that cannot be had, read or fitted.
@@ -65,7 +75,8 @@ def load_model(arch: str = "squeezenet1_1", weights: str = "auto", device: str |
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.eval().to(device)
-    if all(parameter.dim() < 5 for parameter in model.parameters()):  # else torch refuses the layout
+    # Else torch refuses the layout
+    if all(parameter.dim() < 5 for parameter in model.parameters()):
         model.to(memory_format=torch.channels_last)
     return model
 
@@ -77,14 +88,23 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         InputError: no such device here.
     """
     if str(device) == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        kind = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
         return torch.device(kind)
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
         raise InputError(f"unknown device {quoted(device)}; use auto, cuda, mps or cpu") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {chosen}: torch sees {torch.cuda.device_count()} CUDA GPUs here; use cpu or auto")
+        raise InputError(
+            f"device {chosen}: torch sees {torch.cuda.device_count()} CUDA GPUs here; use cpu or "
+            f"auto"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps: torch sees no Apple GPU here; use cpu or auto")
     if chosen.type not in ("cpu", "cuda", "mps"):
@@ -102,7 +122,11 @@ def _torchvision_network(arch: str, weights: str) -> tuple[nn.Module, str]:
         near = difflib.get_close_matches(str(arch), known, n=3)
         raise InputError(
             f"unknown network {quoted(arch)}; "
-            + (f"did you mean {', '.join(near)}?" if near else "give a torchvision classification network's name")
+            + (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else "give a torchvision classification network's name"
+            )
             + (" or FILE.py:NAME" if ".py" in str(arch) else "")
         )
     state, name = _read_weights(arch, weights)
@@ -118,49 +142,70 @@ def _torchvision_network(arch: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _build(arch: str, **options) -> nn.Module:
-    """Return the bare network with seeded random parameters; the caller's random state stays as it was."""
-    # These two were trained on another normalisation, which transform_input undoes; their own initialisation is slow.
+    """Return the bare network with seeded random parameters; the caller's random state stays as it
+    was.
+    """
+    # These two were trained on another normalisation, which transform_input undoes; their own
+    # initialisation is slow.
     extra = {"init_weights": False, "transform_input": True} if arch in WITH_AUXILIARY_HEADS else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = models.get_model(arch, weights=None, **extra, **options)
-        if isinstance(model, models.VisionTransformer):  # begins with a last layer of zeros, which would show nothing
+        # Begins with a last layer of zeros, which would show nothing
+        if isinstance(model, models.VisionTransformer):
             nn.init.trunc_normal_(model.heads[-1].weight, std=0.02)
         return model
 
 
 def _differences(arch: str, model: nn.Module, state: dict[str, torch.Tensor]) -> dict:
-    """With what options the network must be built for a state dict: another number of classes, no auxiliary heads."""
+    """With what options the network must be built for a state dict: another number of classes, no
+    auxiliary heads.
+    """
     options = {}
     last_layer = [key for key, value in model.state_dict().items() if value.dim() > 1][-1]
     if last_layer in state and state[last_layer].dim() > 1 and len(state[last_layer]) != IMAGENET:
         if not len(state[last_layer]):
             raise InputError(f"the weights' last layer, {last_layer}, has 0 classes")
         options["num_classes"] = len(state[last_layer])
-    if arch in WITH_AUXILIARY_HEADS and not any(key.startswith(WITH_AUXILIARY_HEADS[arch]) for key in state):
+    if arch in WITH_AUXILIARY_HEADS and not any(
+        key.startswith(WITH_AUXILIARY_HEADS[arch]) for key in state
+    ):
         options["aux_logits"] = False
     return options
 
 
 def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
-    """Return the network that a Python file of the user's holds under a name, and the name of its weights."""
+    """Return the network that a Python file of the user's holds under a name, and the name of its
+    weights.
+    """
     if weights in ("torchvision", "bundled", "none"):
         raise InputError(
-            f"weights {weights!r} are for torchvision's networks; for {path.name}:{name} give a checkpoint's path, or "
+            f"weights {weights!r} are for torchvision's networks; for {path.name}:{name} give a "
+            f"checkpoint's path, or "
             "leave them out, and the network is taken as the file gives it"
         )
-    state, weights_name = _read_weights(name, weights) if weights != "auto" else (None, f"as {path.name} gives it")
+    state, weights_name = (
+        _read_weights(name, weights) if weights != "auto" else (None, f"as {path.name} gives it")
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = _made_by(path, name)
     model = getattr(model, "_orig_mod", model)  # compiled, its layers could not be looked into
     if not isinstance(model, nn.Module):
-        raise InputError(f"{quoted(path)}: {name} gives a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(
+            f"{quoted(path)}: {name} gives a {type(model).__name__}, not a torch.nn.Module"
+        )
     _initialise_lazy(model, f"{path.name}:{name}")
     if state is not None:
-        _fit(model, with_fitting_names(state, model.state_dict().keys()), f"{path.name}:{name}", weights_name)
+        _fit(
+            model,
+            with_fitting_names(state, model.state_dict().keys()),
+            f"{path.name}:{name}",
+            weights_name,
+        )
     if not isinstance(model, torch.jit.ScriptModule):  # TorchScript takes no hooks
-        model.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))  # it may alter them
+        # It may alter them
+        model.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
     return model.float(), weights_name
 
 
@@ -176,7 +221,8 @@ def _initialise_lazy(model: nn.Module, name: str) -> None:
                 model.eval()(torch.zeros(1, 3, 224, 224))
         except Exception as error:
             raise InputError(
-                f"the network {name} has lazy layers and fails on a picture of 224×224: {cause(error)}"
+                f"the network {name} has lazy layers and fails on a picture of 224×224: "
+                f"{cause(error)}"
             ) from error
     if any(p.is_meta for p in (*model.parameters(), *model.buffers())):
         raise InputError(f"the network {name} is on the device meta, where numbers have no memory")
@@ -195,7 +241,8 @@ def _made_by(path: Path, name: str) -> object:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as dataclasses and pickle want it
     if str(path.resolve().parent) not in sys.path:
-        sys.path.append(str(path.resolve().parent))  # modules beside it; at the end, so that ours keep their names
+        # Modules beside it; at the end, so that ours keep their names
+        sys.path.append(str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, name):
@@ -208,45 +255,67 @@ def _made_by(path: Path, name: str) -> object:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
         where = f", line {lines[-1]}" if lines else ""
-        raise InputError(f"network {quoted(path)}{where}: {type(error).__name__}: {cause(error)}") from error
+        raise InputError(
+            f"network {quoted(path)}{where}: {type(error).__name__}: {cause(error)}"
+        ) from error
 
 
 def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
     """Load a state dict, or say which keys do not fit."""
-    # densenet's official files carry the key names of an early release. Renamed in place: a state dict's metadata,
-    # by which torch converts what earlier releases of a module have saved, stays with it.
+    # densenet's official files carry the key names of an early release. Renamed in place: a state
+    # dict's metadata, by which torch converts what earlier releases of a module have saved, stays
+    # with it.
     for key in list(state):
-        state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)] = state.pop(key)
-    if odd := [k for k, v in state.items() if v.is_complex() or (v.dtype in (torch.int8, torch.uint8) and v.dim())]:
-        raise InputError(f"the weights {quoted(name)}: {odd[0]} is {state[odd[0]].dtype}; floating point is expected")
+        state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)] = state.pop(
+            key
+        )
+    if odd := [
+        k
+        for k, v in state.items()
+        if v.is_complex() or (v.dtype in (torch.int8, torch.uint8) and v.dim())
+    ]:
+        raise InputError(
+            f"the weights {quoted(name)}: {odd[0]} is {state[odd[0]].dtype}; floating point is "
+            f"expected"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mnasnet's advice to train a newer model
             model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
-        first, *differences = (textwrap.shorten(line, 120, placeholder=" …") for line in str(error).splitlines())
+        first, *differences = (
+            textwrap.shorten(line, 120, placeholder=" …") for line in str(error).splitlines()
+        )
         why = "; ".join(differences[:3]) or first
         raise InputError(
-            f"the weights {quoted(name)} do not fit {arch}: {why}; a network that you have altered is given as "
+            f"the weights {quoted(name)} do not fit {arch}: {why}; a network that you have altered "
+            f"is given as "
             "FILE.py:NAME"
         ) from error
     broken = [key for key, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
-        raise InputError(f"the weights {quoted(name)} hold NaN or infinity in {', '.join(broken[:3])}")
+        raise InputError(
+            f"the weights {quoted(name)} hold NaN or infinity in {', '.join(broken[:3])}"
+        )
 
 
 # --- Weights ---
 
 
 def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
-    """Return the state dict for a choice of weights (None: keep the random ones) and the name they go by."""
+    """Return the state dict for a choice of weights (None: keep the random ones) and the name they
+    go by.
+    """
     if weights == "auto" and arch == "squeezenet1_1":
         weights = os.environ.get("SQUEEZENET_WEIGHTS") or "auto"
     if weights == "none":
         return None, f"random (seed {RANDOM_SEED})"
     if weights == "bundled":
         if arch != "squeezenet1_1":
-            raise InputError(f"weights 'bundled' are SqueezeNet 1.1's, not {arch}'s; use torchvision, none or a path")
+            raise InputError(
+                f"weights 'bundled' are SqueezeNet 1.1's, not {arch}'s; use torchvision, none or a "
+                f"path"
+            )
         return bundled_state(), BUNDLED
     if weights in ("auto", "torchvision"):
         return _official_or_bundled(arch, fall_back=weights == "auto")
@@ -262,7 +331,8 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
         if not fall_back or arch != "squeezenet1_1":
             raise InputError(f"{error}; {advice}, or 'none' for random ones") from error
         log.warning(
-            "weights: bundled, the original SqueezeNet v1.1 release, since torchvision's cannot be had: %s; "
+            "weights: bundled, the original SqueezeNet v1.1 release, since torchvision's cannot be "
+            "had: %s; "
             "%s; SQUEEZENET_WEIGHTS=bundled stops the attempt",
             error,
             advice,
@@ -271,13 +341,17 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
 
 
 def _official_entry(arch: str):
-    """torchvision's best weights for a network, among those for pictures of 224×224 where it has such."""
+    """torchvision's best weights for a network, among those for pictures of 224×224 where it has
+    such.
+    """
     enum = models.get_model_weights(arch)
     return next((w for w in (enum.DEFAULT, *enum) if min(w.meta["min_size"]) <= 224), enum.DEFAULT)
 
 
 def _official_state(entry) -> dict:
-    """Return the state dict of torchvision's weights, whose file name carries the first digits of its checksum."""
+    """Return the state dict of torchvision's weights, whose file name carries the first digits of
+    its checksum.
+    """
     url, name = entry.url, entry.url.rsplit("/", 1)[-1]
     most = round(1.1 * entry.meta.get("_file_size", 4096)) + 1  # megabytes
     checksum = re.search(r"-([0-9a-f]{8,})\.", name)[1]

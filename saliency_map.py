@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "arrays", "figures", "classes")
+    add_photo_options(
+        parser, "images", "labels", "num", "chunk", "size", "whole", "arrays", "figures", "classes"
+    )
     steps = "steps of integrated gradients"
     parser.add_argument("--steps", type=whole_number(1, 1000), default=10, metavar="N", help=steps)
 
 
 def make_figures(session: Session) -> None:
-    """Write saliency_map.png, saliency_captum.png and attributions_captum.png; with --arrays maps.npz."""
+    """Write saliency_map.png, saliency_captum.png and attributions_captum.png; with --arrays
+    maps.npz.
+    """
     from cli.pages import Dataset, figure_saver, maps_file
 
     with maps_file(session) as keep:
@@ -42,7 +46,9 @@ def draw_manual(model: nn.Module, page: Page, save: Callable[..., None]) -> list
     from visualizers import SaliencyMap
 
     technique = SaliencyMap()
-    maps = page.compute(lambda images, y: technique.compute_saliency_maps(images, y, model).cpu().numpy())
+    maps = page.compute(
+        lambda images, y: technique.compute_saliency_maps(images, y, model).cpu().numpy()
+    )
     if page.drawn:
         rows = [("photo", page.X), ("saliency map", [heat(values) for values in maps])]
         save("saliency_map.png", rows, "Saliency maps")
@@ -54,7 +60,8 @@ def draw_captum(model: nn.Module, page: Page, steps: int, save: Callable[..., No
 
     Args:
         model: the network.
-        page: its photos are `page.X`; `page.compute(attribution(algorithm, model))` lists their attributions (3, H, W).
+        page: its photos are `page.X`; `page.compute(attribution(algorithm, model))` lists their
+            attributions (3, H, W).
         steps: of integrated gradients.
         save: called with a figure's file name, its rows and a heading.
     """
@@ -63,8 +70,11 @@ def draw_captum(model: nn.Module, page: Page, steps: int, save: Callable[..., No
     windows, at_once = occlusion_windows(page.X[0]), max(1, 8 // len(page.X))
     saliency = page.compute(attribution(attr.Saliency, model))
     integrated = page.compute(attribution(attr.IntegratedGradients, model, n_steps=steps))
-    occlusion = page.compute(attribution(attr.Occlusion, model, perturbations_per_eval=at_once, **windows))
-    # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the other two.
+    occlusion = page.compute(
+        attribution(attr.Occlusion, model, perturbations_per_eval=at_once, **windows)
+    )
+    # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the
+    # other two.
     saliency = [values.amax(dim=0, keepdim=True) for values in saliency]
     integrated = [values.sum(dim=0, keepdim=True) for values in integrated]
     occlusion = [values.sum(dim=0, keepdim=True) for values in occlusion]

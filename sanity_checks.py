@@ -1,4 +1,6 @@
-"""How far to trust the maps: whether they depend on what the network has learned, and name the pixels that count."""
+"""How far to trust the maps: whether they depend on what the network has learned, and name the
+pixels that count.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS = 5  # states of the network in sanity_randomization.png
-CLIP = 0.99  # quantile of a map that fills its tile's scale, so that a single pixel does not darken the rest
+# Quantile of a map that fills its tile's scale, so that a single pixel does not darken the rest
+CLIP = 0.99
 CURVES = {"rank correlation": "Spearman's rank correlation", "SSIM": "structural similarity (SSIM)"}
 
 
@@ -28,15 +31,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
     add_photo_options(parser, "images", "labels", "num", "chunk", "classes")
     add = parser.add_argument
-    add("--steps", type=whole_number(1), default=10, metavar="N", help="steps of integrated gradients")
-    add("--seeds", type=whole_number(1), default=3, metavar="N", help="random networks to average over")
+    add(
+        "--steps",
+        type=whole_number(1),
+        default=10,
+        metavar="N",
+        help="steps of integrated gradients",
+    )
+    add(
+        "--seeds",
+        type=whole_number(1),
+        default=3,
+        metavar="N",
+        help="random networks to average over",
+    )
     words = "what deletion puts in a pixel's place: the mean colour, black or the blurred photo"
     add("--deletion-baseline", choices=("mean", "zero", "blur"), default="mean", help=words)
 
 
 def make_figures(session: Session) -> None:
-    """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and the tables sanity_summary.csv,
-    sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
+    """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and the tables
+    sanity_summary.csv, sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
     """
 
     import report.trust as trust
@@ -48,7 +63,9 @@ def make_figures(session: Session) -> None:
     if not count_relus(model, data.example)[0]:
         log.warning("guided backprop, Guided Grad-CAM: left out, since the network has no ReLU")
         del methods["guided backprop"]
-    results = trust.Results(trust.Settings(options.seed, options.seeds, options.steps, options.deletion_baseline))
+    results = trust.Results(
+        trust.Settings(options.seed, options.seeds, options.steps, options.deletion_baseline)
+    )
     with session.progress(description="sanity checks") as bar:
 
         def progress(total: int) -> None:
@@ -57,7 +74,10 @@ def make_figures(session: Session) -> None:
 
         for page in data.pages("pages"):
             bar.reset()
-            (images,), photos = page.batches, list(zip(page.titles, page.probabilities(), strict=True))
+            (images,), photos = (
+                page.batches,
+                list(zip(page.titles, page.probabilities(), strict=True)),
+            )
             states = trust.examine(results, model, methods, images, page.y, photos, progress)
             if page.number == 1:
                 draw_cascade(session, page.X[0], page.titles[0], states)
@@ -68,22 +88,37 @@ def make_figures(session: Session) -> None:
 
 
 def draw_cascade(
-    session: Session, photo: np.ndarray, title: str, states: Sequence[tuple[str, Mapping[str, np.ndarray]]]
+    session: Session,
+    photo: np.ndarray,
+    title: str,
+    states: Sequence[tuple[str, Mapping[str, np.ndarray]]],
 ) -> None:
-    """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both ends."""
+    """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both
+    ends.
+    """
     from figure_utils import heat
 
     last, count = len(states) - 1, min(len(states), COLUMNS)
     chosen = [states[round(i * last / max(1, count - 1))] for i in range(count)]
     names = [name for name in chosen[-1][1] if not name.endswith(", absolute")]
     rows = [(name, [heat(abs(maps[name]), top=CLIP) for _, maps in chosen]) for name in names]
-    rows = [(name, [photo * 0 + 255 if i else photo, *tiles]) for i, (name, tiles) in enumerate(rows)]
-    titles = [title, "the network as it is", *(f"random down to {layer}" for layer, _ in chosen[1:])]
-    session.save_rows("sanity_randomization.png", rows, titles, "Absolute maps, each tile on its own scale")
+    rows = [
+        (name, [photo * 0 + 255 if i else photo, *tiles]) for i, (name, tiles) in enumerate(rows)
+    ]
+    titles = [
+        title,
+        "the network as it is",
+        *(f"random down to {layer}" for layer, _ in chosen[1:]),
+    ]
+    session.save_rows(
+        "sanity_randomization.png", rows, titles, "Absolute maps, each tile on its own scale"
+    )
 
 
 def draw_agreement(session: Session, results, words: str) -> None:
-    """Plot how far the maps stay what they were: medians and quartiles over photos and random networks."""
+    """Plot how far the maps stay what they were: medians and quartiles over photos and random
+    networks.
+    """
     panels = {title: results.curves(measure) for measure, title in CURVES.items()}
     layers = results.steps("SSIM")
     axes = "randomised down to", "agreement with the original map"
@@ -91,18 +126,24 @@ def draw_agreement(session: Session, results, words: str) -> None:
 
 
 def draw_faithfulness(session: Session, results, words: str) -> None:
-    """Plot the probability of the class while pixels go and come: medians and quartiles; labels give median areas."""
+    """Plot the probability of the class while pixels go and come: medians and quartiles; labels
+    give median areas.
+    """
     panels = {}
     for measure, good in (("deletion", "lower"), ("insertion", "higher")):
         areas = results.column(f"{measure} area")
         curves = results.curves(measure).items()
-        panels[f"{measure}: the {good} the better"] = {f"{areas[m].median:.2f} {m}": own for m, own in curves}
+        panels[f"{measure}: the {good} the better"] = {
+            f"{areas[m].median:.2f} {m}": own for m, own in curves
+        }
     shares = [float(step) for step in results.steps("deletion")]
     axes = "share of the pixels", "probability of the class"
     save_curves(session, "faithfulness.png", panels, shares, axes, words)
 
 
-def save_curves(session: Session, name: str, panels: Mapping, x: Sequence, axes: tuple[str, str], words: str) -> None:
+def save_curves(
+    session: Session, name: str, panels: Mapping, x: Sequence, axes: tuple[str, str], words: str
+) -> None:
     """Plot curves and save the plot, with what its numbers say for the caption."""
     from figure_utils import draw_curves
 
@@ -115,7 +156,10 @@ def write_csv(session: Session, name: str, rows: Iterable[Sequence]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    with atomic_write(session.out / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(session.out / name) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 

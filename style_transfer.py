@@ -20,24 +20,40 @@ OPTIMIZERS = ("course", "adam", "lbfgs")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the script's own options; those that are in the namespace only when given change nothing that is recorded."""
+    """Add the script's own options; those that are in the namespace only when given change nothing
+    that is recorded.
+    """
     parser.usage = "%(prog)s [options]"  # else it takes a screen of its own
     unless_given = argparse.SUPPRESS
     path: dict[str, Any] = {"type": named_path, "metavar": "PATH"}
-    pixels: dict[str, Any] = {"type": whole_number(32, 4096), "metavar": "PIXELS"}  # eight layers need 32
+    # Eight layers need 32
+    pixels: dict[str, Any] = {"type": whole_number(32, 4096), "metavar": "PIXELS"}
     number: dict[str, Any] = {"type": real_number(), "default": unless_given, "metavar": "W"}
     several: dict[str, Any] = {"nargs": "+", "default": unless_given}
 
     add = parser.add_argument_group("pictures (default: the presets')").add_argument
-    add("--only", nargs="+", metavar="NAME", help="these alone, or layers: strips; a wrong name lists all")
+    add(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="these alone, or layers: strips; a wrong name lists all",
+    )
     add("--content", **path, help="picture to be painted anew; none: a texture")
     add("--style", nargs="+", **path, help="one or more pictures to take the style from")
-    add("--style-shares", **several, type=real_number(), metavar="S", help="shares of several styles (default: equal)")
+    add(
+        "--style-shares",
+        **several,
+        type=real_number(),
+        metavar="S",
+        help="shares of several styles (default: equal)",
+    )
     add("--mask", **several, **path, help="grey pictures, one per style: white where it counts")
     add("--image-size", **pixels, help="short side of the result")
     add("--style-size", **pixels, help="short side of the style; larger: finer strokes")
 
-    add = parser.add_argument_group("losses (default: the presets', fitted to the network)").add_argument
+    add = parser.add_argument_group(
+        "losses (default: the presets', fitted to the network)"
+    ).add_argument
     add("--style-scale", **number, help="factor of all style weights: turn this first")
     add("--content-weight", **number, help="weight of the content")
     add("--style-weights", nargs="+", **number, help="a weight per style layer")
@@ -46,13 +62,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--style-layers", **several, metavar="L", help="numbers or names")
 
     add = parser.add_argument_group("optimisation").add_argument
-    add("--optimizer", choices=OPTIMIZERS, default="course", help="the course's rule, or a faster one")
-    add("--iterations", type=whole_number(1, 10_000), metavar="N", help="steps (default: the optimizer's own number)")
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="course",
+        help="the course's rule, or a faster one",
+    )
+    add(
+        "--iterations",
+        type=whole_number(1, 10_000),
+        metavar="N",
+        help="steps (default: the optimizer's own number)",
+    )
     scales: dict[str, Any] = {"type": number_of_scales, "default": unless_given, "metavar": "N"}
     add("--scales", **scales, help="paint at N sizes, coarse to fine, or auto (default: 1)")
-    add("--init-random", action="store_true", default=False, help="start from noise instead of the content picture")
-    add("--preserve-color", action="store_true", default=False, help="keep the colours of the content picture")
-    add("--save-every", type=whole_number(1, 10_000), metavar="N", help="also save NAME_0000.png, ... every N steps")
+    add(
+        "--init-random",
+        action="store_true",
+        default=False,
+        help="start from noise instead of the content picture",
+    )
+    add(
+        "--preserve-color",
+        action="store_true",
+        default=False,
+        help="keep the colours of the content picture",
+    )
+    add(
+        "--save-every",
+        type=whole_number(1, 10_000),
+        metavar="N",
+        help="also save NAME_0000.png, ... every N steps",
+    )
 
 
 def number_of_scales(text: str) -> int | str:
@@ -61,8 +102,8 @@ def number_of_scales(text: str) -> int | str:
 
 
 def make_figures(session: Session) -> None:
-    """Print the four reference checks; make the pictures, with style_transfer.png, inverted_features.png and
-    style_losses.png about them, or the strips by layer.
+    """Print the four reference checks; make the pictures, with style_transfer.png,
+    inverted_features.png and style_losses.png about them, or the strips by layer.
     """
     from cli.style_checks import print_checks
     from cli.style_painting import make, make_strips, save_losses
@@ -74,7 +115,10 @@ def make_figures(session: Session) -> None:
     options, losses = session.options, (ContentLoss(), StyleLoss(), TotalVariationLoss())
     chosen = chosen_presets(options)
     pictures = {path: open_image(path) for preset in chosen for path in preset.files()}
-    plain, chosen = chosen[0], [fitted(preset, options, session.model, session.device) for preset in chosen]
+    plain, chosen = (
+        chosen[0],
+        [fitted(preset, options, session.model, session.device) for preset in chosen],
+    )
     print_checks(session, *losses)
     if plain.name == STRIPS:
         make_strips(session, plain, chosen[0].style_layers, pictures, losses)
@@ -91,7 +135,9 @@ def make_figures(session: Session) -> None:
             if preset.name == INVERSION:
                 tiles = [tile(picture, (320, 240)) for picture in (*content, result)]
                 titles = ["content", "inverted features"][-len(tiles) :]
-                session.save_rows("inverted_features.png", [("", tiles)], titles, "Feature inversion", **facts)
+                session.save_rows(
+                    "inverted_features.png", [("", tiles)], titles, "Feature inversion", **facts
+                )
             else:
                 tiles = [tile(picture, (320, 240)) for picture in (*content, *styles, result)]
                 rows.append((preset.name.replace("_", " "), tiles))

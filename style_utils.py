@@ -1,4 +1,6 @@
-"""Style transfer and feature inversion: features, the optimisation, and the course's small helpers."""
+"""Style transfer and feature inversion: features, the optimisation, and the course's small
+helpers.
+"""
 
 import math
 import zipfile
@@ -44,7 +46,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: share of red, green and blue in th
 
 
 def preprocess(img: Image.Image, size: int | tuple[int, int] = 512) -> torch.Tensor:
-    """Turn a PIL picture into a normalised float32 tensor (1, 3, H, W): `image_utils.preprocess`, at 512 pixels.
+    """Turn a PIL picture into a normalised float32 tensor (1, 3, H, W): `image_utils.preprocess`,
+    at 512 pixels.
 
     Raises:
         ValueError: `img` is not a PIL picture.
@@ -53,8 +56,11 @@ def preprocess(img: Image.Image, size: int | tuple[int, int] = 512) -> torch.Ten
 
 
 def rel_error(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the largest relative error |x − y| / max(1e-8, |x| + |y|) of two arrays that broadcast."""
-    with np.errstate(invalid="ignore"):  # infinity by infinity: the error is NaN, and that says enough
+    """Return the largest relative error |x − y| / max(1e-8, |x| + |y|) of two arrays that
+    broadcast.
+    """
+    # Infinity by infinity: the error is NaN, and that says enough
+    with np.errstate(invalid="ignore"):
         return np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
 
 
@@ -71,7 +77,9 @@ def reference_values(path: Path) -> dict[str, np.ndarray]:
         InputError: there is no such file, or it holds something else.
     """
     if not path.is_file():
-        raise InputError(f"{quoted(path)}: no such file; the project's data folder belongs beside the scripts")
+        raise InputError(
+            f"{quoted(path)}: no such file; the project's data folder belongs beside the scripts"
+        )
     try:
         with np.load(path) as values:
             return {key: values[key] for key in ("cl_out", "gm_out", "sl_out", "tv_out")}
@@ -80,7 +88,10 @@ def reference_values(path: Path) -> dict[str, np.ndarray]:
 
 
 def features_from_img(
-    imgpath: str | Path, imgsize: int, cnn: nn.Module, dtype: torch.dtype | torch.device | type | str
+    imgpath: str | Path,
+    imgsize: int,
+    cnn: nn.Module,
+    dtype: torch.dtype | torch.device | type | str,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the features of an image file.
 
@@ -88,7 +99,8 @@ def features_from_img(
         imgpath: any image file.
         imgsize: pixels of the short side.
         cnn: network, or its feature layers.
-        dtype: type of the picture: a `torch.dtype`, a `torch.device`, or an old tensor type (`torch.cuda.FloatTensor`).
+        dtype: type of the picture: a `torch.dtype`, a `torch.device`, or an old tensor type
+            (`torch.cuda.FloatTensor`).
 
     Returns:
         The features as from `extract_features`, and the picture (1, 3, H, W), normalised.
@@ -101,12 +113,15 @@ def features_from_img(
         return extract_features(img, cnn), img
 
 
-def extract_features(x: torch.Tensor, cnn: nn.Module, last_layer: int | None = None) -> list[torch.Tensor]:
+def extract_features(
+    x: torch.Tensor, cnn: nn.Module, last_layer: int | None = None
+) -> list[torch.Tensor]:
     """Return the output of each layer of a network. No output is overwritten by a later layer.
 
     Args:
         x: (N, 3, H, W).
-        cnn: a network whose layers are in `.features`, or these layers themselves, which are run one after the other.
+        cnn: a network whose layers are in `.features`, or these layers themselves, which are run
+            one after the other.
         last_layer: stop after this one; None for all of them.
 
     Returns:
@@ -129,14 +144,17 @@ def extract_features(x: torch.Tensor, cnn: nn.Module, last_layer: int | None = N
 
 @dataclass(frozen=True)
 class StyleTransferProgress:
-    """What `style_transfer` tells its callback whenever it has evaluated the losses, the final picture included."""
+    """What `style_transfer` tells its callback whenever it has evaluated the losses, the final
+    picture included.
+    """
 
     iteration: int  # steps taken so far: 0 … num_iterations
     content: float  # the three weighted terms of the loss
     style: float
     total_variation: float
     image: torch.Tensor  # (1, 3, H, W), normalised: the picture that would be written now
-    style_by_layer: tuple[float, ...] = ()  # the weighted style term of each layer whose weight is not 0
+    # The weighted style term of each layer whose weight is not 0
+    style_by_layer: tuple[float, ...] = ()
 
     @property
     def total(self) -> float:
@@ -176,18 +194,23 @@ def style_transfer(
     masks: Sequence[Image.Image] | None = None,
     start: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Paint one picture in the style of another (Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional
-    Neural Networks", CVPR 2016, section 2.3), or, with style weights of 0 and a random start, invert the features of
-    one (Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them", CVPR 2015, section 2).
+    """Paint one picture in the style of another (Gatys, Ecker and Bethge, "Image Style Transfer
+    Using Convolutional Neural Networks", CVPR 2016, section 2.3), or, with style weights of 0 and a
+    random start, invert the features of one (Mahendran and Vedaldi, "Understanding Deep Image
+    Representations by Inverting Them", CVPR 2015, section 2).
 
-    Writes NAME_before.png (the two source pictures) and NAME.png. When the optimisation is cut short, by Ctrl-C, by an
-    exception in `callback` or by a loss that is not finite, NAME.png is the last picture whose loss is finite.
+    Writes NAME_before.png (the two source pictures) and NAME.png. When the optimisation is cut
+    short, by Ctrl-C, by an exception in `callback` or by a loss that is not finite, NAME.png is the
+    last picture whose loss is finite.
 
     Args:
         name: NAME.
-        content_image: None for a texture: a square picture from the style alone, which starts from noise.
-        style_image: one, or a list: the Gram matrices are mixed by `style_shares`, or each has its region by `masks`.
-        image_size, style_size: pixels of their short sides; the result is as large as the content picture. At least 32.
+        content_image: None for a texture: a square picture from the style alone, which starts from
+            noise.
+        style_image: one, or a list: the Gram matrices are mixed by `style_shares`, or each has its
+            region by `masks`.
+        image_size, style_size: pixels of their short sides; the result is as large as the content
+            picture. At least 32.
         content_layer, content_weight: layer and weight of the content loss.
         style_layers, style_weights: style layers and one weight each. No weight may be negative.
         tv_weight: weight of the total variation.
@@ -196,18 +219,22 @@ def style_transfer(
         dtype: what to compute with: a `torch.dtype`, a `torch.device`, or an old tensor type.
         init_random: start from uniform noise in [0, 1) instead of the content picture.
         testing: write nothing and return the result.
-        optimizer: the rule by which the picture is changed, in `style_modules.rules`: "course", "adam" or "lbfgs".
+        optimizer: the rule by which the picture is changed, in `style_modules.rules`: "course",
+            "adam" or "lbfgs".
         num_iterations: number of steps; by default the optimizer's in `ITERATIONS`.
         callback: called with a `StyleTransferProgress` before the first and after every step.
         seed: seed of the random start.
-        preserve_color: give the result the colours of the content picture: only luminance is transferred (Gatys et al.,
-            "Preserving Color in Neural Artistic Style Transfer", 2016, "Luminance-only transfer").
+        preserve_color: give the result the colours of the content picture: only luminance is
+            transferred (Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016,
+            "Luminance-only transfer").
         output: the folder to write to.
         notes: the text of the PNGs; by default network, weights, seed and versions.
         style_shares: one number per style; only their proportions count. By default all are alike.
-        masks: one grey picture per style, with the content picture's proportions: where it is white, the style counts.
-            They need not add up to one. The style loss is then `GuidedStyleLoss`.
-        start: the picture (1, 3, h, w), normalised, to start from; it is scaled to the result's size.
+        masks: one grey picture per style, with the content picture's proportions: where it is
+            white, the style counts. They need not add up to one. The style loss is then
+            `GuidedStyleLoss`.
+        start: the picture (1, 3, h, w), normalised, to start from; it is scaled to the result's
+            size.
 
     Returns:
         None, or, when testing, the result (1, 3, H, W), normalised, detached.
@@ -221,8 +248,12 @@ def style_transfer(
     style_layers, style_weights = _used(style_layers, style_weights, len(feature_layers(cnn)))
     _weight(content_weight, "content_weight"), _weight(tv_weight, "tv_weight")
     content_img = _content(content_image, image_size, dtype, seed)
-    content_weight, init_random = (0, True) if content_image is None else (content_weight, init_random)
-    styles = [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
+    content_weight, init_random = (
+        (0, True) if content_image is None else (content_weight, init_random)
+    )
+    styles = (
+        [style_image] if isinstance(style_image, (str, Path, Image.Image)) else list(style_image)
+    )
     style_imgs = [_load(style, style_size, "style_size", dtype) for style in styles]
     begin = _noise(content_img, seed) if init_random else content_img
     begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
@@ -235,7 +266,9 @@ def style_transfer(
         style_maps = (_style_maps(layers, style_layers, img) for img in style_imgs)
         grams = [[style_loss.gram_matrix(feats) for feats in maps] for maps in style_maps]
         if masks:
-            style_loss = GuidedStyleLoss(scaled_masks(region_masks(masks, content_img, len(styles)), sizes))
+            style_loss = GuidedStyleLoss(
+                scaled_masks(region_masks(masks, content_img, len(styles)), sizes)
+            )
             style_targets = style_loss.targets(style_layers, grams)
         else:
             style_targets = mixed_targets(grams, style_shares)
@@ -255,7 +288,9 @@ def style_transfer(
             # End
             del feats
             by_layer = [term.item() for term in getattr(style_loss, "terms", ())]
-            reached = _progress(t, image, (content, style, tv), by_layer, content_img if preserve_color else None)
+            reached = _progress(
+                t, image, (content, style, tv), by_layer, content_img if preserve_color else None
+            )
             if callback:
                 callback(reached)
             if t < rule.count:
@@ -307,24 +342,38 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
     if optimizer not in RULES:
         raise ValueError(f"optimizer must be one of {', '.join(RULES)}, got {optimizer!r}")
     make, count = RULES[optimizer]
-    return make(start, integer(count if num_iterations is None else num_iterations, "num_iterations"))
+    return make(
+        start, integer(count if num_iterations is None else num_iterations, "num_iterations")
+    )
 
 
 def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
     """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = copied(nn.Sequential(*list(feature_layers(cnn).values())[:depth])).requires_grad_(False).eval()
+    layers = (
+        copied(nn.Sequential(*list(feature_layers(cnn).values())[:depth]))
+        .requires_grad_(False)
+        .eval()
+    )
     for layer in layers.children():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or `extract_features` would copy what it overwrites
     if like.shape[2:].numel() >= LARGE:
-        layers = nn.Sequential(*(Recomputed(each) if list(each.children()) else each for each in layers.children()))
+        layers = nn.Sequential(
+            *(Recomputed(each) if list(each.children()) else each for each in layers.children())
+        )
     return layers.to(like).to(memory_format=torch.channels_last)
 
 
-def _used(layers: Sequence[int], weights: Sequence[float], count: int) -> tuple[list[int], list[float]]:
-    """Check the style layers and their weights, and drop those of weight 0, which would only cost time."""
+def _used(
+    layers: Sequence[int], weights: Sequence[float], count: int
+) -> tuple[list[int], list[float]]:
+    """Check the style layers and their weights, and drop those of weight 0, which would only cost
+    time.
+    """
     if len(layers) != len(weights):
-        raise ValueError(f"style_layers has {len(layers)} entries, but style_weights has {len(weights)}")
+        raise ValueError(
+            f"style_layers has {len(layers)} entries, but style_weights has {len(weights)}"
+        )
     pairs = [
         (_layer(layer, "style_layers", count), _weight(weight, "style_weights"))
         for layer, weight in zip(layers, weights, strict=True)
@@ -344,12 +393,17 @@ def _weight(weight: float, argument: str) -> float:
     return weight
 
 
-def _style_maps(layers: nn.Module, style_layers: list[int], image: torch.Tensor) -> list[torch.Tensor]:
+def _style_maps(
+    layers: nn.Module, style_layers: list[int], image: torch.Tensor
+) -> list[torch.Tensor]:
     """Return the style layers' feature maps."""
     feats = extract_features(image, layers)
     for layer in style_layers:
         if feats[layer].dim() != 4:
-            raise InputError(f"style layer {layer} gives {tuple(feats[layer].shape)}, not feature maps (N, C, H, W)")
+            raise InputError(
+                f"style layer {layer} gives {tuple(feats[layer].shape)}, not feature maps (N, C, "
+                f"H, W)"
+            )
     return [feats[layer] for layer in style_layers]
 
 
@@ -367,20 +421,25 @@ def _content(source: Picture | None, size: int, dtype, seed: int) -> torch.Tenso
 
 
 def _load(source: Picture, size: int, argument: str, dtype) -> torch.Tensor:
-    """Return a picture, or that of a file, as a normalised tensor (1, 3, H, W) whose short side is `size` pixels."""
+    """Return a picture, or that of a file, as a normalised tensor (1, 3, H, W) whose short side is
+    `size` pixels.
+    """
     size = integer(size, argument, SMALLEST)
     picture = source if isinstance(source, Image.Image) else open_image(source)
     if max(picture.size) > LONGEST * min(picture.size):
         name = "the picture" if source is picture else quoted(source)
         raise InputError(
-            f"{name} is {picture.width}×{picture.height} pixels; the long side may be at most {LONGEST} times the "
+            f"{name} is {picture.width}×{picture.height} pixels; the long side may be at most "
+            f"{LONGEST} times the "
             "short one"
         )
     return as_type(preprocess(picture, size), dtype)
 
 
 def _noise(like: torch.Tensor, seed: int) -> torch.Tensor:
-    """Draw uniform noise in [0, 1), on the CPU so that every device starts from the same numbers."""
+    """Draw uniform noise in [0, 1), on the CPU so that every device starts from the same
+    numbers.
+    """
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 
@@ -388,14 +447,22 @@ def _with_luminance_of(image: torch.Tensor, colors: torch.Tensor) -> torch.Tenso
     """Return the picture `colors` with the luminance of `image`, both normalised (1, 3, H, W)."""
     std = torch.from_numpy(SQUEEZENET_STD).to(image).view(1, 3, 1, 1)
     share = torch.tensor(LUMA).to(image).view(1, 3, 1, 1)
-    # The same amount added to red, green and blue leaves both colour differences of YCbCr as they are.
+    # The same amount added to red, green and blue leaves both colour differences of YCbCr as they
+    # are.
     return colors + ((image - colors) * std * share).sum(dim=1, keepdim=True) / std
 
 
 def _sources(content: torch.Tensor | None, styles: Sequence[torch.Tensor]) -> Image.Image:
     """Draw the content picture, if there is one, and the style pictures side by side."""
-    pictures = [deprocess(picture, should_rescale=False) for picture in (content, *styles) if picture is not None]
-    tiles = [np.asarray(ImageOps.pad(picture, pictures[0].size, color="white")) for picture in pictures]
+    pictures = [
+        deprocess(picture, should_rescale=False)
+        for picture in (content, *styles)
+        if picture is not None
+    ]
+    tiles = [
+        np.asarray(ImageOps.pad(picture, pictures[0].size, color="white")) for picture in pictures
+    ]
     return draw_rows(
-        [("", tiles)], ["Content Source Img."] * (content is not None) + ["Style Source Img."] * len(styles)
+        [("", tiles)],
+        ["Content Source Img."] * (content is not None) + ["Style Source Img."] * len(styles),
     )

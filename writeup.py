@@ -1,4 +1,6 @@
-"""Every question in one process, then report.pdf: the figures, how they were made, and room for your answers."""
+"""Every question in one process, then report.pdf: the figures, how they were made, and room for
+your answers.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     names = [question.name for question in QUESTIONS]
     words = f"these questions alone: {', '.join(names)} (default: all but sanity_checks)"
     add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
-    add("--no-run", action="store_true", help="make no figures; compose the report from those that are there")
+    add(
+        "--no-run",
+        action="store_true",
+        help="make no figures; compose the report from those that are there",
+    )
     words = (
-        "your answers in Markdown, each under a heading: the question's number, name or title (# 1.3); text before "
+        "your answers in Markdown, each under a heading: the question's number, name or title (# "
+        "1.3); text before "
         "the first goes on the title page"
     )
     add("--answers", type=named_path, metavar="FILE.md", help=words)
@@ -53,12 +60,15 @@ def make_figures(session: Session) -> None:
     """Make the figures of the chosen questions and compose the report.
 
     Raises:
-        InputError: when the report is written but a question has failed or a figure is missing; it names them.
+        InputError: when the report is written but a question has failed or a figure is missing; it
+            names them.
     """
     from report.pages import Report, read_pictures, read_sections, read_table
 
     options = session.options
-    chosen = [q for q in QUESTIONS if (q.by_default if options.only is None else q.name in options.only)]
+    chosen = [
+        q for q in QUESTIONS if (q.by_default if options.only is None else q.name in options.only)
+    ]
     report = Report(TITLE, today())
     answers = assign(read_sections(options.answers)) if options.answers else {}
     files = {question.name: figure_files(question, options.out) for question in chosen}
@@ -68,41 +78,56 @@ def make_figures(session: Session) -> None:
         failed = run_scripts(session, chosen)
         # What an earlier run has left and this one has not made again is none of this report's.
         files = {
-            question.name: [p for p in figure_files(question, options.out) if before.get(p) != stamp(p)]
+            question.name: [
+                p for p in figure_files(question, options.out) if before.get(p) != stamp(p)
+            ]
             for question in chosen
         }
     pictures = {name: read_pictures(paths) for name, paths in files.items()}
     path = (options.out or ROOT) / REPORT
-    tables = {name: read_table((options.out or ROOT / "visualization") / name) for q in chosen for name in q.tables}
+    tables = {
+        name: read_table((options.out or ROOT / "visualization") / name)
+        for q in chosen
+        for name in q.tables
+    }
     compose(report, chosen, tables, pictures, answers)
     report.save(path)
     there = {picture.name for of_question in pictures.values() for picture in of_question}
-    if not options.no_run and not has_relus(session):  # then the guided figures do not exist, and a notice has said so
-        there |= {name for question in chosen for name in question.figures if name.startswith("guided")}
+    # Then the guided figures do not exist, and a notice has said so
+    if not options.no_run and not has_relus(session):
+        there |= {
+            name for question in chosen for name in question.figures if name.startswith("guided")
+        }
     missing = [name for question in chosen for name in question.figures if name not in there]
     if failed or missing:
-        problems = [f"{name}.py failed" for name in failed] + [f"{name} is missing" for name in missing]
+        problems = [f"{name}.py failed" for name in failed] + [
+            f"{name} is missing" for name in missing
+        ]
         raise InputError(f"{quoted(path)} is written, but incomplete: {', '.join(problems)}")
     if not options.quiet:
         print(f"{path}: {report.pages_count} pages", file=sys.stderr)
 
 
 def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
-    """Run once each script that the questions need, on one network and the same photos; return those that failed.
+    """Run once each script that the questions need, on one network and the same photos; return
+    those that failed.
 
     A failing script is reported on standard error and does not keep the others from running.
     """
     from cli.pages import Dataset
 
     names = list(dict.fromkeys(name for question in questions for name in question.scripts))
-    _ = Dataset(session).labels  # labels or a photo that cannot be used are reported before anything is made
+    # Labels or a photo that cannot be used are reported before anything is made
+    _ = Dataset(session).labels
     for _ in session.photos.photos:
         pass
     failed = []
     for name in session.progress(names, "report"):
         script = importlib.import_module(name)
         try:
-            script.make_figures(session.for_script(script_options(script.add_options, session.options)))
+            script.make_figures(
+                session.for_script(script_options(script.add_options, session.options))
+            )
         except Exception as error:
             failed.append(name)
             if (words := advice(error)) is None:  # a fault in the solution
@@ -123,7 +148,9 @@ def has_relus(session: Session) -> bool:
 def script_options(
     add_options: Callable[[argparse.ArgumentParser], None], given: argparse.Namespace
 ) -> argparse.Namespace:
-    """Return a script's options: those that it shares with this command as they are given, its own by default."""
+    """Return a script's options: those that it shares with this command as they are given, its own
+    by default.
+    """
     parser = make_parser("")
     add_options(parser)
     shared = SHARED_OPTIONS & vars(parser.parse_args([])).keys() & vars(given).keys()
@@ -132,11 +159,15 @@ def script_options(
 
 
 def figure_files(question: Question, out: Path | None) -> list[Path]:
-    """Find the question's figures that are there, in order, with their further pages name_2.png, name_3.png, …"""
+    """Find the question's figures that are there, in order, with their further pages name_2.png,
+    name_3.png, …
+    """
     folder = out or ROOT / question.folder
     files = []
     for first in map(Path, question.figures):
-        further = [(p.stem.removeprefix(f"{first.stem}_"), p) for p in folder.glob(f"{first.stem}_*.png")]
+        further = [
+            (p.stem.removeprefix(f"{first.stem}_"), p) for p in folder.glob(f"{first.stem}_*.png")
+        ]
         pages = sorted((int(page), p) for page, p in further if page.isdecimal())
         files += [p for p in (folder / first, *(p for _, p in pages)) if p.is_file()]
     return files
@@ -166,7 +197,11 @@ def assign(sections: Sequence[Section]) -> dict[str, str]:
             text = section.source + text
             unknown.append(section.heading)
             place = f"in the answer to {name}" if name else "on the title page"
-            log.warning("--answers: the heading %s names no question; it stands %s", quoted(section.heading), place)
+            log.warning(
+                "--answers: the heading %s names no question; it stands %s",
+                quoted(section.heading),
+                place,
+            )
         answers[name] = f"{answers.get(name, '')}\n\n{text.strip(chr(10))}".strip("\n")
     if unknown:
         known = ", ".join(f"{question.heading} ({question.name})" for question in QUESTIONS)
@@ -183,8 +218,12 @@ def assign(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _question_of(heading: str) -> Question | None:
-    """Return the question that a heading names: by a name or title, whatever its number, or a number alone."""
-    number, title = re.fullmatch(r"(?is)(?:q(?:uestion)?\b\.?\s*|q(?=\d))?([\d.,–\s-]*)(.*)", heading).groups()
+    """Return the question that a heading names: by a name or title, whatever its number, or a
+    number alone.
+    """
+    number, title = re.fullmatch(
+        r"(?is)(?:q(?:uestion)?\b\.?\s*|q(?=\d))?([\d.,–\s-]*)(.*)", heading
+    ).groups()
     if _plain(title):
         names = {_plain(each): q for q in QUESTIONS for each in (q.name, q.title)}
         return names.get(_plain(title))
@@ -206,7 +245,8 @@ def compose(
     pictures: Mapping[str, Sequence[Picture]],
     answers: Mapping[str, str],
 ) -> None:
-    """Fill a report: a title page, and for each question its pictures and its answer or ruled lines for one.
+    """Fill a report: a title page, and for each question its pictures and its answer or ruled lines
+    for one.
 
     Raises:
         InputError: no picture at all.
@@ -219,11 +259,20 @@ def compose(
     for question in questions:
         report.fresh_page()
         report.heading(question.heading)
-        set_question(report, question, tables, pictures[question.name], answers.get(question.name, ""), numbers)
+        set_question(
+            report,
+            question,
+            tables,
+            pictures[question.name],
+            answers.get(question.name, ""),
+            numbers,
+        )
 
 
 def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) -> None:
-    """Set title, date, the preface or a line for the name, what the figures were made with, and contents."""
+    """Set title, date, the preface or a line for the name, what the figures were made with, and
+    contents.
+    """
     report.skip(60)
     report.text_line(TITLE, 20, "B", after=6)
     report.text_line(f"{today().day} {today():%B %Y}", 11, after=24)
@@ -252,10 +301,13 @@ def set_question(
     """Set the technique, pictures and tables with numbered captions, the prompts and the answer."""
     report.text_line(question.about, after=10)
     captions = [
-        f"Figure {next(numbers)}: {picture.name}. {question.caption(picture.name, picture.made_with)}"
+        f"Figure {next(numbers)}: {picture.name}. "
+        f"{question.caption(picture.name, picture.made_with)}"
         for picture in pictures
     ]
-    report.figures([(picture.image, caption) for picture, caption in zip(pictures, captions, strict=True)])
+    report.figures(
+        [(picture.image, caption) for picture, caption in zip(pictures, captions, strict=True)]
+    )
     for name, caption in question.tables.items():
         report.rows(tables[name], f"{name}. {caption}")
     there = {picture.name for picture in pictures}
@@ -273,7 +325,8 @@ def set_question(
 
 
 def today() -> datetime.date:
-    """Return the date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report can be made again.
+    """Return the date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report
+    can be made again.
 
     Raises:
         InputError: SOURCE_DATE_EPOCH is no date.
@@ -284,7 +337,9 @@ def today() -> datetime.date:
     try:
         return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc).date()
     except (ValueError, OverflowError, OSError):
-        raise InputError(f"SOURCE_DATE_EPOCH: {quoted(epoch)} is not a number of seconds since 1970") from None
+        raise InputError(
+            f"SOURCE_DATE_EPOCH: {quoted(epoch)} is not a number of seconds since 1970"
+        ) from None
 
 
 main = make_main(__name__, __doc__, add_options, make_figures)

@@ -1,15 +1,17 @@
-"""Every technique side by side in one process: this project, the libraries, a textbook version, and the floor.
+"""Every technique side by side in one process: this project, the libraries, a textbook version, and
+the floor.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/run.py
 
-The floor is one forward and one backward pass to the input through the whole frozen network in channels-last layout;
-for Grad-CAM the forward pass and the backward pass down to the layer; for style transfer forward and backward through
-the layers that are needed, and the Adam step. The labelled class's floor evaluates one of the classifier's 1000 classes
-per photo, all that a map needs. The versions take turns, in each
-round in another order; what counts is the median over the rounds of the ratio to the floor of the same round. Python's
-garbage collector is off meanwhile, as in `timeit`. Except for conductance, the C library is told to keep the memory
-that is freed: otherwise chance decides which version has to get it anew, page by page, from the system.
+The floor is one forward and one backward pass to the input through the whole frozen network in
+channels-last layout; for Grad-CAM the forward pass and the backward pass down to the layer; for
+style transfer forward and backward through the layers that are needed, and the Adam step. The
+labelled class's floor evaluates one of the classifier's 1000 classes per photo, all that a map
+needs. The versions take turns, in each round in another order; what counts is the median over the
+rounds of the ratio to the floor of the same round. Python's garbage collector is off meanwhile, as
+in `timeit`. Except for conductance, the C library is told to keep the memory that is freed:
+otherwise chance decides which version has to get it anew, page by page, from the system.
 """
 
 import argparse
@@ -31,10 +33,12 @@ sys.path.insert(0, str(ROOT))
 import techniques as t  # noqa: E402
 import torch  # noqa: E402
 
-# name → versions, number of photos → rounds as a share of those asked for: the shorter a run, the more chance is in it
+# name → versions, number of photos → rounds as a share of those asked for: the shorter a run, the
+# more chance is in it
 PHOTOS = {1: 8, 5: 2, 25: 1}
 TECHNIQUES = {
-    "conductance (floor: all at once)": (t.conductance, {5: 0.2}),  # the first, before `keep_memory`
+    # The first, before `keep_memory`
+    "conductance (floor: all at once)": (t.conductance, {5: 0.2}),
     "saliency": (t.saliency, PHOTOS),
     "guided backprop": (t.guided_backprop, PHOTOS),
     "Grad-CAM": (t.grad_cam, PHOTOS),
@@ -45,8 +49,12 @@ TECHNIQUES = {
 }
 
 
-def measure(versions: dict[str, t.Version], rounds: int) -> dict[str, tuple[float, float, float, float]]:
-    """Let the versions take turns. Name → median ratio of wall time, of CPU time, median ms, peak extra MB."""
+def measure(
+    versions: dict[str, t.Version], rounds: int
+) -> dict[str, tuple[float, float, float, float]]:
+    """Let the versions take turns. Name → median ratio of wall time, of CPU time, median ms, peak
+    extra MB.
+    """
     peaks = {name: peak_memory(run) for name, run in versions.items()}  # warms up, too
     times = {name: [] for name in versions}
     gc.disable()
@@ -63,7 +71,12 @@ def measure(versions: dict[str, t.Version], rounds: int) -> dict[str, tuple[floa
         return statistics.median(mine[kind] / floor[kind] for mine, floor in pairs)
 
     return {
-        name: (ratio(name, 0), ratio(name, 1), 1000 * statistics.median(t[0] for t in times[name]), peaks[name])
+        name: (
+            ratio(name, 0),
+            ratio(name, 1),
+            1000 * statistics.median(t[0] for t in times[name]),
+            peaks[name],
+        )
         for name in versions
     }
 
@@ -77,7 +90,9 @@ def keep_memory() -> None:
 
 
 def peak_memory(run: t.Version) -> float:
-    """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only Linux does)."""
+    """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only
+    Linux does).
+    """
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
     if not reset.exists():
@@ -91,7 +106,9 @@ def peak_memory(run: t.Version) -> float:
 
 
 def _kilobytes(status: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field)
+    )
 
 
 def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
@@ -100,7 +117,8 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
     for name, (make, shares) in TECHNIQUES.items():
         if only and not any(word in name for word in only):
             continue
-        if make is not t.conductance:  # whose point is what gigabytes cost with the C library as it is
+        # Whose point is what gigabytes cost with the C library as it is
+        if make is not t.conductance:
             keep_memory()
         lines += [
             f"### {name}",
@@ -115,7 +133,8 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
                 found = measure(make(t.Bench(size)), max(2, round(rounds * share)))
                 for version_name, (wall, cpu, milliseconds, peak) in found.items():
                     lines.append(
-                        f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | {milliseconds:.0f} "
+                        f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | "
+                        f"{milliseconds:.0f} "
                         f"| {peak:.0f} |"
                     )
                 print(
@@ -132,28 +151,52 @@ def machine() -> list[str]:
     model = "unknown processor"
     if Path("/proc/cpuinfo").exists():
         info = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), model
+        )
     versions = []
-    for package in ("torch", "torchvision", "captum", "numpy", "matplotlib", "pillow", "grad-cam", "torchcam"):
+    for package in (
+        "torch",
+        "torchvision",
+        "captum",
+        "numpy",
+        "matplotlib",
+        "pillow",
+        "grad-cam",
+        "torchcam",
+    ):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return [
-        f"{platform.system()}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}; "
-        + ", ".join(versions)
-        + ".",
+        f"{platform.system()}, {os.cpu_count()} cores ({model}), Python "
+        f"{platform.python_version()}; " + ", ".join(versions) + ".",
         "",
     ]
 
 
 def main() -> int:
     """Measure, and write the results. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of each comparison (default: 15)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="techniques with this word in their name")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="rounds of each comparison (default: 15)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help="techniques with this word in their name",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     lines = [

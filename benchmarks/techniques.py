@@ -1,4 +1,6 @@
-"""The versions of every technique that are compared: floors, this project, libraries and a textbook."""
+"""The versions of every technique that are compared: floors, this project, libraries and a
+textbook.
+"""
 
 import sys
 import time
@@ -27,8 +29,10 @@ except ImportError as missing:
     print(f"{missing}: pip install -r benchmarks/requirements.txt", file=sys.stderr)
     GradCAM = TorchCam = None
 
-STEPS = 10  # of the iterative techniques in a run; the first runs and what comes before the steps count in
-STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)  # content layer and weight, style layers and weights, TV
+# Of the iterative techniques in a run; the first runs and what comes before the steps count in
+STEPS = 10
+# Content layer and weight, style layers and weights, TV
+STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)
 FLOOR, LABELLED, OURS, TEXTBOOK = "floor", "labelled class's floor", "this project", "textbook"
 
 Version = Callable[[], object]
@@ -88,7 +92,9 @@ def saliency(b: Bench) -> dict[str, Version]:
     return {
         **b.floors(b.to_input),
         OURS: lambda: SaliencyMap().compute_saliency_maps(b.X, b.y, b.model),
-        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(dim=1),
+        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(
+            dim=1
+        ),
         TEXTBOOK: lambda: textbook.saliency(b.plain, b.plain_X, b.y),
     }
 
@@ -98,7 +104,9 @@ def guided_backprop(b: Bench) -> dict[str, Version]:
     return {
         **b.floors(b.to_input),
         OURS: lambda: GradCam().guided_backprop(b.X, b.y, b.model),
-        "Captum": lambda: attr.GuidedBackprop(b.plain).attribute(b.plain_X.clone().requires_grad_(), target=b.y),
+        "Captum": lambda: attr.GuidedBackprop(b.plain).attribute(
+            b.plain_X.clone().requires_grad_(), target=b.y
+        ),
         TEXTBOOK: lambda: textbook.guided_backprop(b.plain, b.plain_X, b.y),
     }
 
@@ -108,7 +116,9 @@ def grad_cam(b: Bench) -> dict[str, Version]:
     layer = b.plain.features[12]
 
     def captum():
-        maps = attr.LayerGradCam(b.plain, layer).attribute(b.plain_X, target=b.y, relu_attributions=True)
+        maps = attr.LayerGradCam(b.plain, layer).attribute(
+            b.plain_X, target=b.y, relu_attributions=True
+        )
         return attr.LayerAttribution.interpolate(maps, (224, 224), "bicubic")
 
     def torchcam():
@@ -124,7 +134,10 @@ def grad_cam(b: Bench) -> dict[str, Version]:
         TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y),
     }
     if GradCAM:
-        peer, targets = GradCAM(b.plain, [layer]), [ClassifierOutputTarget(label) for label in b.y.tolist()]
+        peer, targets = (
+            GradCAM(b.plain, [layer]),
+            [ClassifierOutputTarget(label) for label in b.y.tolist()],
+        )
         versions |= {"pytorch-grad-cam": lambda: peer(b.plain_X, targets), "torchcam": torchcam}
     return versions
 
@@ -143,7 +156,9 @@ def guided_grad_cam(b: Bench) -> dict[str, Version]:
 
 def repeated(versions: dict[str, Version]) -> dict[str, Version]:
     """Return versions that take `STEPS` steps."""
-    return {name: lambda step=step: [step() for _ in range(STEPS)] for name, step in versions.items()}
+    return {
+        name: lambda step=step: [step() for _ in range(STEPS)] for name, step in versions.items()
+    }
 
 
 def fooling(b: Bench) -> dict[str, Version]:
@@ -151,7 +166,9 @@ def fooling(b: Bench) -> dict[str, Version]:
     target = 6
     return {
         **repeated({FLOOR: b.to_input(b.all_scores)}),
-        OURS: lambda: FoolingImage().make_fooling_image(b.X, target, b.model, learning_rate=1e-9, max_iter=STEPS),
+        OURS: lambda: FoolingImage().make_fooling_image(
+            b.X, target, b.model, learning_rate=1e-9, max_iter=STEPS
+        ),
         TEXTBOOK: lambda: textbook.fooling(b.plain, b.plain_X, target, STEPS),
     }
 
@@ -160,13 +177,17 @@ def class_visualization(b: Bench) -> dict[str, Version]:
     """Question 1.4, one class."""
     return {
         **repeated(b.floors(b.to_input)),
-        OURS: lambda: ClassVisualization().visualize_classes([187], b.model, num_iterations=STEPS, seed=0),
+        OURS: lambda: ClassVisualization().visualize_classes(
+            [187], b.model, num_iterations=STEPS, seed=0
+        ),
         TEXTBOOK: lambda: textbook.class_visualization(b.plain, 187, STEPS),
     }
 
 
 def style(b: Bench) -> dict[str, Version]:
-    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0 steps taken off."""
+    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0
+    steps taken off.
+    """
     paths = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
     content, painting = (preprocess(open_image(path), 192) for path in paths)
     layers = b.model.features[: max(STYLE[0], *STYLE[2]) + 1]
@@ -180,12 +201,18 @@ def style(b: Bench) -> dict[str, Version]:
 
     def ours(steps: int = STEPS):
         sizes, rest = (192, 192), (b.model, torch.float32)
-        style_transfer("", *paths, *sizes, *STYLE, *losses, *rest, testing=True, num_iterations=steps)
+        style_transfer(
+            "", *paths, *sizes, *STYLE, *losses, *rest, testing=True, num_iterations=steps
+        )
 
     def plain(steps: int = STEPS):
         textbook.style_steps(b.plain, content, painting, *STYLE, steps)
 
-    return {**repeated({FLOOR: floor}), OURS: lambda: _steps_alone(ours), TEXTBOOK: lambda: _steps_alone(plain)}
+    return {
+        **repeated({FLOOR: floor}),
+        OURS: lambda: _steps_alone(ours),
+        TEXTBOOK: lambda: _steps_alone(plain),
+    }
 
 
 def _steps_alone(version: Callable) -> tuple[float, ...]:
@@ -198,7 +225,9 @@ def _steps_alone(version: Callable) -> tuple[float, ...]:
 
 
 def conductance(b: Bench) -> dict[str, Version]:
-    """Captum's LayerConductance at features[3], 50 steps: all at once, and through `compute_attributions`."""
+    """Captum's LayerConductance at features[3], 50 steps: all at once, and through
+    `compute_attributions`.
+    """
     algorithm = attr.LayerConductance(b.model, b.model.features[3])
     return {
         FLOOR: lambda: algorithm.attribute(b.X, target=b.y, n_steps=50),

@@ -1,4 +1,6 @@
-"""The techniques as a textbook has them: plain modules, `.backward()`, hooks and module swaps. For comparison only."""
+"""The techniques as a textbook has them: plain modules, `.backward()`, hooks and module swaps. For
+comparison only.
+"""
 
 import copy
 
@@ -61,7 +63,12 @@ def grad_cam(model, X, y):
         hook.remove()
     weights = kept["gradient"].mean(dim=(2, 3), keepdim=True)
     maps = (weights * kept["activation"]).sum(dim=1).clamp(min=0).numpy()
-    maps = np.stack([np.array(Image.fromarray(m).resize(X.shape[:1:-1], Image.Resampling.BICUBIC)) for m in maps])
+    maps = np.stack(
+        [
+            np.array(Image.fromarray(m).resize(X.shape[:1:-1], Image.Resampling.BICUBIC))
+            for m in maps
+        ]
+    )
     return (maps - maps.min()) / (maps.max() - maps.min())
 
 
@@ -99,7 +106,9 @@ def class_visualization(model, target, steps):
         for c in range(3):
             image.data[:, c].clamp_(min=-mean[c] / std[c], max=(1 - mean[c]) / std[c])
         if t % 10 == 0:
-            blurred = gaussian_filter1d(gaussian_filter1d(image.data.numpy(), 0.5, axis=2), 0.5, axis=3)
+            blurred = gaussian_filter1d(
+                gaussian_filter1d(image.data.numpy(), 0.5, axis=2), 0.5, axis=3
+            )
             image.data.copy_(torch.tensor(blurred))
     return image
 
@@ -112,8 +121,20 @@ def _jitter(X, ox, oy):
     return X
 
 
-def style_steps(model, content, style, content_layer, content_weight, style_layers, style_weights, tv_weight, steps):
-    """Run iterations of style transfer through all feature layers, Gram matrices from contiguous copies."""
+def style_steps(
+    model,
+    content,
+    style,
+    content_layer,
+    content_weight,
+    style_layers,
+    style_weights,
+    tv_weight,
+    steps,
+):
+    """Run iterations of style transfer through all feature layers, Gram matrices from contiguous
+    copies.
+    """
 
     def features(x):
         kept = []

@@ -1,6 +1,8 @@
-"""The questions' items: the one table that check, starter, points and the Markdown tables are made from.
+"""The questions' items: the one table that check, starter, points and the Markdown tables are made
+from.
 
-Staff edit it: points, tolerances and hints; `python course/tables.py` then brings the Markdown tables up to date.
+Staff edit it: points, tolerances and hints; `python course/tables.py` then brings the Markdown
+tables up to date.
 """
 
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ class Item:
     file: str
     function: str  # that the student writes: function or Class.method
     editions: dict[str, tuple[str, float]]  # edition → number of the question, points
-    # Largest relative error ‖found − expected‖ / ‖expected‖: above what right solutions written differently show, below
-    # the nearest known mistake. Both are listed in course/README.md.
+    # Largest relative error ‖found − expected‖ / ‖expected‖: above what right solutions written
+    # differently show, below the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
     extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
@@ -45,7 +47,9 @@ def of_edition(edition: str) -> list[Item]:
     return [item for item in ITEMS if edition in item.editions]
 
 
-SALIENCY, GRADCAM, FOOLING = (f"visualizers/{name}.py" for name in ("saliency_map", "gradcam", "fooling_image"))
+SALIENCY, GRADCAM, FOOLING = (
+    f"visualizers/{name}.py" for name in ("saliency_map", "gradcam", "fooling_image")
+)
 CLASS, STYLE = "visualizers/class_visualization.py", "style_modules/style_loss.py"
 CONTENT, VARIATION = "style_modules/content_loss.py", "style_modules/tv_loss.py"
 
@@ -112,7 +116,8 @@ ITEMS = (
         "GradCam.guided_grad_cam",
         _alone("1.2", 4),
         0.1,
-        "Gradients of a first backward pass that stay in X_tensor.grad would be added to those of a second one.",
+        "Gradients of a first backward pass that stay in X_tensor.grad would be added to those of "
+        "a second one.",
     ),
     Item(
         "gradcam_captum",
@@ -136,7 +141,8 @@ ITEMS = (
         "FoolingImage.make_fooling_image",
         _both("1.3", "1.2", 10),
         0.1,
-        "Work on a copy of X. Look at the scores before each step and stop as soon as the target's is the highest.",
+        "Work on a copy of X. Look at the scores before each step and stop as soon as the target's "
+        "is the highest.",
     ),
     Item(
         "class_visualization",
@@ -145,7 +151,8 @@ ITEMS = (
         "objective_gradient",
         _both("1.4", "1.3", 10),
         0.1,
-        "The gradient has two parts: the score's, by autograd, and that of the penalty, which you can write down.",
+        "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
+        "can write down.",
     ),
     Item(
         "content_loss",
@@ -182,7 +189,8 @@ ITEMS = (
         "TotalVariationLoss.forward",
         _both("2.3", "2.3", 3),
         0.0001,
-        "No loops: differences of two shifted slices, once along the height and once along the width.",
+        "No loops: differences of two shifted slices, once along the height and once along the "
+        "width.",
     ),
     Item(
         "style_transfer",
@@ -191,10 +199,19 @@ ITEMS = (
         "style_transfer",
         _both("2.4", "2.4", 6),
         0.01,
-        "Forward through the three criteria; then, unless all steps are done, clear the optimizer's gradients, go "
-        "backward from the sum of the three terms, and step. opt = rule.optimizer(t) is the optimizer of step t: when "
+        "Forward through the three criteria; then, unless all steps are done, clear the "
+        "optimizer's gradients, go "
+        "backward from the sum of the three terms, and step. opt = rule.optimizer(t) is the "
+        "optimizer of step t: when "
         "20 steps are left, a new Adam with the smaller learning rate.",
         parts=True,
     ),
-    Item("feature_inversion", "Feature inversion", STYLE, "StyleLoss.forward", _both("2.5", "2.5", 2), 0.0),
+    Item(
+        "feature_inversion",
+        "Feature inversion",
+        STYLE,
+        "StyleLoss.forward",
+        _both("2.5", "2.5", 2),
+        0.0,
+    ),
 )

@@ -1,6 +1,8 @@
-"""The items of `check.py`: each `measure_…` calls a part of the solution and returns what it gave, as arrays.
+"""The items of `check.py`: each `measure_…` calls a part of the solution and returns what it gave,
+as arrays.
 
-No judgement on values is made here: they are compared with data/expected.npz in the process that started this one.
+No judgement on values is made here: they are compared with data/expected.npz in the process that
+started this one.
 """
 
 import importlib
@@ -23,7 +25,8 @@ from tqdm import tqdm
 
 HEIGHT, WIDTH = 96, 128  # of the photos: not square, and quick
 EVERY = 6  # of the maps' pixels each way that are compared
-# Of scikit-image, and a class that has something for it and something against it, so that signs and masks matter.
+# Of scikit-image, and a class that has something for it and something against it, so that signs and
+# masks matter.
 PHOTOS = (("data/chelsea.png", 30), ("data/coffee.png", 457))
 TARGET = 779  # of the fooling image: clearly behind before the third step, clearly ahead after it
 STEPS = 30  # of feature inversion
@@ -38,7 +41,11 @@ EXPORTS = {
         "FoolingImage": "fooling_image",
         "ClassVisualization": "class_visualization",
     },
-    "style_modules": {"ContentLoss": "content_loss", "StyleLoss": "style_loss", "TotalVariationLoss": "tv_loss"},
+    "style_modules": {
+        "ContentLoss": "content_loss",
+        "StyleLoss": "style_loss",
+        "TotalVariationLoss": "tv_loss",
+    },
 }
 
 Arrays = dict[str, np.ndarray]
@@ -57,7 +64,9 @@ class Finding(Exception):
 
 
 def solution(name: str) -> types.ModuleType:
-    """Import a module of the solution, of a package that module alone: a fault in another one is not this item's."""
+    """Import a module of the solution, of a package that module alone: a fault in another one is
+    not this item's.
+    """
     package = name.partition(".")[0]
     if package in EXPORTS and package not in sys.modules:
         module: Any = types.ModuleType(package)
@@ -68,24 +77,39 @@ def solution(name: str) -> types.ModuleType:
 
 
 def _exported(package: str, name: str) -> Any:
-    """Return what a package exports, when it is asked for: as of `from visualizers import GradCam`."""
+    """Return what a package exports, when it is asked for: as of `from visualizers import
+    GradCam`.
+    """
     if name not in EXPORTS[package]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{package}.{EXPORTS[package][name]}"), name)
 
 
 def network() -> nn.Module:
-    """Return SqueezeNet with the bundled weights, in training mode: dropout is on until a solution turns it off."""
+    """Return SqueezeNet with the bundled weights, in training mode: dropout is on until a solution
+    turns it off.
+    """
     return solution("model_utils").load_model(weights="bundled", device="cpu").train()
 
 
 def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Return two photos, uint8 (2, HEIGHT, WIDTH, 3), as the network sees them, (2, 3, HEIGHT, WIDTH), and classes."""
-    package_file, open_image = solution("files.course").package_file, solution("image_utils").open_image
-    pictures = [open_image(package_file("skimage", name)).resize((WIDTH, HEIGHT)) for name, _ in PHOTOS]
+    """Return two photos, uint8 (2, HEIGHT, WIDTH, 3), as the network sees them, (2, 3, HEIGHT,
+    WIDTH), and classes.
+    """
+    package_file, open_image = (
+        solution("files.course").package_file,
+        solution("image_utils").open_image,
+    )
+    pictures = [
+        open_image(package_file("skimage", name)).resize((WIDTH, HEIGHT)) for name, _ in PHOTOS
+    ]
     X = np.stack([np.asarray(picture) for picture in pictures])
     images = solution("image_utils").preprocess_image(X).transpose(0, 3, 1, 2)
-    return X, torch.from_numpy(np.ascontiguousarray(images)), torch.tensor([label for _, label in PHOTOS])
+    return (
+        X,
+        torch.from_numpy(np.ascontiguousarray(images)),
+        torch.tensor([label for _, label in PHOTOS]),
+    )
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
@@ -100,7 +124,9 @@ def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
         Finding: it has not.
     """
     if not isinstance(value, kind):
-        raise Finding(f"a {kind.__module__}.{kind.__name__} was expected, got {type(value).__name__}")
+        raise Finding(
+            f"a {kind.__module__}.{kind.__name__} was expected, got {type(value).__name__}"
+        )
     if tuple(value.shape) != shape:
         got, why = tuple(value.shape), ""
         if len(got) == len(shape) and sorted(got) == sorted(shape):
@@ -118,7 +144,8 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
     """Compute maps of the photos twice, and see what else has happened to network and photos.
 
     Raises:
-        Finding: the network is ruined, the photos are overwritten, or the second call gives something else.
+        Finding: the network is ruined, the photos are overwritten, or the second call gives
+            something else.
     """
     model, (_, images, labels) = network(), photos()
     # Each call gets fresh photos: a solution may leave a gradient on them.
@@ -133,7 +160,9 @@ def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
     if _differs(second, first):
         model.train()
         if _differs(expect(compute(given.clone(), labels, model), kind, shape), first):
-            raise Finding("two calls give different maps: dropout is left on; use eval mode", arrays)
+            raise Finding(
+                "two calls give different maps: dropout is left on; use eval mode", arrays
+            )
         factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
         again = f"a second call with the same photos gives {factor:.2g} times as much"
         raise Finding(f"gradients accumulated: {again}", arrays)
@@ -151,11 +180,15 @@ def _state(model: nn.Module) -> tuple:
     return modules, [parameter.detach().clone() for parameter in model.parameters()], count
 
 
-def _check_untouched(model: nn.Module, state: tuple, images: torch.Tensor, given: torch.Tensor) -> None:
+def _check_untouched(
+    model: nn.Module, state: tuple, images: torch.Tensor, given: torch.Tensor
+) -> None:
     modules, parameters, hooks = _state(model)
     same = len(parameters) == len(state[1]) and all(map(torch.equal, parameters, state[1]))
     if modules != state[0] or not same:
-        raise Finding("the network is ruined afterwards: its modules or parameters are not those that it had")
+        raise Finding(
+            "the network is ruined afterwards: its modules or parameters are not those that it had"
+        )
     if hooks != state[2]:
         raise Finding("the network is ruined afterwards: hooks are left on it")
     if not torch.equal(images.detach(), given):
@@ -171,12 +204,22 @@ def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arra
     variable = variable.clone().requires_grad_()
     value = compute(variable)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        got = (
+            f"shape {tuple(value.shape)}"
+            if isinstance(value, torch.Tensor)
+            else type(value).__name__
+        )
         raise Finding(f"a tensor with one number was expected, got {got}")
     if not value.requires_grad:
-        raise Finding("the loss has no gradient: it was computed outside the graph (detach, item, .data or NumPy)")
+        raise Finding(
+            "the loss has no gradient: it was computed outside the graph (detach, item, .data or "
+            "NumPy)"
+        )
     (gradient,) = torch.autograd.grad(value.sum(), variable)
-    return {f"{group}/value": value.detach().reshape(()).numpy(), f"{group}/gradient": gradient.numpy()}
+    return {
+        f"{group}/value": value.detach().reshape(()).numpy(),
+        f"{group}/gradient": gradient.numpy(),
+    }
 
 
 # --- Questions 1.1 and 1.2 ---
@@ -209,10 +252,12 @@ def measure_guided_grad_cam() -> Arrays:
 
 
 def captum_rows(script: str) -> Arrays:
-    """Run a script in this scratch folder, on two photos, and return the rows of maps that it has drawn by Captum.
+    """Run a script in this scratch folder, on two photos, and return the rows of maps that it has
+    drawn by Captum.
 
-    It may be flat, as the course hands it out, or take our options. What it draws by the techniques from scratch are
-    other items, so these are stood in for, and the network is the bundled one in eval mode, as whoever loads it.
+    It may be flat, as the course hands it out, or take our options. What it draws by the techniques
+    from scratch are other items, so these are stood in for, and the network is the bundled one in
+    eval mode, as whoever loads it.
     """
     drawn: list[np.ndarray] = []
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
@@ -224,7 +269,9 @@ def captum_rows(script: str) -> Arrays:
 
     def record(rows, *given, **kwargs):
         shapes = [np.asarray(tile).shape for _, tiles in rows for tile in tiles]
-        if all(len(tiles) == 2 for _, tiles in rows) and all(shape == (224, 224, 3) for shape in shapes):
+        if all(len(tiles) == 2 for _, tiles in rows) and all(
+            shape == (224, 224, 3) for shape in shapes
+        ):
             drawn.extend(np.stack([np.asarray(tile) for tile in tiles]) for _, tiles in rows)
         return draw_rows(rows, *given, **kwargs)
 
@@ -243,7 +290,9 @@ def captum_rows(script: str) -> Arrays:
         module.add_options(parser)
         module.make_figures(solution("cli.session").Session(parser.parse_args(sys.argv[1:])))
     # About grey on white; what a photo's row is, no map is near to.
-    return {f"row/{i}": row[:, ::EVERY, ::EVERY].astype(np.float32) - 165 for i, row in enumerate(drawn)}
+    return {
+        f"row/{i}": row[:, ::EVERY, ::EVERY].astype(np.float32) - 165 for i, row in enumerate(drawn)
+    }
 
 
 class _StandIn:
@@ -280,17 +329,27 @@ def measure_fooling_image() -> Arrays:
     X = images[1:].contiguous()
     given, state = X.clone(), _state(model)
     technique = solution("visualizers.fooling_image").FoolingImage()
-    fooling = expect(technique.make_fooling_image(X, TARGET, model), torch.Tensor, (1, 3, HEIGHT, WIDTH))
+    fooling = expect(
+        technique.make_fooling_image(X, TARGET, model), torch.Tensor, (1, 3, HEIGHT, WIDTH)
+    )
     _check_untouched(model, state, X, given)
     return {"image/difference": (fooling - given.numpy())[..., ::EVERY, ::EVERY]}
 
 
 def measure_class_visualization() -> Arrays:
-    """Grow a picture in few steps, without jitter; the pictures' pixels are what `deprocess` gives, 0 … 255."""
+    """Grow a picture in few steps, without jitter; the pictures' pixels are what `deprocess` gives,
+    0 … 255.
+    """
     Path("visualization").mkdir()  # for a solution that draws what it was not asked to
     technique, model = solution("visualizers.class_visualization").ClassVisualization(), network()
     state = _state(model)
-    settings = {"l2_reg": 1e-3, "num_iterations": 4, "max_jitter": 0, "blur_every": 100, "generate_plots": False}
+    settings = {
+        "l2_reg": 1e-3,
+        "num_iterations": 4,
+        "max_jitter": 0,
+        "blur_every": 100,
+        "generate_plots": False,
+    }
 
     def grow(rate: float) -> np.ndarray:
         torch.manual_seed(0)
@@ -299,9 +358,12 @@ def measure_class_visualization() -> Arrays:
             187, {187: "terrier"}, model, torch.FloatTensor, learning_rate=rate, **settings
         )
         if not isinstance(picture, Image.Image) or picture.size != (224, 224):
-            raise Finding(f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}")
+            raise Finding(
+                f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}"
+            )
         pixels = np.asarray(picture.convert("RGB"), np.float32)
-        return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)  # the same whether `deprocess` has stretched them
+        # The same whether `deprocess` has stretched them
+        return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)
 
     change = grow(RATE) - grow(1e-6)  # what the steps do, without the noise that they start from
     model.train()
@@ -323,13 +385,18 @@ def measure_content_loss() -> Arrays:
 
 
 def measure_gram_matrix() -> Arrays:
-    gram, features = solution("style_modules.style_loss").StyleLoss().gram_matrix, numbers(5, 2, 4, 5, 6)
+    gram, features = (
+        solution("style_modules.style_loss").StyleLoss().gram_matrix,
+        numbers(5, 2, 4, 5, 6),
+    )
     arrays = {"gram/normalised": gram(features), "gram/plain": gram(features, normalize=False)}
     return {key: expect(value, torch.Tensor, (2, 4, 4)) for key, value in arrays.items()}
 
 
 def measure_style_loss() -> Arrays:
-    """Measure with the solution's own Gram matrix, and with a substitute for it: one that is right is enough."""
+    """Measure with the solution's own Gram matrix, and with a substitute for it: one that is right
+    is enough.
+    """
     features = numbers(6, 3, 1, 4, 5, 6)  # of three layers
     targets = [numbers(seed, 1, 4, 4) for seed in (9, 10)]
     arrays: Arrays = {}
@@ -379,7 +446,9 @@ def measure_tv_loss() -> Arrays:
 
 
 class _Recorded(nn.Module):
-    """A layer that mixes the colours, and hands pictures that a gradient is wanted for to `record`."""
+    """A layer that mixes the colours, and hands pictures that a gradient is wanted for to
+    `record`.
+    """
 
     def __init__(self, seed: int, record: Callable[[torch.Tensor], None] | None = None):
         super().__init__()
@@ -403,7 +472,9 @@ class _Style(nn.Module):
 
     def forward(self, feats, style_layers, style_targets, style_weights):
         given = zip(style_layers, style_targets, style_weights, strict=True)
-        return sum(w * (feats[i] - target[..., None, None]).square().sum() for i, target, w in given)
+        return sum(
+            w * (feats[i] - target[..., None, None]).square().sum() for i, target, w in given
+        )
 
 
 class _Variation(nn.Module):
@@ -413,14 +484,17 @@ class _Variation(nn.Module):
 
 
 def measure_style_transfer() -> Arrays:
-    """Let `style_transfer` paint with losses and a network that are written down here, quadratic and quick, so that
-    nothing depends on the other questions; return the picture before some of its 200 steps.
+    """Let `style_transfer` paint with losses and a network that are written down here, quadratic
+    and quick, so that nothing depends on the other questions; return the picture before some of its
+    200 steps.
     """
     pictures: list[torch.Tensor] = []
     layers = [_Recorded(20, pictures.append), *(_Recorded(seed) for seed in range(21, 25))]
     Path("styles_images").mkdir()
     for name, (file, _) in zip(("content.png", "style.png"), PHOTOS, strict=True):
-        picture = solution("image_utils").open_image(solution("files.course").package_file("skimage", file))
+        picture = solution("image_utils").open_image(
+            solution("files.course").package_file("skimage", file)
+        )
         picture.resize((40, 32)).save(name)
     paint = solution("style_utils").style_transfer
     settings = ("painted", "content.png", "style.png", 32, 32, 2, 0.5, (1, 3), (0.4, 0.2), 0.3)
@@ -429,7 +503,11 @@ def measure_style_transfer() -> Arrays:
     paint(*settings, *losses, **testing)
     if len(pictures) < 200:
         raise Finding(f"200 steps were expected, {len(pictures)} were taken")
-    arrays = {"rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()}
+    arrays = {
+        "rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[
+            ..., ::3, ::3
+        ].numpy()
+    }
     steps = [(pictures[t + 1] - pictures[t]).abs().max().item() for t in range(191, 198)]
     if max(steps) > 0.15:  # Adam's steps are about as long as its learning rate
         raise Finding("the learning rate is not 0.1 for the last 20 steps", arrays)
@@ -439,21 +517,32 @@ def measure_style_transfer() -> Arrays:
 
 
 def measure_feature_inversion() -> Arrays:
-    """Start from noise, without style layers, by Adam: the three losses bring the photo's features nearer."""
+    """Start from noise, without style layers, by Adam: the three losses bring the photo's features
+    nearer.
+    """
     style_loss = solution("style_modules.style_loss").StyleLoss()
     content_loss = solution("style_modules.content_loss").ContentLoss()
     tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()
     layers = network().features[:4].eval()
-    photo = solution("image_utils").open_image(solution("files.course").package_file("skimage", PHOTOS[0][0]))
+    photo = solution("image_utils").open_image(
+        solution("files.course").package_file("skimage", PHOTOS[0][0])
+    )
     wanted = layers(solution("image_utils").preprocess(photo.resize((32, 32)), 32)).detach()
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
     for _ in range(STEPS):
         adam.zero_grad()
         features = [layers[:k](image) for k in range(1, 5)]
-        (content_loss(6e-2, features[3], wanted) + style_loss(features, [], [], []) + tv_loss(image, 2e-2)).backward()
+        (
+            content_loss(6e-2, features[3], wanted)
+            + style_loss(features, [], [], [])
+            + tv_loss(image, 2e-2)
+        ).backward()
         adam.step()
     ratio = (layers(image) - wanted).norm().item() / first
     if not ratio < 0.8:
-        raise Finding(f"the features do not come nearer to the photo's: {ratio:.2f} times as far after {STEPS} steps")
+        raise Finding(
+            f"the features do not come nearer to the photo's: {ratio:.2f} times as far after "
+            f"{STEPS} steps"
+        )
     return {}

@@ -1,6 +1,8 @@
-"""The homework's notebooks: the functions of their cells, put where the check looks for the package's.
+"""The homework's notebooks: the functions of their cells, put where the check looks for the
+package's.
 
-Of a notebook only imports, functions, classes and constants are run, cell by cell: neither training nor pictures.
+Of a notebook only imports, functions, classes and constants are run, cell by cell: neither training
+nor pictures.
 """
 
 import ast
@@ -14,8 +16,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-NETWORK, STYLE = "notebooks/NetworkVisualization-Pytorch.ipynb", "notebooks/StyleTransfer-Pytorch.ipynb"
-COPIED = ("*.py", "[!.]*/*.py", "data/*.npz", "data/styles/*.jpg", "notebooks/*.ipynb", "notebooks/*/*.py")
+NETWORK, STYLE = (
+    "notebooks/NetworkVisualization-Pytorch.ipynb",
+    "notebooks/StyleTransfer-Pytorch.ipynb",
+)
+COPIED = (
+    "*.py",
+    "[!.]*/*.py",
+    "data/*.npz",
+    "data/styles/*.jpg",
+    "notebooks/*.ipynb",
+    "notebooks/*/*.py",
+)
 
 _HEADER = """from pathlib import Path
 
@@ -63,7 +75,8 @@ class TotalVariationLoss(nn.Module):
         return cells(ROOT / {STYLE!r}).tv_loss(img, tv_weight)
 """,
 }
-# Below the rest of style_utils.py: the losses and the network that are given are the notebook's globals.
+# Below the rest of style_utils.py: the losses and the network that are given are the notebook's
+# globals.
 STYLE_TRANSFER = f"""
 
 def style_transfer(
@@ -83,7 +96,9 @@ def style_transfer(
 
 
 def write_package(root: Path, folder: Path) -> None:
-    """Copy a homework's code, data and notebooks, and put the notebooks' functions in the places of the package's."""
+    """Copy a homework's code, data and notebooks, and put the notebooks' functions in the places of
+    the package's.
+    """
     for path in (path for pattern in COPIED for path in root.glob(pattern)):
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,8 +113,8 @@ def write_package(root: Path, folder: Path) -> None:
 def cells(path: Path) -> ModuleType:
     """Return a module with what a notebook defines.
 
-    A function of a cell that does not compile raises the SyntaxError when it is called; one that is in no cell raises
-    NotImplementedError, as a blank does.
+    A function of a cell that does not compile raises the SyntaxError when it is called; one that is
+    in no cell raises NotImplementedError, as a blank does.
     """
     module: ModuleType = _Cells(path.stem)
     module.__file__ = str(path)
@@ -112,7 +127,8 @@ def cells(path: Path) -> ModuleType:
                 setattr(module, name, _failing(error))
             continue
         for node in filter(_is_definition, tree.body):
-            with contextlib.suppress(ImportError):  # of what only draws; whoever needs it says what is not defined
+            # Of what only draws; whoever needs it says what is not defined
+            with contextlib.suppress(ImportError):
                 exec(compile(ast.Module([node], []), f"{path} {place}", "exec"), vars(module))
     return module
 
@@ -121,11 +137,15 @@ class _Cells(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        raise NotImplementedError(f"Question not answered: no cell of {self.__name__}.ipynb defines {name}")
+        raise NotImplementedError(
+            f"Question not answered: no cell of {self.__name__}.ipynb defines {name}"
+        )
 
 
 def _code(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield place and source of a notebook's cells of code; lines for IPython or the shell are empty in them."""
+    """Yield place and source of a notebook's cells of code; lines for IPython or the shell are
+    empty in them.
+    """
     if not path.is_file():
         return
     for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"], start=1):

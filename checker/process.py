@@ -1,4 +1,6 @@
-"""The process that `check.py` starts for an item: it calls the solution, and survives whatever that does."""
+"""The process that `check.py` starts for an item: it calls the solution, and survives whatever that
+does.
+"""
 
 import contextlib
 import faulthandler
@@ -19,7 +21,9 @@ from checker.items import UNASKED
 
 
 def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
-    """Measure an item of the solution in `root` and write folder/measured.npz; the frame of check.py's `measure`."""
+    """Measure an item of the solution in `root` and write folder/measured.npz; the frame of
+    check.py's `measure`.
+    """
     with contextlib.suppress(AttributeError):  # Windows
         os.setsid()  # so that whatever is started here can be ended with it
     stack = (Path(folder) / "stack").open("w")
@@ -58,9 +62,13 @@ def _measured(item: str, root: Path, file: Path) -> dict:
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
         found["place"] = _place(error, root, file)
         # torch raises NotImplementedError too, with other words.
-        blank = type(error) is NotImplementedError and (not str(error) or str(error).startswith("Question "))
+        blank = type(error) is NotImplementedError and (
+            not str(error) or str(error).startswith("Question ")
+        )
         found["words"] = (
-            f"{type(error).__name__[:80]}: {error}"[:300] if not blank else str(error)[:300] or "not written yet"
+            f"{type(error).__name__[:80]}: {error}"[:300]
+            if not blank
+            else str(error)[:300] or "not written yet"
         )
         if isinstance(error, ModuleNotFoundError) and not file.is_file():
             blank, found["words"] = True, "there is no such file"
@@ -69,14 +77,20 @@ def _measured(item: str, root: Path, file: Path) -> dict:
 
 
 def _place(error: BaseException, root: Path, file: Path) -> str:
-    """Return the innermost line of the item's file, or of the solution, that an exception passed through."""
+    """Return the innermost line of the item's file, or of the solution, that an exception passed
+    through.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         places = [(Path(error.filename), error.lineno)]
     else:
-        places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        places = [
+            (Path(frame.filename), frame.lineno)
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
     inside = [place for place in places if place[0].is_relative_to(root)]
     own = [place for place in inside if not place[0].relative_to(root).parts[0].startswith("check")]
-    own = [place for place in own if str(place[0]).startswith(str(file))] or own  # of a notebook: and the cell
+    # Of a notebook: and the cell
+    own = [place for place in own if str(place[0]).startswith(str(file))] or own
     return f"{own[-1][0].relative_to(root).as_posix()} line {own[-1][1]}" if own else ""
 
 
@@ -91,17 +105,26 @@ class _Recorder(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if text.strip() and not self.text:
-            frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(self.root)]
-            frames = [f for f in frames if not Path(f.filename).relative_to(self.root).parts[0].startswith("check")]
+            frames = [
+                f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(self.root)
+            ]
+            frames = [
+                f
+                for f in frames
+                if not Path(f.filename).relative_to(self.root).parts[0].startswith("check")
+            ]
             if frames:
-                self.place = f"{Path(frames[-1].filename).relative_to(self.root).as_posix()} line {frames[-1].lineno}"
+                file = Path(frames[-1].filename).relative_to(self.root).as_posix()
+                self.place = f"{file} line {frames[-1].lineno}"
         self.text = (self.text + text)[:1000]
         return len(text)
 
 
 @contextlib.contextmanager
 def _recorded_output(root: str) -> Iterator[_Recorder]:
-    """Record standard output, also what goes past Python; standard error is the solution's, and not looked at."""
+    """Record standard output, also what goes past Python; standard error is the solution's, and not
+    looked at.
+    """
     recorder, raw = _Recorder(root), Path.cwd() / "output"
     os.dup2(os.open(raw, os.O_CREAT | os.O_WRONLY), 1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

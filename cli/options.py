@@ -20,7 +20,9 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = action.default is None or action.default is False or "(default" in (action.help or "")
+        told = (
+            action.default is None or action.default is False or "(default" in (action.help or "")
+        )
         return (action.help or "") if told else super()._get_help_string(action) or ""
 
 
@@ -32,17 +34,25 @@ def make_parser(description: str) -> Parser:
         "--arch",
         default="squeezenet1_1",
         metavar="NAME",
-        help="a torchvision classification network, or one of your own, FILE.py:NAME: a module in that file, or what "
+        help="a torchvision classification network, or one of your own, FILE.py:NAME: a module in "
+        "that file, or what "
         "returns one when called",
     )
     add(
         "--weights",
         default="auto",
         metavar="WEIGHTS",
-        help="torchvision, bundled, none (random), the path of a checkpoint, or auto: for squeezenet1_1 what "
-        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled; those that a network of your own comes with",
+        help="torchvision, bundled, none (random), the path of a checkpoint, or auto: for "
+        "squeezenet1_1 what "
+        "SQUEEZENET_WEIGHTS says if set; torchvision's, else bundled; those that a network of your "
+        "own comes with",
     )
-    add("--device", default="auto", metavar="DEVICE", help="cuda, mps, cpu or auto (the fastest one there)")
+    add(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cuda, mps, cpu or auto (the fastest one there)",
+    )
     add(
         "--out",
         type=named_path,
@@ -62,7 +72,9 @@ def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def named_path(text: str) -> Path:
-    """Return the path that an option names; an empty name, as of an unset variable, would be the working directory."""
+    """Return the path that an option names; an empty name, as of an unset variable, would be the
+    working directory.
+    """
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return Path(text)
@@ -82,7 +94,9 @@ def _number(text: str, kind: type, least: float, most: float, above: bool = Fals
     try:
         number = kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a {'whole ' * (kind is int)}number") from None
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} is not a {'whole ' * (kind is int)}number"
+        ) from None
     if not (number > least if above else number >= least) or number > most:
         limit = f" and at most {most}" if most < 2**63 - 1 or number > most else ""
         bound = f"{'above' if above else 'at least'} {least}{limit}"
@@ -99,7 +113,8 @@ PHOTO_OPTIONS: dict[str, dict] = {
     "labels": {
         "nargs": "+",
         "metavar": "CLASS",
-        "help": "a class for each photo, id or name (default: the course's labels for its photos and ImageNet's "
+        "help": "a class for each photo, id or name (default: the course's labels for its photos "
+        "and ImageNet's "
         "classes, else the predicted ones), or guess: the predicted ones in any case",
     },
     "num": {
@@ -111,7 +126,8 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "type": whole_number(1, 64),
         "default": 8,
         "metavar": "N",
-        "help": "pictures per figure and per pass through the network, at most 64; fewer need less memory",
+        "help": "pictures per figure and per pass through the network, at most 64; fewer need less "
+        "memory",
     },
     "size": {
         "type": whole_number(32, 2048),
@@ -122,30 +138,36 @@ PHOTO_OPTIONS: dict[str, dict] = {
     "whole": {
         "action": "store_true",
         "default": False,
-        "help": "the whole photos at their own proportions instead of their middle squares; each Grad-CAM map is then "
+        "help": "the whole photos at their own proportions instead of their middle squares; each "
+        "Grad-CAM map is then "
         "scaled alone",
     },
     "per_image": {
         "action": "store_true",
         "default": False,
-        "help": "scale each Grad-CAM map alone (default: those of a figure together, as the course does)",
+        "help": "scale each Grad-CAM map alone (default: those of a figure together, as the course "
+        "does)",
     },
     "arrays": {
         "action": "store_true",
         "default": False,
-        "help": "also write maps.npz (the maps from scratch as float32, the labels, the photos' names), "
-        "predictions.csv (guess and runner-up, with probabilities) and, of Grad-CAM, each photo's overlay as a "
+        "help": "also write maps.npz (the maps from scratch as float32, the labels, the photos' "
+        "names), "
+        "predictions.csv (guess and runner-up, with probabilities) and, of Grad-CAM, each photo's "
+        "overlay as a "
         "picture of its own",
     },
     "figures": {
         "type": whole_number(1),
         "metavar": "N",
-        "help": "how many pages of photos get figures, the first ones (default: all; with --arrays 10)",
+        "help": "how many pages of photos get figures, the first ones (default: all; with --arrays "
+        "10)",
     },
     "classes": {
         "type": named_path,
         "metavar": "FILE",
-        "help": "the names of the network's classes: one a line, or JSON, a list or id → name (default: ImageNet's "
+        "help": "the names of the network's classes: one a line, or JSON, a list or id → name "
+        "(default: ImageNet's "
         "names where there are 1000, else 'class 3')",
     },
 }
@@ -158,5 +180,7 @@ SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_O
 
 
 def photo_option(options: argparse.Namespace, name: str) -> Any:
-    """Return the value of an option about photos; of a script that does not offer it, its default."""
+    """Return the value of an option about photos; of a script that does not offer it, its
+    default.
+    """
     return getattr(options, name, PHOTO_OPTIONS[name].get("default"))

@@ -1,4 +1,6 @@
-"""A run's photos page by page, the classes that its network knows, and the maps of all pages in one file."""
+"""A run's photos page by page, the classes that its network knows, and the maps of all pages in one
+file.
+"""
 
 import contextlib
 import csv
@@ -32,10 +34,13 @@ FIGURES = 10  # pages that get figures beside arrays, unless asked
 
 @dataclass
 class Page:
-    """Photos that share a figure. They go through the network in batches: one, or one a photo where sizes differ."""
+    """Photos that share a figure. They go through the network in batches: one, or one a photo where
+    sizes differ.
+    """
 
     X: Sequence[np.ndarray]  # each uint8 (H, W, 3)
-    batches: Sequence[torch.Tensor]  # each float32 (n, 3, H, W), normalised, on the network's device
+    # Each float32 (n, 3, H, W), normalised, on the network's device
+    batches: Sequence[torch.Tensor]
     y: torch.Tensor  # int64 (N,), the classes
     titles: Sequence[str]  # the classes' names
     scores: torch.Tensor  # (N, classes), the network's raw ones
@@ -44,21 +49,34 @@ class Page:
     drawn: bool = True  # whether it gets figures
 
     def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
-        """Return what `technique(images, y)` gives for each photo; it is called once for each batch."""
+        """Return what `technique(images, y)` gives for each photo; it is called once for each
+        batch.
+        """
         labels = self.y.split([len(images) for images in self.batches])
-        return [result for images, y in zip(self.batches, labels, strict=True) for result in technique(images, y)]
+        return [
+            result
+            for images, y in zip(self.batches, labels, strict=True)
+            for result in technique(images, y)
+        ]
 
     def probabilities(self) -> list[float]:
         """Return the softmax of the scores at each photo's class."""
         return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
 
     def predictions(self) -> list[list]:
-        """Return for each photo its file, class, the network's guess and runner-up, with their probabilities."""
+        """Return for each photo its file, class, the network's guess and runner-up, with their
+        probabilities.
+        """
         top = self.scores.softmax(dim=1).topk(min(2, self.scores.shape[1]), dim=1)
         rows = []
-        for name, label, ids, shares in zip(self.names, self.y.tolist(), top.indices.tolist(), top.values, strict=True):
+        for name, label, ids, shares in zip(
+            self.names, self.y.tolist(), top.indices.tolist(), top.values, strict=True
+        ):
             name = name.encode(errors="backslashreplace").decode()  # bytes that are no text
-            likeliest = [[class_id, f"{share:.4f}"] for class_id, share in zip(ids, shares.tolist(), strict=True)]
+            likeliest = [
+                [class_id, f"{share:.4f}"]
+                for class_id, share in zip(ids, shares.tolist(), strict=True)
+            ]
             rows.append([name, label, *itertools.chain(*likeliest)])
         return rows
 
@@ -76,7 +94,9 @@ class Dataset:
         self.session, self.options, self.model = session, session.options, session.model
 
     def option(self, name: str) -> Any:
-        """Return the value of an option about photos; of a script that does not offer it, its default."""
+        """Return the value of an option about photos; of a script that does not offer it, its
+        default.
+        """
         return photo_option(self.options, name)
 
     # --- Classes ---
@@ -94,11 +114,15 @@ class Dataset:
             if advice(error):
                 raise
             size = "×".join(map(str, self.example.shape[2:]))
-            raise InputError(f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}") from error
+            raise InputError(
+                f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}"
+            ) from error
 
     @property
     def knows_imagenet(self) -> bool:
-        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other names."""
+        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other
+        names.
+        """
         return self.option("classes") is None and self.class_count == IMAGENET
 
     @functools.cached_property
@@ -112,7 +136,9 @@ class Dataset:
             return read_class_names(self.option("classes"), self.class_count)
         if not self.knows_imagenet:
             return {i: f"class {i}" for i in range(self.class_count)}
-        return (self.session.photos.class_names if "images" in self.options else None) or imagenet_classes()
+        return (
+            self.session.photos.class_names if "images" in self.options else None
+        ) or imagenet_classes()
 
     def class_or_last(self, label: int) -> str:
         """Return a class's id, or the last one of a network with fewer classes."""
@@ -134,14 +160,17 @@ class Dataset:
 
     @functools.cached_property
     def example(self) -> torch.Tensor:
-        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black one."""
+        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black
+        one.
+        """
         photos = iter(self.session.photos.photos) if "images" in self.options else iter(())
         black = np.zeros((PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
         return self.batch(next((photo.pixels for photo in photos), black)[None])
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the network's predictions.
+        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the
+        network's predictions.
 
         Raises:
             InputError: an unknown class, or not one per photo.
@@ -152,13 +181,18 @@ class Dataset:
             known = self.session.photos.labels
             return known if known is not None and self.knows_imagenet else None
         labels = [self.class_id(text) for text in self.options.labels]
-        count = sum(1 for _ in self.session.photos.photos)  # of what is in a folder, not everything may be a photo
+        # Of what is in a folder, not everything may be a photo
+        count = sum(1 for _ in self.session.photos.photos)
         if len(labels) != count:
-            raise InputError(f"--labels: {len(labels)} labels for {count} photos; give one for each")
+            raise InputError(
+                f"--labels: {len(labels)} labels for {count} photos; give one for each"
+            )
         return np.array(labels, dtype=np.int64)
 
     def pages(self, description: str) -> Iterator[Page]:
-        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages without figures."""
+        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages
+        without figures.
+        """
         chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
         source = self.session.photos.photos
         photos, count = iter(source), -(-operator.length_hint(source) // chunk)
@@ -176,18 +210,24 @@ class Dataset:
                 y = scores.argmax(dim=1)
             else:
                 y = torch.from_numpy(labels[chunk * (number - 1) :][:chunk]).to(scores.device)
-            titles, names = [self.title(label) for label in y.tolist()], [photo.name for photo in group]
+            titles, names = (
+                [self.title(label) for label in y.tolist()],
+                [photo.name for photo in group],
+            )
             yield Page(X, batches, y, titles, scores, names, number, number <= drawn)
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
-        """Return photos (n, H, W, 3) as the network sees them: float32 (n, 3, H, W), normalised, on the device."""
+        """Return photos (n, H, W, 3) as the network sees them: float32 (n, 3, H, W), normalised, on
+        the device.
+        """
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
 
         Raises:
-            InputError: the network gives none, they are not finite, or it takes no photos of that size.
+            InputError: the network gives none, they are not finite, or it takes no photos of that
+                size.
         """
         try:
             with torch.no_grad():
@@ -197,11 +237,15 @@ class Dataset:
             if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
                 raise
             why = textwrap.shorten(cause(error), 120, placeholder=" …")
-            raise InputError(f"the network takes no photos of {width}×{height} pixels: {why}") from error
+            raise InputError(
+                f"the network takes no photos of {width}×{height} pixels: {why}"
+            ) from error
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
-    """Return `save(name, rows, heading, titles=page.titles)`, which draws a page's figure and saves it with facts."""
+    """Return `save(name, rows, heading, titles=page.titles)`, which draws a page's figure and saves
+    it with facts.
+    """
 
     def save(name: str, rows: Sequence, heading: str, titles: Sequence = page.titles) -> None:
         session.save_rows(page.file_name(name), rows, titles, heading, **facts)
@@ -210,9 +254,11 @@ def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
-    """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz in the end, and what
-    the network says of the photos in predictions.csv.
+def maps_file(
+    session: Session,
+) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
+    """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz
+    in the end, and what the network says of the photos in predictions.csv.
 
     Raises:
         InputError: they cannot be written.
@@ -235,6 +281,9 @@ def maps_file(session: Session) -> Iterator[Callable[[Page, Mapping[str, Iterabl
 
         yield keep
         file.save(session.out / "maps.npz", {"labels": np.array(labels), "names": np.array(names)})
-    with atomic_write(session.out / "predictions.csv") as path, path.open("w", newline="", encoding="utf-8") as table:
+    with (
+        atomic_write(session.out / "predictions.csv") as path,
+        path.open("w", newline="", encoding="utf-8") as table,
+    ):
         header = ("photo", "label", "guess", "probability", "runner-up", "its probability")
         csv.writer(table, lineterminator="\n").writerows([header, *predictions])

@@ -1,4 +1,6 @@
-"""The process: signals that unwind the stack, a quick start and end, and the lines that the course asks for."""
+"""The process: signals that unwind the stack, a quick start and end, and the lines that the course
+asks for.
+"""
 
 import atexit
 import contextlib
@@ -16,11 +18,15 @@ from pathlib import Path
 
 from errors import InputError, cause
 
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 def open_closed_streams() -> None:
-    """Replace closed standard streams (`2>&-`) by the null device; the next file opened would take their place."""
+    """Replace closed standard streams (`2>&-`) by the null device; the next file opened would take
+    their place.
+    """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -33,7 +39,8 @@ def show_any_letter() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line that the course asks for; a reader who has gone (`| head`) does not stop the work.
+    """Print a line that the course asks for; a reader who has gone (`| head`) does not stop the
+    work.
 
     Raises:
         InputError: it cannot be written.
@@ -47,8 +54,11 @@ def print_line(line: str) -> None:
 
 
 def advice(error: Exception) -> str | None:
-    """Return what to tell the user about an error that is theirs to put right; None for a defect."""
-    blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")  # of the students' edition
+    """Return what to tell the user about an error that is theirs to put right; None for a
+    defect.
+    """
+    # Of the students' edition
+    blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
     said = ("out of memory", "allocate memory", "not enough memory")
@@ -59,17 +69,20 @@ def advice(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def unwinding_signals() -> Iterator[list[int]]:
-    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into exceptions, which remove temporary files; yield them.
+    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into exceptions, which remove temporary
+    files; yield them.
 
-    An exception raised during an import can abort the interpreter, so the signal is then raised again a little later;
-    and also where other code has swallowed the exception.
+    An exception raised during an import can abort the interpreter, so the signal is then raised
+    again a little later; and also where other code has swallowed the exception.
     """
     before, received, timers = {}, [], []
     owner = sys._getframe(2)  # below contextlib's own
 
     def stop(number, frame):
         received.append(number)
-        inner = itertools.takewhile(lambda f: f is not owner, (f for f, _ in traceback.walk_stack(frame)))
+        inner = itertools.takewhile(
+            lambda f: f is not owner, (f for f, _ in traceback.walk_stack(frame))
+        )
         importing = any(f.f_code.co_filename.startswith("<frozen importlib") for f in inner)
         timers.append(threading.Timer(0.1 if importing else 2, signal.raise_signal, (number,)))
         timers[-1].daemon = True
@@ -91,7 +104,9 @@ def unwinding_signals() -> Iterator[list[int]]:
 
 
 def check_working_directory() -> None:
-    """Raise InputError if the working directory was removed: torch's libraries cannot be loaded from nowhere."""
+    """Raise InputError if the working directory was removed: torch's libraries cannot be loaded
+    from nowhere.
+    """
     try:
         Path.cwd()
     except OSError:
@@ -101,13 +116,20 @@ def check_working_directory() -> None:
 def prepare_torch() -> None:
     """Set what torch reads when it is imported; a setting of the user's wins.
 
-    On a Mac, the CPU computes what Apple's GPU lacks. On Linux, torch uses the cores that other programs leave free:
-    OpenMP's threads spin while they wait for one another. When one of them has no core, since other programs keep the
-    cores busy, everything takes ten to a hundred times as long; with one thread per free core, two to three times.
+    On a Mac, the CPU computes what Apple's GPU lacks. On Linux, torch uses the cores that other
+    programs leave free: OpenMP's threads spin while they wait for one another. When one of them has
+    no core, since other programs keep the cores busy, everything takes ten to a hundred times as
+    long; with one thread per free core, two to three times.
     """
     if sys.platform == "darwin":
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-    settings = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
+    settings = (
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT",
+        "KMP_BLOCKTIME",
+        "MKL_NUM_THREADS",
+    )
     load = Path("/proc/loadavg")  # Linux alone says how many threads run at this moment
     if "torch" in sys.modules or not load.exists() or any(name in os.environ for name in settings):
         return
@@ -123,8 +145,8 @@ def prepare_torch() -> None:
 def import_torch() -> None:
     """Import torch and torchvision with the garbage collector off, for the cores that are free.
 
-    They make 400,000 objects that all stay; looking through them again and again costs half a second of the import, and
-    as much afterwards.
+    They make 400,000 objects that all stay; looking through them again and again costs half a
+    second of the import, and as much afterwards.
     """
     if "torchvision" in sys.modules or not gc.isenabled():
         return
@@ -135,7 +157,8 @@ def import_torch() -> None:
     finally:
         gc.enable()
     gc.freeze()
-    # At the end Python looks through everything once, or libraries that count what is left would complain.
+    # At the end Python looks through everything once, or libraries that count what is left would
+    # complain.
     atexit.register(gc.unfreeze)
     atexit.register(gc.disable)
 
@@ -143,9 +166,9 @@ def import_torch() -> None:
 def exit_now(status: int, script: str) -> None:
     """End the process with a script's exit status.
 
-    Python would first take torch's objects apart, which keeps the shell waiting for up to a second. So after the exit
-    handlers the process ends at once, if it is the script's own: in a notebook, a debugger or a profiler Python ends
-    it.
+    Python would first take torch's objects apart, which keeps the shell waiting for up to a second.
+    So after the exit handlers the process ends at once, if it is the script's own: in a notebook, a
+    debugger or a profiler Python ends it.
 
     Args:
         status: the exit status.
@@ -161,10 +184,17 @@ def exit_now(status: int, script: str) -> None:
 
 
 def _is_own_process(script: str) -> bool:
-    """Whether the interpreter was started on this very script, and nobody watches it or goes on after it."""
-    started = [name for name in sys.orig_argv[1:] if not name.startswith("-")][:1]  # options of Python's come before
+    """Whether the interpreter was started on this very script, and nobody watches it or goes on
+    after it.
+    """
+    # Options of Python's come before
+    started = [name for name in sys.orig_argv[1:] if not name.startswith("-")][:1]
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on
     tools = [monitoring.get_tool(number) for number in range(6)] if monitoring else []
     watched = sys.getprofile() or sys.gettrace() or any(tools)
     interactive = sys.flags.inspect or hasattr(sys, "ps1")
-    return bool(started) and Path(started[0]).resolve() == Path(script).resolve() and not (watched or interactive)
+    return (
+        bool(started)
+        and Path(started[0]).resolve() == Path(script).resolve()
+        and not (watched or interactive)
+    )

@@ -1,7 +1,9 @@
-"""How a script runs: from its options to its exit status, with every error of the user's on one line.
+"""How a script runs: from its options to its exit status, with every error of the user's on one
+line.
 
-Nothing heavy is imported before the options are parsed, so that `--help` and a mistyped option answer at once. For the
-same reason the scripts import torch and what stands on it inside the functions that need it.
+Nothing heavy is imported before the options are parsed, so that `--help` and a mistyped option
+answer at once. For the same reason the scripts import torch and what stands on it inside the
+functions that need it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cli.options import make_parser
-from cli.process import advice, check_working_directory, exit_now, import_torch, open_closed_streams, unwinding_signals
+from cli.process import (
+    advice,
+    check_working_directory,
+    exit_now,
+    import_torch,
+    open_closed_streams,
+    unwinding_signals,
+)
 
 if TYPE_CHECKING:
     from cli.session import Session
@@ -24,9 +33,13 @@ AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
 def make_main(
-    module: str, description: str | None, add_options: AddOptions, make_figures: Callable[[Session], None]
+    module: str,
+    description: str | None,
+    add_options: AddOptions,
+    make_figures: Callable[[Session], None],
 ) -> Callable[..., int]:
-    """Return a script's `main(argv=None)`, as `run`; where the script is the program, run it and end the process.
+    """Return a script's `main(argv=None)`, as `run`; where the script is the program, run it and
+    end the process.
 
     Args:
         module: the script's `__name__`.
@@ -78,7 +91,9 @@ def run(
 
 @contextlib.contextmanager
 def _notices(quiet: bool) -> Iterator[None]:
-    """Notices are log records, which Python prints on standard error when nothing else is set up."""
+    """Notices are log records, which Python prints on standard error when nothing else is set
+    up.
+    """
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR if quiet else before)

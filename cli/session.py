@@ -1,4 +1,6 @@
-"""A run's session: its options and seed, its network, photos and folder, and the pictures that it saves."""
+"""A run's session: its options and seed, its network, photos and folder, and the pictures that it
+saves.
+"""
 
 import argparse
 import functools
@@ -37,16 +39,19 @@ class Session:
         torch.backends.cudnn.deterministic = True
 
     def for_script(self, options: argparse.Namespace) -> "Session":
-        """Return the session of one script of several: its own options, with this session's network and photos.
+        """Return the session of one script of several: its own options, with this session's network
+        and photos.
 
-        Random numbers start anew from the seed, so that each script's figures are those that it makes alone.
+        Random numbers start anew from the seed, so that each script's figures are those that it
+        makes alone.
         """
         session = Session(options, self.model)
         session.photos = self.photos
         return session
 
     def folder(self, name: str) -> Path:
-        """Return the folder for results: the project's `name`, or the one given by --out; made when missing.
+        """Return the folder for results: the project's `name`, or the one given by --out; made when
+        missing.
 
         Raises:
             InputError: it cannot be made or written, or a folder is in the way of a figure.
@@ -57,9 +62,13 @@ class Session:
             tempfile.TemporaryFile(dir=folder).close()
             blocked = [path for path in folder.glob("*.png") if path.is_dir()]
         except OSError as error:
-            raise InputError(f"cannot write into the folder {quoted(folder)}: {cause(error)}") from error
+            raise InputError(
+                f"cannot write into the folder {quoted(folder)}: {cause(error)}"
+            ) from error
         if blocked:
-            raise InputError(f"{quoted(blocked[0])} is a folder and in the way of figures; rename it")
+            raise InputError(
+                f"{quoted(blocked[0])} is a folder and in the way of figures; rename it"
+            )
         return folder
 
     # --- Network and photos ---
@@ -77,20 +86,30 @@ class Session:
     @functools.cached_property
     def photos(self) -> PhotoSet:
         """The photos by --images and --num, framed by --size and --whole."""
-        return find_photos(*(photo_option(self.options, name) for name in ("images", "size", "whole", "num")))
+        return find_photos(
+            *(photo_option(self.options, name) for name in ("images", "size", "whole", "num"))
+        )
 
     # --- Progress and figures ---
 
-    def progress(self, iterable: Iterable | None = None, description: str = "", total: int | None = None) -> tqdm:
-        """Return a bar on standard error, shown on a terminal when the work takes longer than 2 seconds."""
+    def progress(
+        self, iterable: Iterable | None = None, description: str = "", total: int | None = None
+    ) -> tqdm:
+        """Return a bar on standard error, shown on a terminal when the work takes longer than 2
+        seconds.
+        """
         hidden = True if self.options.quiet else None  # None: hidden where it is no terminal
         return tqdm(iterable, desc=description, total=total, delay=2, leave=False, disable=hidden)
 
     def save(self, picture: Image.Image, name: str, folder: Path | None = None, **facts) -> None:
-        """Save a picture as a PNG that records network, weights, seed, the script's own options and further facts."""
+        """Save a picture as a PNG that records network, weights, seed, the script's own options and
+        further facts.
+        """
         figure_utils.save_png(picture, (folder or self.out) / name, self.provenance(**facts))
 
-    def save_image(self, image: torch.Tensor, name: str, folder: Path | None = None, **facts) -> None:
+    def save_image(
+        self, image: torch.Tensor, name: str, folder: Path | None = None, **facts
+    ) -> None:
         """Save a normalised image (1, 3, H, W); its pixels are rounded and clipped to 0…255."""
         self.save(deprocess(image, should_rescale=False), name, folder, **facts)
 
@@ -105,22 +124,33 @@ class Session:
         """Draw a grid of tiles, as `figure_utils.draw_rows` does, and save it."""
         self.save(figure_utils.draw_rows(rows, titles, heading), name, **facts)
 
-    def save_singly(self, pictures: Iterable[Image.Image], names: Iterable[str], folder: str, **facts) -> None:
+    def save_singly(
+        self, pictures: Iterable[Image.Image], names: Iterable[str], folder: str, **facts
+    ) -> None:
         """Save each photo's picture, named after the photo.
 
         Repeated names are numbered (cat.png, cat_2.png); case is ignored, as on Windows and macOS.
         """
         for picture, name in zip(pictures, names, strict=True):
             stem = Path(name).stem
-            stem = stem if len(os.fsencode(stem)) <= 200 else stem[:50]  # most file systems take 255 bytes
+            # Most file systems take 255 bytes
+            stem = stem if len(os.fsencode(stem)) <= 200 else stem[:50]
             numbered = (stem if i == 1 else f"{stem}_{i}" for i in itertools.count(1))
             chosen = next(each for each in numbered if each.casefold() not in self._saved_singly)
             self._saved_singly.add(chosen.casefold())
             self.save(picture, f"{chosen}.png", self.out / folder, **facts)
 
     def provenance(self, **facts) -> dict[str, str]:
-        """Return the text of a PNG: network, weights, seed, the script's own options and further facts."""
-        own = {key: value for key, value in vars(self.options).items() if key not in SHARED_OPTIONS | SELECTION}
+        """Return the text of a PNG: network, weights, seed, the script's own options and further
+        facts.
+        """
+        own = {
+            key: value
+            for key, value in vars(self.options).items()
+            if key not in SHARED_OPTIONS | SELECTION
+        }
         values = {name: photo_option(self.options, name) for name in TOLD}
-        own |= {name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]}
+        own |= {
+            name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]
+        }
         return figure_utils.provenance(self.model, self.options.seed, own | facts)

@@ -19,7 +19,8 @@ from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_utils import extract_features, features_from_img, reference_values, rel_error
 
-SIZE, STYLE_WEIGHTS = 192, (300000, 1000, 15, 3)  # short side of the pictures; weights of the style loss
+# Short side of the pictures; weights of the style loss
+SIZE, STYLE_WEIGHTS = 192, (300000, 1000, 15, 3)
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,22 @@ def reference(model: nn.Module, official: bool) -> Reference:
 
     Args:
         model: the network, for the course's values.
-        official: whether the network is SqueezeNet 1.1 with torchvision's weights, which the course's values belong to.
-            Otherwise, and without the course's data, the values are those of the bundled weights in
-            data/reference_values.npz.
+        official: whether the network is SqueezeNet 1.1 with torchvision's weights, which the
+            course's values belong to. Otherwise, and without the course's data, the values are
+            those of the bundled weights in data/reference_values.npz.
     """
-    names = ("data/style-transfer-checks.npz", "styles_images/tubingen.jpg", "styles_images/starry_night.jpg")
+    names = (
+        "data/style-transfer-checks.npz",
+        "styles_images/tubingen.jpg",
+        "styles_images/starry_night.jpg",
+    )
     files = [path for name in names if (path := course_file(name))]
     device = next(model.parameters(), torch.empty(0)).device
     if not official or len(files) < len(names):
-        cat, painting = package_file("skimage", "data/chelsea.png"), ROOT / "data" / "styles" / NIGHT
+        cat, painting = (
+            package_file("skimage", "data/chelsea.png"),
+            ROOT / "data" / "styles" / NIGHT,
+        )
         files = [ROOT / "data" / "reference_values.npz", cat, painting]
         model = load_model(weights="bundled", device=device)
     content, image = features_from_img(files[1], SIZE, model, device)
@@ -64,7 +72,9 @@ def print_checks(
 ) -> None:
     """Print the four lines that the course asks for, each as soon as it is known."""
     weights = session.model.weights_name
-    official = session.options.arch == "squeezenet1_1" and not weights.startswith(("bundled", "random"))
+    official = session.options.arch == "squeezenet1_1" and not weights.startswith(
+        ("bundled", "random")
+    )
     ref = reference(session.model, official)
     print_line(content_loss_test(content_loss, ref))
     print_line(gram_matrix_test(style_loss.gram_matrix, ref))

@@ -1,4 +1,6 @@
-"""The pictures of style transfer: one painted coarse to fine, and two strips that show what each layer knows."""
+"""The pictures of style transfer: one painted coarse to fine, and two strips that show what each
+layer knows.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,13 @@ NOISES = 2  # starts of each inversion: what differs between them, the layer doe
 
 
 def make(
-    session: Session, preset: Preset, pictures: Mapping[Path, Image], losses: tuple[nn.Module, nn.Module, nn.Module]
+    session: Session,
+    preset: Preset,
+    pictures: Mapping[Path, Image],
+    losses: tuple[nn.Module, nn.Module, nn.Module],
 ) -> tuple[list[tuple[float, ...]], torch.Tensor]:
-    """Make one picture, coarse to fine. Returns the terms before and after each step (content, style, total
-    variation, total, style by layer), and the picture (1, 3, H, W).
+    """Make one picture, coarse to fine. Returns the terms before and after each step (content,
+    style, total variation, total, style by layer), and the picture (1, 3, H, W).
 
     Raises:
         InputError: the losses are not finite, or a file cannot be written.
@@ -50,31 +55,55 @@ def make(
             session.save_image(progress.image, f"{preset.name}_{number:04}.png", folder)
 
     kwargs: dict[str, Any] = {"optimizer": options.optimizer, "callback": report, "output": folder}
-    kwargs |= {"seed": options.seed, "preserve_color": options.preserve_color, "style_shares": preset.shares}
+    kwargs |= {
+        "seed": options.seed,
+        "preserve_color": options.preserve_color,
+        "style_shares": preset.shares,
+    }
     kwargs |= {"masks": preset.masks and [pictures[path] for path in preset.masks]}
     kwargs["notes"] = session.provenance(iterations=count, pictures=preset.description())
     content = None if preset.content is None else pictures[preset.content]
-    weights = (preset.content_layer, preset.content_weight, preset.style_layers, preset.style_weights, preset.tv_weight)
+    weights = (
+        preset.content_layer,
+        preset.content_weight,
+        preset.style_layers,
+        preset.style_weights,
+        preset.tv_weight,
+    )
     with session.progress(description=preset.name, total=sum(steps)) as bar:
         try:
             for size, number in zip(sizes, steps, strict=True):
                 side = max(32, preset.style_size * size // preset.image_size)
                 start = last[0].image if last else None
                 style_transfer(
-                    *(preset.name, content, [pictures[path] for path in preset.styles], size, side, *weights),
+                    *(
+                        preset.name,
+                        content,
+                        [pictures[path] for path in preset.styles],
+                        size,
+                        side,
+                        *weights,
+                    ),
                     *(*losses, session.model, session.device, preset.init_random),
                     **(kwargs | {"num_iterations": number, "start": start}),
                 )
         except InputError as error:
             raise InputError(f"{preset.name}: {error}") from error
         except KeyboardInterrupt:
-            written = f"; {quoted(f'{preset.name}.png')} is the picture reached by then" if last else ""
-            raise KeyboardInterrupt(f"interrupted after {max(0, len(curve) - 1)} steps{written}") from None
+            written = (
+                f"; {quoted(f'{preset.name}.png')} is the picture reached by then" if last else ""
+            )
+            raise KeyboardInterrupt(
+                f"interrupted after {max(0, len(curve) - 1)} steps{written}"
+            ) from None
     return curve, last[0].image
 
 
 def save_losses(
-    session: Session, chosen: Sequence[Preset], curves: Mapping[str, Sequence[tuple[float, ...]]], **facts
+    session: Session,
+    chosen: Sequence[Preset],
+    curves: Mapping[str, Sequence[tuple[float, ...]]],
+    **facts,
 ) -> None:
     """Write style_losses.png: the terms over the steps, the style term also by layer."""
     by_layer = {
@@ -95,8 +124,8 @@ def make_strips(
     pictures: Mapping[Path, Image],
     losses: tuple[nn.Module, nn.Module, nn.Module],
 ) -> None:
-    """Write content_layers.png, the content inverted from each of several layers and from two noises, and
-    style_layers.png, the style's texture by one layer, two layers, and so on.
+    """Write content_layers.png, the content inverted from each of several layers and from two
+    noises, and style_layers.png, the style's texture by one layer, two layers, and so on.
 
     Args:
         preset: the pictures, sizes and the weights for SqueezeNet.
@@ -115,8 +144,17 @@ def make_strips(
     with session.progress(description="strips", total=NOISES * len(deep) + len(sets)) as bar:
 
         def paint(setting: Preset, seed: int) -> torch.Tensor:
-            arguments: list[Any] = [setting.name, None if setting.content is None else content, style]
-            arguments += [setting.image_size, setting.style_size, setting.content_layer, setting.content_weight]
+            arguments: list[Any] = [
+                setting.name,
+                None if setting.content is None else content,
+                style,
+            ]
+            arguments += [
+                setting.image_size,
+                setting.style_size,
+                setting.content_layer,
+                setting.content_weight,
+            ]
             arguments += [setting.style_layers, setting.style_weights, setting.tv_weight, *losses]
             kwargs: dict[str, Any] = {
                 "optimizer": session.options.optimizer,
@@ -131,27 +169,46 @@ def make_strips(
         inversions = [inversion(preset, layer, session.model, session.device) for layer in deep]
         rows = []
         for number in range(NOISES):
-            images: list[Any] = [paint(setting, session.options.seed + number) for setting in inversions]
-            rows.append((f"noise {number + 1}", [tile(picture, (256, 192)) for picture in (content, *images)]))
+            images: list[Any] = [
+                paint(setting, session.options.seed + number) for setting in inversions
+            ]
+            rows.append(
+                (
+                    f"noise {number + 1}",
+                    [tile(picture, (256, 192)) for picture in (content, *images)],
+                )
+            )
         titles = ["content", *(f"layer {names[layer]}" for layer in deep)]
         session.save_rows("content_layers.png", rows, titles, "The content by one layer alone")
         textures = [
-            paint(texture(preset, chosen, session.model, session.device), session.options.seed) for chosen in sets
+            paint(texture(preset, chosen, session.model, session.device), session.options.seed)
+            for chosen in sets
         ]
     tiles = [tile(picture, (256, 256)) for picture in (style, *textures)]
-    titles = ["style", *("layers " + ", ".join(names[layer] for layer in chosen) for chosen in sets)]
-    session.save_rows("style_layers.png", [("", tiles)], titles, "The style by more and more layers")
+    titles = [
+        "style",
+        *("layers " + ", ".join(names[layer] for layer in chosen) for chosen in sets),
+    ]
+    session.save_rows(
+        "style_layers.png", [("", tiles)], titles, "The style by more and more layers"
+    )
 
 
 def inversion(preset: Preset, layer: int, cnn: nn.Module, device: torch.device) -> Preset:
-    """Return the course's feature inversion at another layer, whose content loss is made as large."""
+    """Return the course's feature inversion at another layer, whose content loss is made as
+    large.
+    """
     course = next(each for each in presets() if each.name == INVERSION)
-    course = dataclasses.replace(course, content=preset.content, styles=preset.styles, image_size=preset.image_size)
+    course = dataclasses.replace(
+        course, content=preset.content, styles=preset.styles, image_size=preset.image_size
+    )
     made = dataclasses.replace(course, content_layer=layer)
     return with_proportions_of(course, made, [0] * len(made.style_layers), cnn, device)
 
 
-def texture(preset: Preset, layers: tuple[int, ...], cnn: nn.Module, device: torch.device) -> Preset:
+def texture(
+    preset: Preset, layers: tuple[int, ...], cnn: nn.Module, device: torch.device
+) -> Preset:
     """Return a texture of the preset's style by these layers, each of equal weight."""
     made = dataclasses.replace(preset, content=None, style_layers=layers)
     return with_proportions_of(preset, made, [1] * len(layers), cnn, device)

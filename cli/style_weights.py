@@ -19,7 +19,9 @@ from style_utils import extract_features, feature_layers, features_from_img
 FIT_SIZE = 192  # pixels: the size at which terms are compared
 
 
-def fitted(preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device) -> Preset:
+def fitted(
+    preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device
+) -> Preset:
     """Return a preset with the layers and weights that the options and the network ask for.
 
     Raises:
@@ -27,7 +29,9 @@ def fitted(preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: 
     """
     layers = feature_layers(cnn)
     try:
-        content, style = default_layers(cnn, list(layers.values()), torch.zeros(1, 3, 224, 224, device=device))
+        content, style = default_layers(
+            cnn, list(layers.values()), torch.zeros(1, 3, 224, 224, device=device)
+        )
     except ValueError as error:
         raise InputError(f"{error}; name them with --content-layer and --style-layers") from error
     if text := given(options, "content_layer"):
@@ -37,7 +41,9 @@ def fitted(preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: 
     weights = given(options, "style_weights")
     if weights is not None and len(weights) != len(style):
         told = ", ".join(map(str, style))
-        raise InputError(f"--style-weights: {len(weights)} weights for {len(style)} style layers ({told})")
+        raise InputError(
+            f"--style-weights: {len(weights)} weights for {len(style)} style layers ({told})"
+        )
     changes: dict[str, Any] = {"content_layer": content, "style_layers": style}
     for key in ("content_weight", "tv_weight"):
         if (value := given(options, key)) is not None:
@@ -49,7 +55,11 @@ def fitted(preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: 
     if not absolute or (weights is None and style != preset.style_layers):
         made = with_proportions_of(preset, made, weights or [1] * len(style), cnn, device)
     factor = given(options, "style_scale")
-    scaled = made.style_weights if factor is None else tuple(factor * weight for weight in made.style_weights)
+    scaled = (
+        made.style_weights
+        if factor is None
+        else tuple(factor * weight for weight in made.style_weights)
+    )
     return dataclasses.replace(made, style_weights=scaled)
 
 
@@ -70,24 +80,33 @@ def with_proportions_of(
 ) -> Preset:
     """Return `made` with weights that make its terms as large as the preset's are for SqueezeNet.
 
-    Compared are, at 192 pixels, the content loss against a black picture and the style loss of the content picture;
-    the style loss is divided among the layers as `weights` says.
+    Compared are, at 192 pixels, the content loss against a black picture and the style loss of the
+    content picture; the style loss is divided among the layers as `weights` says.
     """
     squeezenet = load_model(weights="bundled", device=device)
     content, style = _terms(preset, squeezenet, CONTENT_LAYER, STYLE_LAYERS, device)
     whole = sum(weight * term for weight, term in zip(preset.style_weights, style, strict=True))
     own_content, own_style = _terms(preset, cnn, made.content_layer, made.style_layers, device)
     total = sum(weights) or 1
-    style_weights = [weight / total * whole / (term or 1) for weight, term in zip(weights, own_style, strict=True)]
+    style_weights = [
+        weight / total * whole / (term or 1)
+        for weight, term in zip(weights, own_style, strict=True)
+    ]
     content_weight = made.content_weight * content / (own_content or 1)
     rounded = tuple(float(f"{weight:.4g}") for weight in (content_weight, *style_weights))
     return dataclasses.replace(made, content_weight=rounded[0], style_weights=rounded[1:])
 
 
 def _terms(
-    preset: Preset, cnn: nn.Module, content_layer: int, style_layers: tuple[int, ...], device: torch.device
+    preset: Preset,
+    cnn: nn.Module,
+    content_layer: int,
+    style_layers: tuple[int, ...],
+    device: torch.device,
 ) -> tuple[float, list[float]]:
-    """Return the content loss against a black picture and the style loss by layer, both with weights of 1."""
+    """Return the content loss against a black picture and the style loss by layer, both with
+    weights of 1.
+    """
     last = max(content_layer, *style_layers)
     layers = nn.Sequential(*list(feature_layers(cnn).values())[: last + 1])
     feats, image = features_from_img(preset.content or preset.styles[0], FIT_SIZE, layers, device)
@@ -95,5 +114,9 @@ def _terms(
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix
     if preset.content is None:
         feats = black
-    content = ContentLoss()(1, feats[content_layer] if preset.content else style[content_layer], black[content_layer])
-    return content.item(), [(gram(feats[k]) - gram(style[k])).square().sum().item() for k in style_layers]
+    content = ContentLoss()(
+        1, feats[content_layer] if preset.content else style[content_layer], black[content_layer]
+    )
+    return content.item(), [
+        (gram(feats[k]) - gram(style[k])).square().sum().item() for k in style_layers
+    ]

@@ -1,4 +1,5 @@
-"""Grade submissions: unpack each into a clean folder, put the course's own files around it, check it, add up points.
+"""Grade submissions: unpack each into a clean folder, put the course's own files around it, check
+it, add up points.
 
 python course/grade.py SUBMISSION.zip …
 python course/grade.py SUBMISSION.zip --json results.json
@@ -69,7 +70,8 @@ class Grade:
 def grade(path: Path, edition: str, strict: bool = False) -> Grade:
     """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised.
 
-    With `strict`, whoever prints what nobody asked for gets no points at all, as assignment 3 has it.
+    With `strict`, whoever prints what nobody asked for gets no points at all, as assignment 3 has
+    it.
     """
     outcomes, problem = {}, ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -79,7 +81,8 @@ def grade(path: Path, edition: str, strict: bool = False) -> Grade:
             outcomes = checked(folder, Path(name), edition)
         except SubmissionError as error:
             problem = str(error)
-        except Exception as error:  # whatever a submission does is its own result, never the others'
+        except Exception as error:
+            # Whatever a submission does is its own result, never the others'
             problem = f"cannot be graded: {type(error).__name__}: {error}"
     problem = check.one_line(problem)
     result = Grade(str(path), error=problem)
@@ -99,17 +102,21 @@ def grade(path: Path, edition: str, strict: bool = False) -> Grade:
 
 
 def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
-    """Write the students' part of a submission into an empty folder, and the course's files around it.
+    """Write the students' part of a submission into an empty folder, and the course's files around
+    it.
 
     Raises:
-        SubmissionError: it is no zip or folder, not safe to unpack, too large, or holds none of the students' files.
+        SubmissionError: it is no zip or folder, not safe to unpack, too large, or holds none of the
+            students' files.
     """
     try:
         files = dict(_zip_files(source) if source.is_file() else _folder_files(source))
     except SubmissionError:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
-        raise SubmissionError(f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise SubmissionError(
+            f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
     around = _around_notebooks if edition == HOMEWORK else _around_code
     for name, content in around(files).items():
         target = folder / name
@@ -121,9 +128,13 @@ def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
 
 
 def _around_code(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return a submission's code, with the course's files in the places of all that students do not write."""
+    """Return a submission's code, with the course's files in the places of all that students do not
+    write.
+    """
     top = _top_folder(files)
-    own = {name.removeprefix(top): content for name, content in files.items() if name.startswith(top)}
+    own = {
+        name.removeprefix(top): content for name, content in files.items() if name.startswith(top)
+    }
     given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
     return {name: content for name, content in own.items() if name.endswith(".py")} | given
 
@@ -184,15 +195,23 @@ def _safe_name(name: str) -> str:
 
 
 def _top_folder(files: dict[str, bytes]) -> str:
-    """Return the folder in the zip that the students' files lie in, "" or "name/", whichever holds most of them.
+    """Return the folder in the zip that the students' files lie in, "" or "name/", whichever holds
+    most of them.
 
     Raises:
         SubmissionError: there are none.
     """
-    tops = [name.removesuffix(own) for name in files for own in STUDENTS if name == own or name.endswith(f"/{own}")]
+    tops = [
+        name.removesuffix(own)
+        for name in files
+        for own in STUDENTS
+        if name == own or name.endswith(f"/{own}")
+    ]
     tops = [top for top in tops if not top.startswith("__MACOSX") and top.count("/") <= 3]
     if not tops:
-        raise SubmissionError("holds none of the files that students write, such as visualizers/saliency_map.py")
+        raise SubmissionError(
+            "holds none of the files that students write, such as visualizers/saliency_map.py"
+        )
     return max(sorted(set(tops)), key=tops.count)
 
 
@@ -208,7 +227,12 @@ def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str,
     environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
+            command,
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
         )
         return {outcome["name"]: outcome for outcome in json.loads(result.read_text("utf-8"))}
     except subprocess.TimeoutExpired:
@@ -239,7 +263,9 @@ def table(result: Grade) -> str:
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
         extra = "(extra credit) " * score.item.extra
-        lines.append(f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip())
+        lines.append(
+            f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip()
+        )
     most = sum(score.most for score in result.scores if not score.item.extra)
     return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
 
@@ -257,7 +283,12 @@ def gradescope(result: Grade) -> dict:
         }
         for score in result.scores
     ]
-    return {"output": result.error, "visibility": "visible", "stdout_visibility": "hidden", "tests": tests}
+    return {
+        "output": result.error,
+        "visibility": "visible",
+        "stdout_visibility": "hidden",
+        "tests": tests,
+    }
 
 
 def write_json(path: Path, result: Grade) -> None:
@@ -267,10 +298,18 @@ def write_json(path: Path, result: Grade) -> None:
 
 
 def row_of(result: Grade) -> list[str | float]:
-    """Return a submission's row: path, total, the points of each item, what the check says of the others."""
-    comments = [f"{score.item.name}: {score.message}" for score in result.scores if score.points < score.most]
+    """Return a submission's row: path, total, the points of each item, what the check says of the
+    others.
+    """
+    comments = [
+        f"{score.item.name}: {score.message}"
+        for score in result.scores
+        if score.points < score.most
+    ]
     words = [result.name, result.error, "" if result.error else "; ".join(comments)]
-    name, error, comment = (f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in words)
+    name, error, comment = (
+        f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in words
+    )
     return [name, result.total, *(score.points for score in result.scores), error, comment]
 
 
@@ -284,7 +323,16 @@ class Table:
             InputError: it cannot be written.
         """
         self.path = path
-        self._write("w", ["submission", "total", *(item.name for item in of_edition(edition)), "error", "comments"])
+        self._write(
+            "w",
+            [
+                "submission",
+                "total",
+                *(item.name for item in of_edition(edition)),
+                "error",
+                "comments",
+            ],
+        )
 
     def add(self, result: Grade) -> None:
         """Add a submission's row."""
@@ -292,23 +340,46 @@ class Table:
 
     def _write(self, mode: str, row: Sequence[str | float]) -> None:
         try:
-            with self.path.open(mode, newline="", encoding="utf-8", errors="backslashreplace") as file:
+            with self.path.open(
+                mode, newline="", encoding="utf-8", errors="backslashreplace"
+            ) as file:
                 csv.writer(file).writerow(row)
         except OSError as error:
             raise InputError(f"cannot write {quoted(self.path)}: {cause(error)}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be graded."""
+    """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be
+    graded.
+    """
     show_any_letter()
     parser = Parser(description="Grade submissions.")
-    parser.add_argument("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
-    parser.add_argument("--edition", choices=EDITIONS, default=EDITIONS[0], help="whose points (default: %(default)s)")
     parser.add_argument(
-        "--strict", action="store_true", help="no points at all for code that prints what nobody asked for"
+        "submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder"
     )
-    parser.add_argument("--json", type=named_path, metavar="PATH", help="Gradescope's results.json; of one submission")
-    parser.add_argument("--csv", type=named_path, metavar="PATH", help="a line per submission, as soon as it is known")
+    parser.add_argument(
+        "--edition",
+        choices=EDITIONS,
+        default=EDITIONS[0],
+        help="whose points (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="no points at all for code that prints what nobody asked for",
+    )
+    parser.add_argument(
+        "--json",
+        type=named_path,
+        metavar="PATH",
+        help="Gradescope's results.json; of one submission",
+    )
+    parser.add_argument(
+        "--csv",
+        type=named_path,
+        metavar="PATH",
+        help="a line per submission, as soon as it is known",
+    )
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")

@@ -1,4 +1,5 @@
-"""Compute data/expected.npz: what check.py's items measure on the solution, and on solutions with known mistakes.
+"""Compute data/expected.npz: what check.py's items measure on the solution, and on solutions with
+known mistakes.
 
 python course/make_expected.py
 """
@@ -47,7 +48,9 @@ def main() -> None:
         for item in (item for item in ITEMS if item.name not in mistakes):
             values = measured(item, folder)
             arrays |= {f"{item.name}/{key}": value for key, value in values.items()}
-            right = RIGHT.get(item.name) or function_body((ROOT / item.file).read_text(), item.function, item.file)
+            right = RIGHT.get(item.name) or function_body(
+                (ROOT / item.file).read_text(), item.function, item.file
+            )
             known = MISTAKES.get(item.name, {})
             for number, change in enumerate(known.values()):
                 found = with_change(item, folder, right, *change)
@@ -59,7 +62,9 @@ def main() -> None:
 
 
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
-    """Return for both scripts the rows that they may draw by Captum, "figure/way" → tiles, and those of mistakes."""
+    """Return for both scripts the rows that they may draw by Captum, "figure/way" → tiles, and
+    those of mistakes.
+    """
     model = load_model(weights="bundled", device="cpu")
     os.environ["CS7643_DATA"] = ""
     X, y, _ = load_imagenet_val(2)
@@ -69,7 +74,9 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
     def row(algorithm, merge=None, **kwargs) -> np.ndarray:
         given = {**kwargs, "target": torch.from_numpy(y)}
         maps = compute_attributions(algorithm, images, **given)
-        _, tiles = attribution_row("", maps if merge is None else getattr(maps, merge)(dim=1, keepdim=True), X)
+        _, tiles = attribution_row(
+            "", maps if merge is None else getattr(maps, merge)(dim=1, keepdim=True), X
+        )
         return np.stack(tiles)[:, ::EVERY, ::EVERY].astype(np.float32) - 165
 
     saliency, guided = attr.Saliency(model), attr.GuidedGradCam(model, cam)
@@ -78,8 +85,12 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
         "saliency_captum": (
             {"saliency/largest": largest, "saliency/colours": row(saliency)},
             {
-                "Saliency summed over the channels; the largest was asked for": row(saliency, "sum"),
-                "Saliency with its sign: the absolute value is missing": row(saliency, "amax", abs=False),
+                "Saliency summed over the channels; the largest was asked for": row(
+                    saliency, "sum"
+                ),
+                "Saliency with its sign: the absolute value is missing": row(
+                    saliency, "amax", abs=False
+                ),
             },
         ),
         "gradcam_captum": (
@@ -88,7 +99,9 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
                 "guided_gradcam/bicubic": row(guided, interpolate_mode="bicubic"),
                 "guided_gradcam/nearest": row(guided),
                 "layer_gradcam/map": row(attr.LayerGradCam(model, first), relu_attributions=True),
-                "layer_conductance/mean": row(attr.LayerConductance(model, first), "mean", n_steps=50),
+                "layer_conductance/mean": row(
+                    attr.LayerConductance(model, first), "mean", n_steps=50
+                ),
             },
             {"LayerGradCam without relu_attributions": row(attr.LayerGradCam(model, first))},
         ),
@@ -96,7 +109,8 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
 
 
 def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arrays:
-    """Return what an item measures on the solution with a changed body in the place of its function's.
+    """Return what an item measures on the solution with a changed body in the place of its
+    function's.
 
     Raises:
         ValueError: what is to be changed is not there.
@@ -106,7 +120,9 @@ def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arra
     before = (folder / item.file).read_text()
     try:
         where = PLACES.get(item.name, item.function)
-        (folder / item.file).write_text(replace_body(before, where, body.replace(old, new), item.file))
+        (folder / item.file).write_text(
+            replace_body(before, where, body.replace(old, new), item.file)
+        )
         return measured(item, folder)
     finally:
         (folder / item.file).write_text(before)
@@ -116,7 +132,9 @@ def measured(item: Item, folder: Path) -> Arrays:
     """Return an item's values, which no other finding may accompany."""
     found = check.measure(item, folder)
     if found.status != "ok" or found.findings:
-        raise ValueError(f"{item.name}: {found.status} {found.words} {found.place} {found.findings}")
+        raise ValueError(
+            f"{item.name}: {found.status} {found.words} {found.place} {found.findings}"
+        )
     return found.arrays
 
 

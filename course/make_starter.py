@@ -3,8 +3,9 @@
     python course/make_starter.py
     python course/make_starter.py --edition homework
 
-The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a hint, and helpers
-that nothing else uses are dropped, so the starter cannot drift away from the solution.
+The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a
+hint, and helpers that nothing else uses are dropped, so the starter cannot drift away from the
+solution.
 """
 
 import ast
@@ -57,7 +58,9 @@ class StarterError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip beside the solution. Returns the exit status."""
     parser = Parser(description="Make the students' edition out of the solution.")
-    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)")
+    parser.add_argument(
+        "--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)"
+    )
     homework = parser.parse_args(argv).edition == HOMEWORK
     archive = HOMEWORK_STARTER if homework else STARTER
     try:
@@ -72,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def course_files(root: Path) -> dict[str, bytes]:
-    """Return the solution's files that have a counterpart in the starter: path → content, in a fixed order."""
+    """Return the solution's files that have a counterpart in the starter: path → content, in a
+    fixed order.
+    """
     extras = (path for pattern in EXTRAS for path in root.glob(pattern) if path.name[0] != ".")
     paths = sorted({*code_of(root), *extras})
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
@@ -90,7 +95,9 @@ def starter_files(root: Path) -> dict[str, bytes]:
     for blank in BLANKS:
         body = function_body(sources.get(blank.file, ""), blank.function, blank.file)
         removed += blanked_parts(blank, body)
-        sources[blank.file] = replace_body(sources[blank.file], blank.function, _blanked(blank, body), blank.file)
+        sources[blank.file] = replace_body(
+            sources[blank.file], blank.function, _blanked(blank, body), blank.file
+        )
     sources = _without_helpers(sources, removed)
     sources = _tidied(sources, (root / "pyproject.toml").read_text())
     files |= {name: source.encode() for name, source in sources.items()}
@@ -99,9 +106,13 @@ def starter_files(root: Path) -> dict[str, bytes]:
 
 
 def _blank_body(blank: Item) -> str:
-    hint = textwrap.wrap(f"Hint: {blank.hint}", 100, initial_indent="# ", subsequent_indent="# ")
+    hint = textwrap.wrap(f"Hint: {blank.hint}", 84, initial_indent="# ", subsequent_indent="# ")
     return "\n".join(
-        [*hint, f'raise NotImplementedError("Question {blank.question}: {blank.function} in {blank.file}")']
+        [
+            *hint,
+            f'raise NotImplementedError("Question {blank.question}: {blank.function} in '
+            f'{blank.file}")',
+        ]
     )
 
 
@@ -113,7 +124,9 @@ def blanked_parts(blank: Item, body: str) -> list[str]:
     """
     parts = [textwrap.dedent(match[3]) for match in PART.finditer(body)] if blank.parts else [body]
     if not parts:
-        raise StarterError(f"{blank.file}: no part of {blank.function} is marked by `# Question N: …` and `# End`")
+        raise StarterError(
+            f"{blank.file}: no part of {blank.function} is marked by `# Question N: …` and `# End`"
+        )
     return parts
 
 
@@ -127,8 +140,12 @@ def _blanked(blank: Item, body: str) -> str:
         indent, title = match[1], match[2]
         if textwrap.dedent(match[3]) != first:
             return f"{indent}{title}{indent}pass\n"
-        names = [node.targets[0].id for node in ast.parse(first).body if isinstance(node, ast.Assign)]
-        return textwrap.indent(f"{title}{' = '.join([*names, 'None'])}\n{_blank_body(blank)}\n", indent)
+        names = [
+            node.targets[0].id for node in ast.parse(first).body if isinstance(node, ast.Assign)
+        ]
+        return textwrap.indent(
+            f"{title}{' = '.join([*names, 'None'])}\n{_blank_body(blank)}\n", indent
+        )
 
     return PART.sub(emptied, body)
 
@@ -146,7 +163,9 @@ def find_definition(source: str, name: str, file: str = "") -> ast.FunctionDef |
     for part in name.split("."):
         node = next((n for n in node.body if _is_definition(n) and n.name == part), None)
         if node is None:
-            raise StarterError(f"{file}: no function {name}; checker/items.py names one that is gone")
+            raise StarterError(
+                f"{file}: no function {name}; checker/items.py names one that is gone"
+            )
     return node
 
 
@@ -155,7 +174,9 @@ def _is_definition(node: ast.AST) -> bool:
 
 
 def _body_lines(source: str, name: str, file: str) -> tuple[int, int, str]:
-    """Return the first line of a function's body below the docstring, the line after it (from 0), and its indent."""
+    """Return the first line of a function's body below the docstring, the line after it (from 0),
+    and its indent.
+    """
     node = find_definition(source, name, file)
     if ast.get_docstring(node) is None:
         raise StarterError(f"{file}: {name} has no docstring, which is what the student is given")
@@ -188,9 +209,14 @@ def _without_helpers(sources: dict[str, str], removed: list[str]) -> dict[str, s
             used += _used_names(tree)
             found += [(file, node) for node in _helpers(tree) if node.name in candidates]
         # What a helper says of itself does not count as a use.
-        gone = [(file, n) for file, n in found if used.count(n.name) == list(_used_names(n)).count(n.name)]
+        gone = [
+            (file, n)
+            for file, n in found
+            if used.count(n.name) == list(_used_names(n)).count(n.name)
+        ]
         removed = [node for _, node in gone]
-        for file, node in sorted(gone, key=lambda pair: -pair[1].lineno):  # from the end, so that line numbers hold
+        # From the end, so that line numbers hold
+        for file, node in sorted(gone, key=lambda pair: -pair[1].lineno):
             sources[file] = _without(sources[file], node)
     return sources
 
@@ -210,7 +236,11 @@ def _helpers(tree: ast.Module) -> Iterator[ast.AST]:
     for node in filter(_is_definition, tree.body):
         yield node
         if isinstance(node, ast.ClassDef):
-            yield from (n for n in node.body if _is_definition(n) and n.name[0] == "_" and n.name[:2] != "__")
+            yield from (
+                n
+                for n in node.body
+                if _is_definition(n) and n.name[0] == "_" and n.name[:2] != "__"
+            )
 
 
 def _without(source: str, node: ast.AST) -> str:
@@ -223,7 +253,8 @@ def _without(source: str, node: ast.AST) -> str:
 
 
 def _tidied(sources: dict[str, str], settings: str) -> dict[str, str]:
-    """Remove imports that are no longer used and format, with ruff; check that nothing else is wrong.
+    """Remove imports that are no longer used and format, with ruff; check that nothing else is
+    wrong.
 
     Raises:
         StarterError: it is.

@@ -1,4 +1,5 @@
-"""The mistakes that `check.py` knows: for each item a right solution, and what to change in it to make one of them.
+"""The mistakes that `check.py` knows: for each item a right solution, and what to change in it to
+make one of them.
 
 `make_expected.py` stores what they give; only these values go to the students, not this file.
 """
@@ -88,7 +89,9 @@ return gradient.relu() * (output > 0)
 """,
     "guided_backprop": GUIDED + "return gradient.permute(0, 2, 3, 1).numpy()",
     "grad_cam": CAM + "return cam.detach().numpy()",
-    "guided_grad_cam": CAM + GUIDED + "return (gradient * cam[:, None]).detach().permute(0, 2, 3, 1).numpy()",
+    "guided_grad_cam": CAM
+    + GUIDED
+    + "return (gradient * cam[:, None]).detach().permute(0, 2, 3, 1).numpy()",
     "fooling_image": """
 import copy
 network = copy.deepcopy(model).eval()
@@ -131,7 +134,8 @@ return gram / (c * h * w) if normalize else gram
     "style_loss": """
 loss = feats[0].new_zeros(())
 for i, layer in enumerate(style_layers):
-    loss = loss + style_weights[i] * ((self.gram_matrix(feats[layer]) - style_targets[i]) ** 2).sum()
+    gram = self.gram_matrix(feats[layer])
+    loss = loss + style_weights[i] * ((gram - style_targets[i]) ** 2).sum()
 return loss
 """,
     "tv_loss": """
@@ -173,7 +177,10 @@ MISTAKES = {
         "sum instead of maximum over channels": ("amax(dim=1)", "sum(dim=1)"),
         "mean instead of maximum over channels": ("amax(dim=1)", "mean(dim=1)"),
         "absolute value missing": ("gradient.abs()", "gradient"),
-        "absolute value taken after the maximum, not before it": ("abs().amax(dim=1)", "amax(dim=1).abs()"),
+        "absolute value taken after the maximum, not before it": (
+            "abs().amax(dim=1)",
+            "amax(dim=1).abs()",
+        ),
         **SCORES,
     },
     "custom_relu": {
@@ -183,7 +190,10 @@ MISTAKES = {
     "guided_backprop": {
         "guided rule without the forward mask": (" * (x > 0)", ""),
         "the plain gradient: the guided rule is not in use": ("g.clamp(min=0)", "g"),
-        "the ReLUs inside the Fire modules are not guided": ("exchange(guided)", "exchange(guided, deep=False)"),
+        "the ReLUs inside the Fire modules are not guided": (
+            "exchange(guided)",
+            "exchange(guided, deep=False)",
+        ),
         **SCORES,
     },
     "grad_cam": {
@@ -192,18 +202,26 @@ MISTAKES = {
         "not scaled to [0, 1]": (TOGETHER, ""),
         "enlarged before the ReLU; what is positive comes first": (
             "keepdim=True).relu()\nhigh = torch.nn.functional.interpolate(low, ",
-            "keepdim=True)\nhigh = (lambda *a, **b: torch.nn.functional.interpolate(*a, **b).relu())(low, ",
+            "keepdim=True)\nhigh = (lambda *a, **b: torch.nn.functional.interpolate(*a, "
+            "**b).relu())(low, ",
         ),
-        "enlarged bilinearly; bicubic was asked for": ('mode="bicubic", antialias=True', 'mode="bilinear"'),
+        "enlarged bilinearly; bicubic was asked for": (
+            'mode="bicubic", antialias=True',
+            'mode="bilinear"',
+        ),
         "enlarged without interpolation": ('mode="bicubic", antialias=True', 'mode="nearest"'),
         **SCORES,
     },
     "guided_grad_cam": {
         "gradients accumulated: those of Grad-CAM's backward pass are in it": (
             "return (gradient",
-            "return ((gradient + torch.autograd.grad(plain(images).gather(1, labels[:, None]).sum(), images)[0])",
+            "return ((gradient + torch.autograd.grad(plain(images).gather(1, labels[:, "
+            "None]).sum(), images)[0])",
         ),
-        "the plain gradient instead of guided backprop": ("g.clamp(min=0) * (x > 0)", "g * (x > 0)"),
+        "the plain gradient instead of guided backprop": (
+            "g.clamp(min=0) * (x > 0)",
+            "g * (x > 0)",
+        ),
         "guided rule without the forward mask": (" * (x > 0)", ""),
         "Grad-CAM's ReLU missing": ("keepdim=True).relu()", "keepdim=True)"),
         "each Grad-CAM map scaled to [0, 1] alone, not all together": (TOGETHER, ALONE),
@@ -214,7 +232,10 @@ MISTAKES = {
             "gradient = torch.autograd.grad(network(image)[0, target_y], image)[0]\n"
             "return (image + 10 * gradient / gradient.norm()).detach()",
         ),
-        "the gradient is not brought to length 1": ("10 * gradient / gradient.norm()", "10 * gradient"),
+        "the gradient is not brought to length 1": (
+            "10 * gradient / gradient.norm()",
+            "10 * gradient",
+        ),
         # Both have the same direction.
         "gradient of the loss or of the probability instead of the raw score": (
             "scores[0, target_y]",
@@ -239,7 +260,10 @@ MISTAKES = {
             "grad(scores[0, target_y]",
             "grad(scores.softmax(dim=1)[0, target_y]",
         ),
-        "the gradient is not brought to length 1": ("rate * gradient / gradient.norm()", "rate * gradient"),
+        "the gradient is not brought to length 1": (
+            "rate * gradient / gradient.norm()",
+            "rate * gradient",
+        ),
         "divided by the squared norm": ("/ gradient.norm()", "/ gradient.norm() ** 2"),
         "a step down instead of up": ("image.detach() + rate", "image.detach() - rate"),
     },
@@ -266,18 +290,30 @@ MISTAKES = {
         "mean instead of sum": ("** 2).sum()", "** 2).mean()"),
         "absolute differences instead of squares": ("** 2).sum()", ").abs().sum()"),
         "the last layer only: the terms are not added up": ("loss = loss +", "loss ="),
-        "features taken by the count of the layer, not by style_layers": ("feats[layer]", "feats[i]"),
+        "features taken by the count of the layer, not by style_layers": (
+            "feats[layer]",
+            "feats[i]",
+        ),
     },
     "tv_loss": {
-        "TV over one direction only: the horizontal differences are missing": ("(down + right)", "down"),
-        "TV over one direction only: the vertical differences are missing": ("(down + right)", "right"),
+        "TV over one direction only: the horizontal differences are missing": (
+            "(down + right)",
+            "down",
+        ),
+        "TV over one direction only: the vertical differences are missing": (
+            "(down + right)",
+            "right",
+        ),
         "weight squared": ("tv_weight *", "tv_weight**2 *"),
         "weight forgotten": ("tv_weight *", ""),
         "absolute differences instead of squares": ("** 2).sum()", ").abs().sum()"),
         "mean instead of sum": ("** 2).sum()", "** 2).mean()"),
     },
     "style_transfer": {
-        "gradients accumulated: those of the last step are still there": ("optimizer.zero_grad()", ""),
+        "gradients accumulated: those of the last step are still there": (
+            "optimizer.zero_grad()",
+            "",
+        ),
         "content left out": ("(content + style + tv)", "(style + tv)"),
         "style left out": ("(content + style + tv)", "(content + tv)"),
         "total variation left out": ("(content + style + tv)", "(content + style)"),

@@ -1,4 +1,6 @@
-"""The homework edition: its starter, with both notebooks' answers cut out, and the notebooks of a submission."""
+"""The homework edition: its starter, with both notebooks' answers cut out, and the notebooks of a
+submission.
+"""
 
 import json
 import re
@@ -8,7 +10,9 @@ from pathlib import Path, PurePosixPath
 from checker.notebooks import NETWORK, STYLE
 
 MODULES = ("notebooks/cs231n/*.py", "notebooks/cs7643/*.py")
-YOURS = re.compile(r"^( *)(# Yours: (Question [\d.]+)[^\n]*\n).*?^ *# End$", re.DOTALL | re.MULTILINE)
+YOURS = re.compile(
+    r"^( *)(# Yours: (Question [\d.]+)[^\n]*\n).*?^ *# End$", re.DOTALL | re.MULTILINE
+)
 BEYOND = "# Beyond the homework"  # what follows is no part of it
 
 
@@ -26,7 +30,9 @@ def thin_modules(root: Path) -> dict[str, bytes]:
 
 
 def blank(notebook: bytes) -> bytes:
-    """Return a notebook as students get it: what they write is cut out, and nothing has been run."""
+    """Return a notebook as students get it: what they write is cut out, and nothing has been
+    run.
+    """
     content = json.loads(notebook)
     cells = []
     for cell in content["cells"]:
@@ -43,11 +49,14 @@ def blank(notebook: bytes) -> bytes:
 def _raising(match: re.Match) -> str:
     indent, heading, question = match.groups()
     function = re.findall(r"^def (\w+)", match.string[: match.start()], re.MULTILINE)[-1]
-    return f'{indent}{heading}{indent}raise NotImplementedError("{question}: {function}")\n{indent}# End'
+    blank = f'raise NotImplementedError("{question}: {function}")'
+    return f"{indent}{heading}{indent}{blank}\n{indent}# End"
 
 
 def submitted(names: Iterable[str]) -> dict[str, str]:
-    """Return which of a submission's files are the two notebooks, by their names: where they belong → path."""
+    """Return which of a submission's files are the two notebooks, by their names: where they belong
+    → path.
+    """
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (name.count("/"), name)):
         path = PurePosixPath(name)

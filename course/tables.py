@@ -1,4 +1,5 @@
-"""Bring the Markdown tables that show `checker/items.py` up to date: in STARTER.md and README.md, between two marks.
+"""Bring the Markdown tables that show `checker/items.py` up to date: in STARTER.md and README.md,
+between two marks.
 
 python course/tables.py
 """
@@ -32,7 +33,9 @@ def updated(name: str) -> str:
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows())
         text, count = pattern.subn(lambda _, new=f"{start}\n{table}\n{end}": new, text)
         if count != 1:
-            raise ValueError(f"{name}: one table between {start!r} and {end!r} was expected, found {count}")
+            raise ValueError(
+                f"{name}: one table between {start!r} and {end!r} was expected, found {count}"
+            )
     return text
 
 
@@ -60,8 +63,18 @@ def _points() -> Iterator[tuple[str, ...]]:
     yield "---", "---", "---", "---", "---"
     for item in ITEMS:
         numbers = [item.editions.get(edition, ("", 0)) for edition in (ASSIGNMENT, HOMEWORK)]
-        yield item.title, *(text for question, most in numbers for text in (question, f"{most:g}" if question else ""))
-    sums = [sum(item.editions.get(edition, ("", 0))[1] for item in ITEMS) for edition in (ASSIGNMENT, HOMEWORK)]
+        yield (
+            item.title,
+            *(
+                text
+                for question, most in numbers
+                for text in (question, f"{most:g}" if question else "")
+            ),
+        )
+    sums = [
+        sum(item.editions.get(edition, ("", 0))[1] for item in ITEMS)
+        for edition in (ASSIGNMENT, HOMEWORK)
+    ]
     yield "all", "", f"{sums[0]:g}", "", f"{sums[1]:g}"
 
 

@@ -2,10 +2,11 @@
 
     python data/make_reference_values.py
 
-The network's first layers, the losses and the Gram matrix are written out here a second time, without torch and
-without a line of the modules that they check: convolutions as sums of shifted products, pooling as a maximum of
-shifts. Only the bundled weights and the two pictures are the same. The four values are those of the course's checks,
-with scikit-image's cat as the content and the first painting as the style.
+The network's first layers, the losses and the Gram matrix are written out here a second time,
+without torch and without a line of the modules that they check: convolutions as sums of shifted
+products, pooling as a maximum of shifts. Only the bundled weights and the two pictures are the
+same. The four values are those of the course's checks, with scikit-image's cat as the content and
+the first painting as the style.
 """
 
 import sys
@@ -33,13 +34,19 @@ def picture(path: Path) -> np.ndarray:
     """Read a picture as (3, H, W), its short side brought to SIZE (bilinear), normalised."""
     image = Image.open(path).convert("RGB")
     short = min(image.size)
-    image = image.resize([int(SIZE * side / short) for side in image.size], Image.Resampling.BILINEAR)
+    image = image.resize(
+        [int(SIZE * side / short) for side in image.size], Image.Resampling.BILINEAR
+    )
     pixels = np.asarray(image, dtype=np.float64) / 255
     return ((pixels - MEAN) / STD).transpose(2, 0, 1)
 
 
-def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0) -> np.ndarray:
-    """(C, H, W) and (K, C, h, w) → (K, H', W'): for each place in the kernel, a product of the shifted picture."""
+def convolution(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
+) -> np.ndarray:
+    """(C, H, W) and (K, C, h, w) → (K, H', W'): for each place in the kernel, a product of the
+    shifted picture.
+    """
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     rows, columns = ((x.shape[i + 1] - weight.shape[i + 2]) // stride + 1 for i in (0, 1))
     total = np.zeros((len(weight), rows, columns)) + bias[:, None, None]
@@ -54,7 +61,9 @@ def pooling(x: np.ndarray) -> np.ndarray:
     """Take the largest of 3×3, every second place; at the far borders of what is there."""
     rows, columns = (-(-(side - 3) // 2) + 1 for side in x.shape[1:])
     x = np.pad(x, ((0, 0), (0, 2), (0, 2)), constant_values=-np.inf)
-    shifts = [x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i in range(3) for j in range(3)]
+    shifts = [
+        x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i in range(3) for j in range(3)
+    ]
     return np.max([shift[:, :rows, :columns] for shift in shifts], axis=0)
 
 
@@ -62,7 +71,9 @@ def features(x: np.ndarray, weights: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Return the outputs of SqueezeNet 1.1's layers features[0] to features[7]."""
 
     def conv(x: np.ndarray, name: str, **how) -> np.ndarray:
-        return convolution(x, weights[f"features.{name}.weight"], weights[f"features.{name}.bias"], **how)
+        return convolution(
+            x, weights[f"features.{name}.weight"], weights[f"features.{name}.bias"], **how
+        )
 
     def fire(x: np.ndarray, index: int) -> np.ndarray:
         squeezed = np.maximum(conv(x, f"{index}.squeeze"), 0)
@@ -91,15 +102,19 @@ def main() -> None:
     weights = {name: tensor.numpy().astype(np.float64) for name, tensor in bundled_state().items()}
     content = picture(package_file("skimage", "data/chelsea.png"))
     style = picture(FOLDER / "styles" / "swirling_night.jpg")
-    of_content, of_black, of_style = (features(x, weights) for x in (content, np.zeros_like(content), style))
+    of_content, of_black, of_style = (
+        features(x, weights) for x in (content, np.zeros_like(content), style)
+    )
     values = {
-        "cl_out": CONTENT_WEIGHT * np.sum((of_content[CONTENT_LAYER] - of_black[CONTENT_LAYER]) ** 2),
+        "cl_out": CONTENT_WEIGHT
+        * np.sum((of_content[CONTENT_LAYER] - of_black[CONTENT_LAYER]) ** 2),
         "gm_out": gram(of_style[GRAM_LAYER])[None],
         "sl_out": sum(
             weight * np.sum((gram(of_content[layer]) - gram(of_style[layer])) ** 2)
             for layer, weight in zip(STYLE_LAYERS, STYLE_WEIGHTS, strict=True)
         ),
-        "tv_out": TV_WEIGHT * (np.sum(np.diff(content, axis=1) ** 2) + np.sum(np.diff(content, axis=2) ** 2)),
+        "tv_out": TV_WEIGHT
+        * (np.sum(np.diff(content, axis=1) ** 2) + np.sum(np.diff(content, axis=2) ** 2)),
     }
     with atomic_write(FOLDER / "reference_values.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **{name: np.atleast_1d(value) for name, value in values.items()})

@@ -20,7 +20,9 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether that is a folder; not where the name is impossible or the folder above cannot be searched."""
+    """Whether that is a folder; not where the name is impossible or the folder above cannot be
+    searched.
+    """
     with contextlib.suppress(OSError, ValueError):
         return path.is_dir()
     return False
@@ -28,11 +30,12 @@ def is_folder(path: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; rename it on success, remove it on any failure.
-    The folder is made when missing.
+    """Give a temporary path beside `path` to write to; rename it on success, remove it on any
+    failure. The folder is made when missing.
 
     Raises:
-        InputError: the folder or the file cannot be written (read-only, disk full, a folder of that name, …).
+        InputError: the folder or the file cannot be written (read-only, disk full, a folder of that
+            name, …).
     """
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:

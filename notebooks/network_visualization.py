@@ -32,15 +32,27 @@ def make_adversarial_attack(
     def report(progress) -> None:
         with torch.no_grad():
             highest = model(progress.image).max()
-        print(f"Iteration {progress.iteration}: target score {progress.score:.3f}, max score {highest:.3f}")
+        print(
+            f"Iteration {progress.iteration}: target score {progress.score:.3f}, max score "
+            f"{highest:.3f}"
+        )
 
-    return make_fooling_image(X, target_y, model, max_iter=max_iter, callback=report if verbose else None)
+    return make_fooling_image(
+        X, target_y, model, max_iter=max_iter, callback=report if verbose else None
+    )
 
 
 def class_visualization_step(
-    img: torch.Tensor, target_y: int, model: nn.Module, *, l2_reg: float = 1e-3, learning_rate: float = 25
+    img: torch.Tensor,
+    target_y: int,
+    model: nn.Module,
+    *,
+    l2_reg: float = 1e-3,
+    learning_rate: float = 25,
 ) -> torch.Tensor:
-    """Change an image (1, 3, H, W) in place by learning_rate · ∂(s_y(I) − l2_reg · ‖I‖²)/∂I; returns it."""
+    """Change an image (1, 3, H, W) in place by learning_rate · ∂(s_y(I) − l2_reg · ‖I‖²)/∂I;
+    returns it.
+    """
     gradient = ascent(img, target_y, model, l2_reg)
     with torch.no_grad():
         img += learning_rate * gradient

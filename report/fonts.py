@@ -17,7 +17,8 @@ FONT_FILES = {  # family and style: B bold, I italic
     (FONT, "BI"): FOLDER / "DejaVuSans-BoldOblique.ttf",
     (MONO, ""): FOLDER / "DejaVuSansMono.ttf",
 }
-UNLIKE = re.compile("bold|italic|oblique|black|light|thin|serif|mono|cond", re.IGNORECASE)  # in the names of fonts
+# In the names of fonts
+UNLIKE = re.compile("bold|italic|oblique|black|light|thin|serif|mono|cond", re.IGNORECASE)
 
 
 @functools.cache
@@ -34,7 +35,9 @@ def letters_of(path: Path) -> frozenset[str]:
 @functools.cache
 def _installed() -> list[Path]:
     """Return the fonts that may be used, matplotlib's own first, then upright ones."""
-    found = sorted(map(Path, findSystemFonts()), key=lambda path: (bool(UNLIKE.search(path.stem)), str(path)))
+    found = sorted(
+        map(Path, findSystemFonts()), key=lambda path: (bool(UNLIKE.search(path.stem)), str(path))
+    )
     return [FONT_FILES[FONT, ""], *found]
 
 

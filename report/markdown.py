@@ -1,4 +1,6 @@
-"""Texts and tables for the report: answers split at their headings, Markdown's words with their fonts, CSV."""
+"""Texts and tables for the report: answers split at their headings, Markdown's words with their
+fonts, CSV.
+"""
 
 import csv
 import itertools
@@ -21,7 +23,9 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a Markdown text: a heading and what follows; what stands before the first has level 0."""
+    """A part of a Markdown text: a heading and what follows; what stands before the first has level
+    0.
+    """
 
     level: int
     heading: str
@@ -50,12 +54,16 @@ def read_sections(path: Path) -> list[Section]:
     starts = [start for _, _, start, _ in headings]
     sections = [Section(0, "", "", "".join(lines[: min(starts, default=None)]))]
     for (level, heading, start, end), following in zip(headings, [*starts[1:], None], strict=False):
-        sections.append(Section(level, heading, "".join(lines[start:end]), "".join(lines[end:following])))
+        sections.append(
+            Section(level, heading, "".join(lines[start:end]), "".join(lines[end:following]))
+        )
     return sections
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Read a CSV file, its header first; of one that cannot be read, nothing, and a line on standard error."""
+    """Read a CSV file, its header first; of one that cannot be read, nothing, and a line on
+    standard error.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))
@@ -65,7 +73,9 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def _decoded(content: bytes) -> str:
-    """Decode a text file as editors save them: UTF-16 by its mark, UTF-8 with or without one, else Western."""
+    """Decode a text file as editors save them: UTF-16 by its mark, UTF-8 with or without one, else
+    Western.
+    """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16")
     else:
@@ -101,5 +111,7 @@ def runs_in(node: SyntaxTreeNode, style: str = "", link: str | None = None) -> I
         else:
             more = {"strong": "B", "em": "I", "link": "U"}.get(child.type, "")
             yield from runs_in(
-                child, "".join(sorted({*style, *more})), link or str(child.attrs.get("href", "")) or None
+                child,
+                "".join(sorted({*style, *more})),
+                link or str(child.attrs.get("href", "")) or None,
             )

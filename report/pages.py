@@ -1,7 +1,8 @@
 """The report's pages: text, figures and Markdown set from top to bottom with fpdf2.
 
-fpdf2, because it takes single letters from other fonts where the text's own has none, TrueType and PostScript ones,
-keeps JPEG and indexed pictures as they are, and gives the same bytes for the same pages.
+fpdf2, because it takes single letters from other fonts where the text's own has none, TrueType and
+PostScript ones, keeps JPEG and indexed pictures as they are, and gives the same bytes for the same
+pages.
 """
 
 import contextlib
@@ -29,10 +30,12 @@ __all__ = ["Picture", "Report", "read_pictures", "read_sections", "read_table"]
 log = logging.getLogger(__name__)
 
 # All lengths are points (1/72 inch) from the top left corner.
-PAPERS = ((612, 792), (792, 612), (1224, 792))  # letter; where a figure's words were too small, letter on its side; two
+# Letter; where a figure's words were too small, letter on its side; two
+PAPERS = ((612, 792), (792, 612), (1224, 792))
 MARGIN = 36
 GAP = 12  # between figures
-SMALLEST = 7 / 17  # points a pixel: the words in figures are 17 pixels high, and 7 points can be read
+# Points a pixel: the words in figures are 17 pixels high, and 7 points can be read
+SMALLEST = 7 / 17
 LARGEST = 0.6  # points a pixel
 NARROWEST = 140  # figure beside another: its file's name fits below it
 RESOLUTION = 200  # pixels an inch at most
@@ -76,18 +79,23 @@ def _read_picture(path: Path) -> Picture | None:
 
 
 class Report(FPDF):
-    """A PDF with a cursor: each method draws at the cursor and moves it down, starting a new page when full."""
+    """A PDF with a cursor: each method draws at the cursor and moves it down, starting a new page
+    when full.
+    """
 
     def __init__(self, title: str, date: datetime.date):
         """Begin the first page."""
         super().__init__(unit="pt", format=PAPERS[0])
         self.set_title(title)
-        self.set_creation_date(datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc))
+        self.set_creation_date(
+            datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.timezone.utc)
+        )
         self.alias_nb_pages(None)  # "{nb}" is text
         self.set_margin(MARGIN)
         self.set_auto_page_break(True, MARGIN)
         self.c_margin = 0
-        self.known = {"\n", *letters_of(FONT_FILES[FONT, ""])}  # letters that all fonts or fallbacks have
+        # Letters that all fonts or fallbacks have
+        self.known = {"\n", *letters_of(FONT_FILES[FONT, ""])}
         self.fallbacks: dict[Path, str] = {}  # file → family
         self.unknown: dict[int, str] = {}
         self._load([(FONT, ""), (FONT, "B")])
@@ -102,7 +110,9 @@ class Report(FPDF):
                 self.known &= {"\n", *letters_of(FONT_FILES[family, style])}
 
     def footer(self) -> None:
-        """Write the page's number, except on the title page; fpdf2 calls this at each page's end."""
+        """Write the page's number, except on the title page; fpdf2 calls this at each page's
+        end.
+        """
         if self.page_no() > 1:
             self.set_font(FONT, size=8)
             self.set_text_color(102)
@@ -135,9 +145,11 @@ class Report(FPDF):
             self.set_x(self.l_margin)
 
     def settable(self, words: str) -> str:
-        """Return words as they can be set: without control characters, the fonts for all letters loaded.
+        """Return words as they can be set: without control characters, the fonts for all letters
+        loaded.
 
-        For a letter that no installed font has, the replacement character � is set, and a notice is logged.
+        For a letter that no installed font has, the replacement character � is set, and a notice is
+        logged.
         """
         words = UNWANTED.sub("", words.replace("\t", "    "))
         if missing := set(words) - self.known:
@@ -148,7 +160,9 @@ class Report(FPDF):
                 self.known |= letters_of(path)
             self.set_fallback_fonts(list(self.fallbacks.values()), exact_match=False)
             if missing := missing - self.known:
-                log.warning("no installed font has %s; the report shows �", " ".join(sorted(missing)))
+                log.warning(
+                    "no installed font has %s; the report shows �", " ".join(sorted(missing))
+                )
                 self.unknown |= {ord(letter): "�" for letter in missing}
                 self.known |= missing
         return words.translate(self.unknown)
@@ -223,11 +237,16 @@ class Report(FPDF):
     # --- Figures ---
 
     def figures(self, figures: Sequence[tuple[Image.Image, str]]) -> None:
-        """Set pictures and their captions, narrow ones side by side, as large as their row and page let them be."""
+        """Set pictures and their captions, narrow ones side by side, as large as their row and page
+        let them be.
+        """
         row: list[tuple[Image.Image, str]] = []
         for figure in figures:
             wider = [*row, figure]
-            if row and (_scale(wider, PAPERS[0]) < SMALLEST or min(i.width for i, _ in wider) * SMALLEST < NARROWEST):
+            if row and (
+                _scale(wider, PAPERS[0]) < SMALLEST
+                or min(i.width for i, _ in wider) * SMALLEST < NARROWEST
+            ):
                 self._row(row)
                 row = []
             row.append(figure)
@@ -251,9 +270,14 @@ class Report(FPDF):
         self.set_xy(self.l_margin, lowest + GAP)
 
     def _fitting(self, row: Sequence[tuple[Image.Image, str]]) -> float:
-        """Return points a pixel with which a row and its captions fill this page's width or what is left below."""
+        """Return points a pixel with which a row and its captions fill this page's width or what is
+        left below.
+        """
         scale = min(LARGEST, _scale(row, (self.w, self.h)))
-        captions = (self._caption(c, self.epw if len(row) == 1 else i.width * scale, dry_run=True) for i, c in row)
+        captions = (
+            self._caption(c, self.epw if len(row) == 1 else i.width * scale, dry_run=True)
+            for i, c in row
+        )
         room = self.page_break_trigger - self.y - max(captions) - 3
         return min(scale, room / max(image.height for image, _ in row))
 
@@ -261,27 +285,34 @@ class Report(FPDF):
         """Set a caption at the position and return its height."""
         self.set_font(FONT, size=SMALL)
         place = {"new_x": "LEFT", "new_y": "NEXT", "align": "L"}
-        return self.multi_cell(width, 12, self.settable(words), dry_run=dry_run, output="HEIGHT", **place)
+        return self.multi_cell(
+            width, 12, self.settable(words), dry_run=dry_run, output="HEIGHT", **place
+        )
 
     def rows(self, rows: Sequence[Sequence[str]], caption: str) -> None:
         """Set a table, its header first, numbers to the right, and its caption."""
         if rows:
             self.keep(16 * len(rows) + 60)
-            self._table([[[Run(text)] for text in row] for row in rows], ["L", *"R" * (len(rows[0]) - 1)])
+            self._table(
+                [[[Run(text)] for text in row] for row in rows], ["L", *"R" * (len(rows[0]) - 1)]
+            )
             self._caption(caption, self.epw)
             self.skip(GAP)
 
     # --- Markdown ---
 
     def markdown(self, text: str) -> None:
-        """Set Markdown: paragraphs, headings, lists, quotes, code and tables, with emphasis, code and links in them."""
+        """Set Markdown: paragraphs, headings, lists, quotes, code and tables, with emphasis, code
+        and links in them.
+        """
         self._load(FONT_FILES)
         for node in SyntaxTreeNode(MARKDOWN.parse(text)).children:
             self._block(node)
 
     def _block(self, node: SyntaxTreeNode) -> None:
         if node.type == "paragraph":
-            self.paragraph(runs_in(node), after=2 if node.hidden else 6)  # hidden: in a list without empty lines
+            # Hidden: in a list without empty lines
+            self.paragraph(runs_in(node), after=2 if node.hidden else 6)
         elif node.type == "heading":
             self.keep(50)
             self.paragraph(runs_in(node, "B"), 12 if node.tag in ("h1", "h2") else 11, after=3)
@@ -300,8 +331,14 @@ class Report(FPDF):
             self.skip(6)
         elif node.type == "table":
             rows = [row.children for part in node.children for row in part.children]
-            styles = [str(cell.attrs.get("style", "")).removeprefix("text-align:")[:1].upper() for cell in rows[0]]
-            self._table([[list(runs_in(cell)) for cell in row] for row in rows], [style or "L" for style in styles])
+            styles = [
+                str(cell.attrs.get("style", "")).removeprefix("text-align:")[:1].upper()
+                for cell in rows[0]
+            ]
+            self._table(
+                [[list(runs_in(cell)) for cell in row] for row in rows],
+                [style or "L" for style in styles],
+            )
 
     def _inner(self, node: SyntaxTreeNode, indent: float) -> None:
         """Set the blocks in a block, farther right."""
@@ -318,25 +355,51 @@ class Report(FPDF):
             fit = int(self.epw / self.get_string_width("x"))
             for start in range(0, len(line) or 1, fit):
                 piece = line[start : start + fit] or " "
-                self.multi_cell(0, 12, piece, fill=True, wrapmode="CHAR", align="L", new_x="LMARGIN", new_y="NEXT")
+                self.multi_cell(
+                    0,
+                    12,
+                    piece,
+                    fill=True,
+                    wrapmode="CHAR",
+                    align="L",
+                    new_x="LMARGIN",
+                    new_y="NEXT",
+                )
         self.skip(6)
 
     def _table(self, rows: Sequence[Sequence[Sequence[Run]]], aligned: Sequence[str]) -> None:
-        """Set a table, each cell in one font, each column as wide as it needs; one that no page holds as lines."""
-        words = [["".join(self.settable(run.words) for run in cell) for cell in row] for row in rows]
+        """Set a table, each cell in one font, each column as wide as it needs; one that no page
+        holds as lines.
+        """
+        words = [
+            ["".join(self.settable(run.words) for run in cell) for cell in row] for row in rows
+        ]
         self.set_font(FONT, "B", SMALL)
         needs = [[self.get_string_width(cell) + 12 for cell in row] for row in words]
         widths = [min(max(24, *column), self.epw / 2) for column in zip(*needs, strict=True)]
         share = min(1, self.epw / sum(widths))
-        fullest = max(need / (share * width - 8) for row in needs for need, width in zip(row, widths, strict=True))
+        fullest = max(
+            need / (share * width - 8)
+            for row in needs
+            for need, width in zip(row, widths, strict=True)
+        )
         if share * min(widths) < 20 or fullest * 13 > 400:
             for row in rows:
-                self.paragraph([run for cell in row for run in (*cell, Run("  |  "))][:-1], SMALL, after=2)
+                self.paragraph(
+                    [run for cell in row for run in (*cell, Run("  |  "))][:-1], SMALL, after=2
+                )
             return
-        layout = {"align": "L", "borders_layout": "HORIZONTAL_LINES", "line_height": 13, "padding": (1, 4)}
+        layout = {
+            "align": "L",
+            "borders_layout": "HORIZONTAL_LINES",
+            "line_height": 13,
+            "padding": (1, 4),
+        }
         self.set_draw_color(178)
         self.set_font(FONT, size=SMALL)
-        with self.table(col_widths=widths, width=share * sum(widths), text_align=aligned, **layout) as table:
+        with self.table(
+            col_widths=widths, width=share * sum(widths), text_align=aligned, **layout
+        ) as table:
             for cells, texts in zip(rows, words, strict=True):
                 line = table.row()
                 for cell, text in zip(cells, texts, strict=True):
@@ -355,20 +418,30 @@ def _font_of(cell: Sequence[Run]) -> FontFace | None:
 
 def _set_contents(report: Report, outline: Sequence) -> None:
     for section in outline:
-        report.entry(f"Page {section.page_number}", section.name, link=report.add_link(page=section.page_number))
+        report.entry(
+            f"Page {section.page_number}",
+            section.name,
+            link=report.add_link(page=section.page_number),
+        )
 
 
 def _scale(row: Sequence[tuple[Image.Image, str]], paper: tuple[float, float]) -> float:
-    """Return points a pixel with which a row of pictures is as wide or high as a page holds, with two lines below."""
+    """Return points a pixel with which a row of pictures is as wide or high as a page holds, with
+    two lines below.
+    """
     wide = (paper[0] - 2 * MARGIN - GAP * (len(row) - 1)) / sum(image.width for image, _ in row)
     return min(wide, (paper[1] - 2 * MARGIN - 30) / max(image.height for image, _ in row))
 
 
 def _compressed(image: Image.Image, width: float) -> io.BytesIO:
-    """Return a picture as JPEG; a drawing, which has few colours, as an indexed PNG, which is smaller and sharp."""
+    """Return a picture as JPEG; a drawing, which has few colours, as an indexed PNG, which is
+    smaller and sharp.
+    """
     most = round(width / 72 * RESOLUTION)
     if image.width > most:
-        image = image.resize((most, round(image.height * most / image.width)), Image.Resampling.LANCZOS)
+        image = image.resize(
+            (most, round(image.height * most / image.width)), Image.Resampling.LANCZOS
+        )
     file = io.BytesIO()
     if image.getcolors(8192):
         image.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, "PNG")

@@ -1,4 +1,6 @@
-"""How far to trust the maps: the methods that are compared, what is measured of them, and what the numbers say."""
+"""How far to trust the maps: the methods that are compared, what is measured of them, and what the
+numbers say.
+"""
 
 import functools
 import math
@@ -17,7 +19,8 @@ from visualizers.common import Method, class_scores
 from visualizers.evaluation import evaluation_mode
 from visualizers.sanity import CONTROLS, Maps, Measurement, Summary
 
-SIGNED = ("integrated gradients", "occlusion")  # judged once with their sign, once by absolute values
+# Judged once with their sign, once by absolute values
+SIGNED = ("integrated gradients", "occlusion")
 AGREEMENT = ("rank correlation", "SSIM")
 AREAS = ("deletion area", "insertion area")
 GOOD = {  # measure → which way is good
@@ -38,7 +41,8 @@ RECOGNISED = 0.1  # least probability of its class for a photo that the network 
 def explanation_methods(steps: int, layer: str | None = None) -> dict[str, Method]:
     """Return the methods that are compared, ours and Captum's, by name.
 
-    Of three colours the largest absolute gradient is taken, and of attributions, which have a sign, the sum.
+    Of three colours the largest absolute gradient is taken, and of attributions, which have a sign,
+    the sum.
 
     Args:
         steps: of integrated gradients.
@@ -46,27 +50,41 @@ def explanation_methods(steps: int, layer: str | None = None) -> dict[str, Metho
     """
     return {
         "saliency": lambda model, X, y: SaliencyMap().compute_saliency_maps(X, y, model),
-        "guided backprop": lambda model, X, y: abs(GradCam().guided_backprop(X, y, model)).max(axis=-1),
+        "guided backprop": lambda model, X, y: abs(GradCam().guided_backprop(X, y, model)).max(
+            axis=-1
+        ),
         "Grad-CAM": lambda model, X, y: GradCam().grad_cam(X, y, model, layer, per_image=True),
-        "integrated gradients": functools.partial(_attribute, attr.IntegratedGradients, n_steps=steps),
+        "integrated gradients": functools.partial(
+            _attribute, attr.IntegratedGradients, n_steps=steps
+        ),
         "occlusion": functools.partial(  # 16 windows cover a photo
             _attribute, attr.Occlusion, sliding_window_shapes=(3, 64, 64), strides=(3, 54, 54)
         ),
     }
 
 
-def _attribute(algorithm, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
-    """Attribute the labelled scores, of which alone SqueezeNet's classifier is evaluated: (N, H, W)."""
+def _attribute(
+    algorithm, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **kwargs
+) -> torch.Tensor:
+    """Attribute the labelled scores, of which alone SqueezeNet's classifier is evaluated: (N, H,
+    W).
+    """
     scores = functools.partial(class_scores, model)
     with evaluation_mode(model):
-        return compute_attributions(algorithm(scores), images, additional_forward_args=labels, **kwargs).sum(dim=1)
+        return compute_attributions(
+            algorithm(scores), images, additional_forward_args=labels, **kwargs
+        ).sum(dim=1)
 
 
 def explain(
     methods: Mapping[str, Method], model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    """Return every method's maps (N, H, W), and those that follow from them: Guided Grad-CAM, and absolute values."""
-    maps = {name: sanity.as_array(method(model, images, labels)) for name, method in methods.items()}
+    """Return every method's maps (N, H, W), and those that follow from them: Guided Grad-CAM, and
+    absolute values.
+    """
+    maps = {
+        name: sanity.as_array(method(model, images, labels)) for name, method in methods.items()
+    }
     if "guided backprop" in maps and "Grad-CAM" in maps:
         maps["Guided Grad-CAM"] = maps["guided backprop"] * maps["Grad-CAM"]  # neither is negative
     return maps | {f"{name}, absolute": abs(maps[name]) for name in SIGNED if name in maps}
@@ -93,12 +111,21 @@ class Results:
     table: list[Measurement] = field(default_factory=list)
     photos: list[tuple[str, float]] = field(default_factory=list)  # class, and its probability
 
-    def note(self, measure: str, values: Mapping[str, np.ndarray], step: str = "", seed: int | None = None) -> None:
+    def note(
+        self,
+        measure: str,
+        values: Mapping[str, np.ndarray],
+        step: str = "",
+        seed: int | None = None,
+    ) -> None:
         """Add method → values (N,), one for each of the photos that come next."""
         seed = self.settings.seed if seed is None else seed
         for method, each in values.items():
             numbers = enumerate(each, start=len(self.photos))
-            self.table += [Measurement(method, measure, step, photo, seed, float(value)) for photo, value in numbers]
+            self.table += [
+                Measurement(method, measure, step, photo, seed, float(value))
+                for photo, value in numbers
+            ]
 
     @functools.cached_property
     def summary(self) -> dict[tuple[str, str, str], Summary]:
@@ -106,13 +133,17 @@ class Results:
         return sanity.summarise(self.table, [chance >= RECOGNISED for _, chance in self.photos])
 
     def steps(self, measure: str) -> list[str]:
-        """Return the layers or shares that a measure was taken at, in order; of a measure without, an empty name."""
+        """Return the layers or shares that a measure was taken at, in order; of a measure without,
+        an empty name.
+        """
         return list(dict.fromkeys(step for _, other, step in self.summary if other == measure))
 
     def column(self, measure: str) -> dict[str, Summary]:
         """Return method → summary of a measure, at its last step."""
         last = self.steps(measure)[-1:]
-        return {method: each for (method, *key), each in self.summary.items() if key == [measure, *last]}
+        return {
+            method: each for (method, *key), each in self.summary.items() if key == [measure, *last]
+        }
 
     def curves(self, measure: str) -> dict[str, np.ndarray]:
         """Return method → quartiles of a measure over its steps, (3, steps)."""
@@ -144,7 +175,8 @@ def examine(
         progress: is called `total` times, each time with this total.
 
     Returns:
-        The layer and the first photo's maps (H, W) down the first cascade; the first entry is of the network as it is.
+        The layer and the first photo's maps (H, W) down the first cascade; the first entry is of
+        the network as it is.
     """
 
     def every_map(images: torch.Tensor) -> dict[str, np.ndarray]:
@@ -155,10 +187,14 @@ def examine(
     total = settings.seeds * len(parameter_layers(model)) + 1
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for layer, network in cascade(model, images, seed):
-            maps = explain(methods, network, images, labels) | {"edge detector": originals["edge detector"]}
+            maps = explain(methods, network, images, labels) | {
+                "edge detector": originals["edge detector"]
+            }
             found = {name: sanity.agreement(own, originals[name]) for name, own in maps.items()}
             for i, measure in enumerate(AGREEMENT):
-                results.note(measure, {name: pairs[:, i] for name, pairs in found.items()}, layer, seed)
+                results.note(
+                    measure, {name: pairs[:, i] for name, pairs in found.items()}, layer, seed
+                )
             if seed == settings.seed:
                 states.append((layer, {name: own[0] for name, own in maps.items()}))
             progress(total)
@@ -176,7 +212,9 @@ def _judge(
     originals: Maps,
     every_map: Callable[[torch.Tensor], Maps],
 ) -> None:
-    """Note deletion and insertion, sensitivity, infidelity and localisation of the network's own maps."""
+    """Note deletion and insertion, sensitivity, infidelity and localisation of the network's own
+    maps.
+    """
     seed, removed = results.settings.seed, sanity.baseline(images, results.settings.baseline)
     ends = removed, sanity.baseline(images, "blur")
     for name, maps in originals.items():
@@ -189,7 +227,10 @@ def _judge(
     results.note("infidelity", sanity.infidelity(model, images, labels, originals, removed, seed))
     if (grid := sanity.composites(images, labels)) is not None:
         found = every_map(grid[0])
-        results.note("localisation", {name: sanity.localisation(maps, grid[1]) for name, maps in found.items()})
+        results.note(
+            "localisation",
+            {name: sanity.localisation(maps, grid[1]) for name, maps in found.items()},
+        )
 
 
 # --- What the numbers say ---
@@ -200,9 +241,18 @@ def words_on_agreement(results: Results) -> str:
     ends = results.column("rank correlation")
     control = ends.pop("edge detector")
     medians = ", ".join(f"{method} {cell(each)}" for method, each in ends.items())
-    gone = ", ".join(f"{method} {each.asked - each.maps}" for method, each in ends.items() if each.maps < each.asked)
-    words = f"With all layers random the rank correlation is: {medians}; edge detector {control.median:.2f}."
-    return words + (f" Maps that have vanished and are left out, of {control.asked}: {gone}." if gone else "")
+    gone = ", ".join(
+        f"{method} {each.asked - each.maps}"
+        for method, each in ends.items()
+        if each.maps < each.asked
+    )
+    words = (
+        f"With all layers random the rank correlation is: {medians}; edge detector "
+        f"{control.median:.2f}."
+    )
+    return words + (
+        f" Maps that have vanished and are left out, of {control.asked}: {gone}." if gone else ""
+    )
 
 
 def words_on_areas(results: Results) -> str:
@@ -212,17 +262,29 @@ def words_on_areas(results: Results) -> str:
         sign = 1 if GOOD[measure] == "high" else -1
         medians = {method: each.median for method, each in results.column(measure).items()}
         control = max((name for name in CONTROLS), key=lambda name: sign * medians[name])
-        better = [m for m in medians if m not in CONTROLS and sign * medians[m] > sign * medians[control]]
+        better = [
+            m for m in medians if m not in CONTROLS and sign * medians[m] > sign * medians[control]
+        ]
         best = f"the best control, {control} ({medians[control]:.2f})"
         sentences.append(f"By {measure} better than {best}: {', '.join(better) or 'none'}.")
     return " ".join(sentences)
 
 
 def tables(results: Results) -> dict[str, list[Sequence]]:
-    """Return file → rows, header first: measures for readers and for programs, curves, and areas photo by photo."""
+    """Return file → rows, header first: measures for readers and for programs, curves, and areas
+    photo by photo.
+    """
     columns = {measure: results.column(measure) for measure in GOOD}
     methods, settings = list(columns["deletion area"]), results.settings
-    numbers = ("median", "lower quartile", "upper quartile", "mean", "mean of recognised", "maps", "of")
+    numbers = (
+        "median",
+        "lower quartile",
+        "upper quartile",
+        "mean",
+        "mean of recognised",
+        "maps",
+        "of",
+    )
     made_with = ("photos", "recognised", "seeds", "steps", "deletion baseline")
     known = sum(chance >= RECOGNISED for _, chance in results.photos)
     facts = len(results.photos), known, settings.seeds, settings.steps, settings.baseline
@@ -234,7 +296,11 @@ def tables(results: Results) -> dict[str, list[Sequence]]:
         ],
         "sanity_checks.csv": [
             ("method", "measure", "good", *numbers, *made_with),
-            *((name, m, GOOD[m], *_numbers(own[name]), *facts) for m, own in columns.items() for name in own),
+            *(
+                (name, m, GOOD[m], *_numbers(own[name]), *facts)
+                for m, own in columns.items()
+                for name in own
+            ),
         ],
         "sanity_curves.csv": [
             ("method", "measure", "step", *numbers),
@@ -243,7 +309,13 @@ def tables(results: Results) -> dict[str, list[Sequence]]:
         "faithfulness.csv": [
             ("method", "photo", "class", "probability", "recognised", *AREAS),
             *(
-                (name, i, title, *_recognition(chance), *(_rounded(areas[name, i, area]) for area in AREAS))
+                (
+                    name,
+                    i,
+                    title,
+                    *_recognition(chance),
+                    *(_rounded(areas[name, i, area]) for area in AREAS),
+                )
                 for name in methods
                 for i, (title, chance) in enumerate(results.photos)
             ),

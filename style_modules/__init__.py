@@ -5,4 +5,10 @@ from .guided_style import guided_gram_matrix, guided_style_loss
 from .style_loss import StyleLoss
 from .tv_loss import TotalVariationLoss
 
-__all__ = ["ContentLoss", "StyleLoss", "TotalVariationLoss", "guided_gram_matrix", "guided_style_loss"]
+__all__ = [
+    "ContentLoss",
+    "StyleLoss",
+    "TotalVariationLoss",
+    "guided_gram_matrix",
+    "guided_style_loss",
+]

@@ -5,8 +5,8 @@ from torch import nn
 
 
 class ContentLoss(nn.Module):
-    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR 2016), equation 1,
-    with the weight in place of the factor 1/2."""
+    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR
+    2016), equation 1, with the weight in place of the factor 1/2."""
 
     def forward(
         self, content_weight: float, content_current: torch.Tensor, content_original: torch.Tensor
@@ -30,4 +30,7 @@ class ContentLoss(nn.Module):
                 f"but content_original has {tuple(content_original.shape)}; they must be equal"
             )
         difference = content_current - content_original
-        return content_weight * difference.to(torch.promote_types(difference.dtype, torch.float32)).square().sum()
+        return (
+            content_weight
+            * difference.to(torch.promote_types(difference.dtype, torch.float32)).square().sum()
+        )

@@ -1,4 +1,6 @@
-"""Style by regions: Gram matrices under masks, so that each style counts in its own part of the picture."""
+"""Style by regions: Gram matrices under masks, so that each style counts in its own part of the
+picture.
+"""
 
 import functools
 import math
@@ -14,9 +16,11 @@ from errors import InputError
 from .style_loss import StyleLoss
 
 
-def guided_gram_matrix(features: torch.Tensor, masks: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-    """Gram matrix of F ∘ T for each region's mask T (Gatys et al., "Controlling Perceptual Factors in Neural Style
-    Transfer", CVPR 2017, section "Spatial Control", guided Gram matrices).
+def guided_gram_matrix(
+    features: torch.Tensor, masks: torch.Tensor, normalize: bool = True
+) -> torch.Tensor:
+    """Gram matrix of F ∘ T for each region's mask T (Gatys et al., "Controlling Perceptual Factors
+    in Neural Style Transfer", CVPR 2017, section "Spatial Control", guided Gram matrices).
 
     Args:
         features: (N, R, C, H, W), for each of R regions.
@@ -48,7 +52,8 @@ def guided_style_loss(
     """Σ_l w_l · Σ (G_l − A_l)², with G_l the guided Gram matrices of layer l.
 
     Args:
-        feats: one tensor per layer of the network: (N, R, C, H, W), or (N, C, H, W) for all regions alike.
+        feats: one tensor per layer of the network: (N, R, C, H, W), or (N, C, H, W) for all regions
+            alike.
         style_layers: the layers l, as indices into `feats`.
         style_targets: A_l (N, R, C, C), one per layer in `style_layers`.
         style_weights: w_l, one per layer in `style_layers`.
@@ -61,7 +66,9 @@ def guided_style_loss(
         ValueError: the lists differ in length, or the shapes do not fit.
     """
     if len(content_masks) != len(feats):
-        raise ValueError(f"content_masks must have one entry per layer in feats, got {len(content_masks)}")
+        raise ValueError(
+            f"content_masks must have one entry per layer in feats, got {len(content_masks)}"
+        )
     return GuidedStyleLoss(content_masks)(feats, style_layers, style_targets, style_weights)
 
 
@@ -73,13 +80,23 @@ class GuidedStyleLoss(StyleLoss):
         super().__init__()
         self.content_masks = content_masks
 
-    def targets(self, style_layers: Sequence[int], grams: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-        """Return each style layer's targets (1, R, C, C), from each style's Gram matrices (1, C, C) by layer.
+    def targets(
+        self, style_layers: Sequence[int], grams: Sequence[Sequence[torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """Return each style layer's targets (1, R, C, C), from each style's Gram matrices (1, C, C)
+        by layer.
 
-        The Gram matrix of a region is smaller by the mean of its squared mask, so its target is, too.
+        The Gram matrix of a region is smaller by the mean of its squared mask, so its target is,
+        too.
         """
-        areas = [self.content_masks[layer].square().mean(dim=(2, 3))[:, :, None, None] for layer in style_layers]
-        return [torch.stack(layer, dim=1) * area for layer, area in zip(zip(*grams, strict=True), areas, strict=True)]
+        areas = [
+            self.content_masks[layer].square().mean(dim=(2, 3))[:, :, None, None]
+            for layer in style_layers
+        ]
+        return [
+            torch.stack(layer, dim=1) * area
+            for layer, area in zip(zip(*grams, strict=True), areas, strict=True)
+        ]
 
     def layer_gram(self, feats: Sequence[torch.Tensor], layer: int) -> torch.Tensor:
         """Return the guided Gram matrices of a layer, (N, R, C, C)."""
@@ -90,7 +107,9 @@ class GuidedStyleLoss(StyleLoss):
 
 
 def scaled_masks(masks: torch.Tensor, sizes: Sequence[torch.Size]) -> list[torch.Tensor]:
-    """Average masks (R, H, W) over the pixels of each layer's maps: (1, R, H_l, W_l) for each size (H_l, W_l)."""
+    """Average masks (R, H, W) over the pixels of each layer's maps: (1, R, H_l, W_l) for each size
+    (H_l, W_l).
+    """
     return [nn.functional.interpolate(masks[None], size=size, mode="area") for size in sizes]
 
 
@@ -105,9 +124,11 @@ def region_masks(pictures: Sequence[Image.Image], like: torch.Tensor, count: int
     height, width = like.shape[2:]
     values = []
     for number, mask in enumerate(pictures, start=1):
-        if abs(mask.width * height - mask.height * width) > max(mask.size) + max(height, width):  # rounded sides
+        # Rounded sides
+        if abs(mask.width * height - mask.height * width) > max(mask.size) + max(height, width):
             raise InputError(
-                f"mask {number} is {mask.width}×{mask.height} pixels; it needs the content picture's proportions, "
+                f"mask {number} is {mask.width}×{mask.height} pixels; it needs the content "
+                f"picture's proportions, "
                 f"those of {width}×{height}"
             )
         values.append(np.asarray(mask.convert("L").resize((width, height)), np.float32) / 255)
@@ -116,17 +137,29 @@ def region_masks(pictures: Sequence[Image.Image], like: torch.Tensor, count: int
     return torch.from_numpy(np.stack(values)).to(like)
 
 
-def mixed_targets(grams: Sequence[Sequence[torch.Tensor]], shares: Sequence[float] | None) -> list[torch.Tensor]:
-    """Mix the styles: Σ_k s_k · A_k / Σ_k s_k for each style layer, of each style's Gram matrices A_k by layer.
+def mixed_targets(
+    grams: Sequence[Sequence[torch.Tensor]], shares: Sequence[float] | None
+) -> list[torch.Tensor]:
+    """Mix the styles: Σ_k s_k · A_k / Σ_k s_k for each style layer, of each style's Gram matrices
+    A_k by layer.
 
     Raises:
         ValueError: not one share per style, a negative one, or all 0.
     """
     shares = [1.0] * len(grams) if shares is None else shares
-    if len(shares) != len(grams) or not all(share >= 0 for share in shares) or not 0 < sum(shares) < math.inf:
-        raise ValueError(f"style_shares must hold a number for each of {len(grams)} styles, not all 0; got {shares}")
+    if (
+        len(shares) != len(grams)
+        or not all(share >= 0 for share in shares)
+        or not 0 < sum(shares) < math.inf
+    ):
+        raise ValueError(
+            f"style_shares must hold a number for each of {len(grams)} styles, not all 0; got "
+            f"{shares}"
+        )
     scaled = [share / sum(shares) for share in shares]
     return [
-        functools.reduce(torch.add, (share * gram for share, gram in zip(scaled, layer, strict=True)))
+        functools.reduce(
+            torch.add, (share * gram for share, gram in zip(scaled, layer, strict=True))
+        )
         for layer in zip(*grams, strict=True)
     ]

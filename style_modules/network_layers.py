@@ -1,4 +1,6 @@
-"""Which layers of a network stand for content and style, and weights that make their terms comparable."""
+"""Which layers of a network stand for content and style, and weights that make their terms
+comparable.
+"""
 
 from collections.abc import Sequence
 
@@ -9,11 +11,15 @@ from torchvision.models import VGG, SqueezeNet
 SQUEEZENET_LAYERS = (3, (1, 4, 6, 7))  # content, style: the course's
 
 
-def default_layers(cnn: nn.Module, layers: Sequence[nn.Module], image: torch.Tensor) -> tuple[int, tuple[int, ...]]:
+def default_layers(
+    cnn: nn.Module, layers: Sequence[nn.Module], image: torch.Tensor
+) -> tuple[int, tuple[int, ...]]:
     """Return the content layer and the style layers that a network is used with.
 
-    SqueezeNet: the course's. VGG: relu4_2 and relu1_1, relu2_1, … relu5_1 (Gatys, Ecker and Bethge 2016, section 3).
-    Others: the last layers before each of the first four reductions in size; the second of them is the content layer.
+    SqueezeNet: the course's. VGG: relu4_2 and relu1_1, relu2_1, … relu5_1 (Gatys, Ecker and Bethge
+        2016, section 3).
+    Others: the last layers before each of the first four reductions in size; the second of them is
+        the content layer.
 
     Args:
         layers: the network's feature layers, which run one after the other.

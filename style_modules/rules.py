@@ -34,9 +34,10 @@ class CourseRule:
 class FourierRule:
     """Steps on the picture's Fourier coefficients times frequency^exponent.
 
-    They move the low frequencies further, which steps on the pixels reach last (Olah, Mordvintsev and Schubert,
-    "Feature Visualization", Distill 2017, section "Preconditioning and Parameterization"). Until 5 steps before the end
-    the content loss is weighted 0.7, so that the slower style loss catches up.
+    They move the low frequencies further, which steps on the pixels reach last (Olah, Mordvintsev
+    and Schubert, "Feature Visualization", Distill 2017, section "Preconditioning and
+    Parameterization"). Until 5 steps before the end the content loss is weighted 0.7, so that the
+    slower style loss catches up.
     """
 
     exponent: float
@@ -48,7 +49,8 @@ class FourierRule:
         height, width = self.size
         frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
         scale = frequency.clamp(min=1 / max(height, width)).pow(-self.exponent)
-        self.dtype, start = start.dtype, start.to(torch.promote_types(start.dtype, torch.float32))  # no FFT in half
+        # No FFT in half
+        self.dtype, start = start.dtype, start.to(torch.promote_types(start.dtype, torch.float32))
         self.scale = (scale / scale.square().mean().sqrt()).to(start)
         spectrum = torch.fft.rfft2(start, norm="ortho") / self.scale
         self.coefficients = torch.view_as_real(spectrum).requires_grad_()
@@ -90,8 +92,8 @@ class AdamRule(FourierRule):
 class LBFGSRule(FourierRule):
     """L-BFGS as in the paper, with one evaluation per step and no line search.
 
-    The first step changes a coefficient by 0.02 on average: torch's own choice is so short that the curvature measured
-    with it is rounding noise.
+    The first step changes a coefficient by 0.02 on average: torch's own choice is so short that the
+    curvature measured with it is rounding noise.
     """
 
     exponent = 0.5

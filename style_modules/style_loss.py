@@ -1,4 +1,6 @@
-"""Style loss: how far the correlations between feature channels are from those of the style picture."""
+"""Style loss: how far the correlations between feature channels are from those of the style
+picture.
+"""
 
 from collections.abc import Sequence
 
@@ -9,8 +11,9 @@ from torch import nn
 class _SelfProduct(torch.autograd.Function):
     """FᵀF for matrices F of shape (N, P, C).
 
-    Autograd would multiply twice on the way back, F·g and F·gᵀ; the gradient is the one product F·(g + gᵀ). `backward`
-    consists of differentiable operations, so it can itself be differentiated.
+    Autograd would multiply twice on the way back, F·g and F·gᵀ; the gradient is the one product
+    F·(g + gᵀ). `backward` consists of differentiable operations, so it can itself be
+    differentiated.
     """
 
     @staticmethod
@@ -25,8 +28,8 @@ class _SelfProduct(torch.autograd.Function):
 
 
 class StyleLoss(nn.Module):
-    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR 2016), equations 3 to
-    5, with the normalisation in the Gram matrices and without the factor 1/4.
+    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR
+    2016), equations 3 to 5, with the normalisation in the Gram matrices and without the factor 1/4.
 
     After a call `terms` holds the weighted loss of each layer, detached.
     """
@@ -41,14 +44,17 @@ class StyleLoss(nn.Module):
             normalize: divide by C · H · W.
 
         Returns:
-            (N, C, C), symmetric and positive semi-definite; float32 for features in half precision, in which the sums
-            would overflow.
+            (N, C, C), symmetric and positive semi-definite; float32 for features in half precision,
+            in which the sums would overflow.
 
         Raises:
             ValueError: `features` does not have four dimensions, or C, H or W is 0.
         """
         if features.dim() != 4 or 0 in features.shape[1:]:
-            raise ValueError(f"features must have shape (N, C, H, W) without empty sides, got {tuple(features.shape)}")
+            raise ValueError(
+                f"features must have shape (N, C, H, W) without empty sides, got "
+                f"{tuple(features.shape)}"
+            )
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         # One row a position: a view, not a copy, of channels-last and of contiguous features alike.
         gram = _SelfProduct.apply(features.permute(0, 2, 3, 1).flatten(1, 2))
@@ -64,16 +70,19 @@ class StyleLoss(nn.Module):
         """Σ_l w_l · Σ (G_l − A_l)², with G_l the Gram matrix of layer l.
 
         Args:
-            feats: features of the picture under optimisation, one tensor (N, C, H, W) per layer of the network.
+            feats: features of the picture under optimisation, one tensor (N, C, H, W) per layer of
+                the network.
             style_layers: the layers l, as indices into `feats`; negative ones count from the end.
-            style_targets: one Gram matrix A_l (N, C, C) of the style picture per layer in `style_layers`.
+            style_targets: one Gram matrix A_l (N, C, C) of the style picture per layer in
+                `style_layers`.
             style_weights: one factor w_l per layer in `style_layers`.
 
         Returns:
             0-dim tensor; zero when `style_layers` is empty.
 
         Raises:
-            ValueError: the three lists differ in length, a layer is not in `feats`, or a target's shape does not fit.
+            ValueError: the three lists differ in length, a layer is not in `feats`, or a target's
+                shape does not fit.
         """
         if not len(style_layers) == len(style_targets) == len(style_weights):
             raise ValueError(
@@ -82,7 +91,9 @@ class StyleLoss(nn.Module):
             )
         terms = [
             weight * self._distance(feats, layer, target)
-            for layer, target, weight in zip(style_layers, style_targets, style_weights, strict=True)
+            for layer, target, weight in zip(
+                style_layers, style_targets, style_weights, strict=True
+            )
         ]
         self.terms = [term.detach() for term in terms]
         return sum(terms, start=feats[0].new_zeros(()) if len(feats) else torch.zeros(()))
@@ -91,10 +102,14 @@ class StyleLoss(nn.Module):
         """Return the Gram matrix that a layer's target is compared with."""
         return self.gram_matrix(feats[layer])
 
-    def _distance(self, feats: Sequence[torch.Tensor], layer: int, target: torch.Tensor) -> torch.Tensor:
+    def _distance(
+        self, feats: Sequence[torch.Tensor], layer: int, target: torch.Tensor
+    ) -> torch.Tensor:
         """Σ (G_l − A_l)² of one layer."""
         if not -len(feats) <= layer < len(feats):
-            raise ValueError(f"style_layers holds {layer}, but feats has the layers 0 to {len(feats) - 1}")
+            raise ValueError(
+                f"style_layers holds {layer}, but feats has the layers 0 to {len(feats) - 1}"
+            )
         gram = self.layer_gram(feats, layer)
         if gram.shape != target.shape:
             raise ValueError(

@@ -5,18 +5,20 @@ from torch import nn
 
 
 class TotalVariationLoss(nn.Module):
-    """Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR 2015), the total
-    variation regulariser of section 2.2 with β = 2."""
+    """Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR
+    2015), the total variation regulariser of section 2.2 with β = 2."""
 
     def forward(self, img: torch.Tensor, tv_weight: float) -> torch.Tensor:
-        """w · Σ (squared differences of vertical neighbours + squared differences of horizontal neighbours).
+        """w · Σ (squared differences of vertical neighbours + squared differences of horizontal
+        neighbours).
 
         Args:
             img: pictures (N, C, H, W); the sum runs over all of them and all channels.
             tv_weight: the factor w.
 
         Returns:
-            0-dim tensor, zero where pictures are a single pixel; of pictures in half precision, float32.
+            0-dim tensor, zero where pictures are a single pixel; of pictures in half precision,
+            float32.
 
         Raises:
             ValueError: `img` does not have four dimensions.

@@ -1,4 +1,6 @@
-"""Shared fixtures: tiny seeded networks, the real network with each source of weights, real photos, scripts."""
+"""Shared fixtures: tiny seeded networks, the real network with each source of weights, real photos,
+scripts.
+"""
 
 import os
 from pathlib import Path
@@ -8,10 +10,13 @@ import pytest
 
 from cli.process import prepare_torch
 
-# Before torch is imported. From here on the number of threads is fixed, so that all scripts give the same bytes.
+# Before torch is imported. From here on the number of threads is fixed, so that all scripts give
+# the same bytes.
 prepare_torch()
 # Workers beside one another take one each.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count()))
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count())
+)
 
 import torch  # noqa: E402
 from helpers import HALF_WEIGHTS, ROOT, course_folder  # noqa: E402
@@ -44,11 +49,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tests leave the checkout as they found it; a worker leaves the comparison to the process that started it."""
+    """Tests leave the checkout as they found it; a worker leaves the comparison to the process that
+    started it.
+    """
     if not hasattr(session.config, "workerinput"):
-        changed = sorted({name for name, _ in session.config.stash[CHECKOUT].items() ^ checkout().items()})
+        changed = sorted(
+            {name for name, _ in session.config.stash[CHECKOUT].items() ^ checkout().items()}
+        )
         if changed:
-            session.config.get_terminal_writer().line(f"\nchanged while the tests ran: {', '.join(changed)}", red=True)
+            session.config.get_terminal_writer().line(
+                f"\nchanged while the tests ran: {', '.join(changed)}", red=True
+            )
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
@@ -77,7 +88,9 @@ def bundled_model() -> nn.Module:
 
 @pytest.fixture(scope="session", params=["bundled", "torchvision"])
 def real_model(request, bundled_model) -> nn.Module:
-    """The real network with each source of weights (torchvision's in half precision, from the course's data)."""
+    """The real network with each source of weights (torchvision's in half precision, from the
+    course's data).
+    """
     from model_utils import load_model
 
     if request.param == "bundled":

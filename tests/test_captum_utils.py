@@ -1,4 +1,6 @@
-"""Attributions in chunks are Captum's own; the figure holds the photos and the maps pixel by pixel."""
+"""Attributions in chunks are Captum's own; the figure holds the photos and the maps pixel by
+pixel.
+"""
 
 import numpy as np
 import pytest
@@ -61,9 +63,14 @@ def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, ho
 def test_what_belongs_to_each_image_is_cut_along(tiny_model, inputs):
     X, y = inputs
     baselines = X.flip(0)
-    expected = IntegratedGradients(tiny_model).attribute(X, target=y, baselines=baselines, n_steps=9)
+    expected = IntegratedGradients(tiny_model).attribute(
+        X, target=y, baselines=baselines, n_steps=9
+    )
     assert torch.allclose(
-        compute_attributions(IntegratedGradients(tiny_model), X, target=y, baselines=baselines, n_steps=9), expected
+        compute_attributions(
+            IntegratedGradients(tiny_model), X, target=y, baselines=baselines, n_steps=9
+        ),
+        expected,
     )
 
 
@@ -71,16 +78,23 @@ def test_what_belongs_to_each_image_is_cut_along(tiny_model, inputs):
 def test_any_number_of_images(tiny_model, inputs, count):
     X, y = inputs[0][:count], inputs[1][:count]
     expected = Saliency(tiny_model).attribute(X.clone().requires_grad_(), target=y)
-    assert torch.allclose(compute_attributions(Saliency(tiny_model), X, target=y), expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(
+        compute_attributions(Saliency(tiny_model), X, target=y), expected, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_layers_and_tuples(tiny_model, inputs):
     X, y = inputs
-    tiny_model[4] = nn.ReLU()  # Captum hooks the layer's output, which an in-place layer would change
+    # Captum hooks the layer's output, which an in-place layer would change
+    tiny_model[4] = nn.ReLU()
     expected = LayerActivation(tiny_model, tiny_model[3]).attribute(X)
-    assert torch.allclose(compute_attributions(LayerActivation(tiny_model, tiny_model[3]), X), expected)
+    assert torch.allclose(
+        compute_attributions(LayerActivation(tiny_model, tiny_model[3]), X), expected
+    )
     expected = LayerConductance(tiny_model, tiny_model[3]).attribute(X, target=y, n_steps=8)
-    conductance = compute_attributions(LayerConductance(tiny_model, tiny_model[3]), X, target=y, n_steps=8)
+    conductance = compute_attributions(
+        LayerConductance(tiny_model, tiny_model[3]), X, target=y, n_steps=8
+    )
     assert torch.allclose(conductance, expected, rtol=1e-6, atol=1e-12)
 
     class Pair:
@@ -90,7 +104,9 @@ def test_layers_and_tuples(tiny_model, inputs):
             return inputs.sum(dim=1), inputs * 2
 
     first, second = compute_attributions(Pair(), X)
-    assert torch.equal(first, X.sum(dim=1)) and torch.equal(second, 2 * X) and not second.requires_grad
+    assert (
+        torch.equal(first, X.sum(dim=1)) and torch.equal(second, 2 * X) and not second.requires_grad
+    )
 
 
 def test_memory_stays_flat_by_batches_of_steps(tiny_model, inputs):
@@ -99,7 +115,9 @@ def test_memory_stays_flat_by_batches_of_steps(tiny_model, inputs):
     compute_attributions(IntegratedGradients(tiny_model), inputs[0], target=inputs[1], n_steps=50)
     assert max(sizes) <= 32 and sum(sizes) >= 20 * 50
     sizes.clear()
-    compute_attributions(IntegratedGradients(tiny_model), inputs[0], target=0, n_steps=50, internal_batch_size=16)
+    compute_attributions(
+        IntegratedGradients(tiny_model), inputs[0], target=0, n_steps=50, internal_batch_size=16
+    )
     assert max(sizes) <= 16
 
 
@@ -150,24 +168,35 @@ def test_the_figure_holds_photos_and_maps_pixel_by_pixel(tmp_path, photos, bundl
     with Image.open(path) as figure:
         assert figure.text["Seed"] == "7" and figure.text["Weights"] == bundled_model.weights_name
         pixels = np.asarray(figure.convert("RGB")).astype(int)
-    assert pixels.shape == (HEADING_BAND + TITLE_BAND + 3 * (224 + GAP) + GAP, LABEL_BAND + 5 * (224 + GAP), 3)
+    assert pixels.shape == (
+        HEADING_BAND + TITLE_BAND + 3 * (224 + GAP) + GAP,
+        LABEL_BAND + 5 * (224 + GAP),
+        3,
+    )
     enlarged = np.arange(224) * 13 // 224
     for i in range(5):
         left, top = LABEL_BAND + i * (224 + GAP), HEADING_BAND + TITLE_BAND
-        photo, first, second = (pixels[top + row * (224 + GAP) :, left : left + 224][:224] for row in range(3))
+        photo, first, second = (
+            pixels[top + row * (224 + GAP) :, left : left + 224][:224] for row in range(3)
+        )
         assert np.array_equal(photo, X[i])
         assert np.abs(first - expected_map(colour[i].permute(1, 2, 0).numpy(), 0.6)).max() <= 1
         grey = expected_map(coarse[i, 0].detach().numpy(), 0.6)[enlarged][:, enlarged]
         assert np.abs(second - grey[..., None]).max() <= 2
     band = pixels[HEADING_BAND : HEADING_BAND + TITLE_BAND]
-    assert all(band[:, LABEL_BAND + i * (224 + GAP) :][:, :224].min() < 100 for i in range(5))  # each has its title
+    # Each has its title
+    assert all(band[:, LABEL_BAND + i * (224 + GAP) :][:, :224].min() < 100 for i in range(5))
 
 
 def test_defaults_are_the_course_s(tmp_path, photos):
     X, y = photos[0][:1], [285]
-    visualize_attr_maps(str(tmp_path / "f.png"), X, y, {285: "cat"}, [torch.zeros(1, 1, 224, 224)], ["constant"])
+    visualize_attr_maps(
+        str(tmp_path / "f.png"), X, y, {285: "cat"}, [torch.zeros(1, 1, 224, 224)], ["constant"]
+    )
     with Image.open(tmp_path / "f.png") as figure:
-        tile = np.asarray(figure.convert("RGB"))[-2 * GAP - 224 : -2 * GAP, LABEL_BAND : LABEL_BAND + 224]
+        tile = np.asarray(figure.convert("RGB"))[
+            -2 * GAP - 224 : -2 * GAP, LABEL_BAND : LABEL_BAND + 224
+        ]
         assert figure.text["Seed"] == "none" and figure.text["Network"] == "unknown"
     viridis = np.array([32.6, 144.9, 140.4])  # its middle: a constant map is no NaN
     assert np.abs(tile - (0.7 * viridis + 0.3 * 255)).max() <= 2
@@ -177,13 +206,22 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
     X = np.full((2, 160, 240, 3), 77, np.uint8)
     maps = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
     visualize_attr_maps(
-        tmp_path / "f.png", X, [1, 2], {}, [maps], [""], attr_preprocess=lambda a: a.numpy()[0], cmap="jet"
+        tmp_path / "f.png",
+        X,
+        [1, 2],
+        {},
+        [maps],
+        [""],
+        attr_preprocess=lambda a: a.numpy()[0],
+        cmap="jet",
     )
     with Image.open(tmp_path / "f.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
     assert pixels.shape == (TITLE_BAND + 2 * (160 + GAP) + GAP, LABEL_BAND + 2 * (240 + GAP), 3)
     tile = pixels[-2 * GAP - 160 : -2 * GAP, LABEL_BAND : LABEL_BAND + 240]
-    assert len(np.unique(tile.reshape(-1, 3), axis=0)) <= 24 and (tile[:40, :40] == tile[0, 0]).all()
+    assert (
+        len(np.unique(tile.reshape(-1, 3), axis=0)) <= 24 and (tile[:40, :40] == tile[0, 0]).all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,15 +229,28 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
     [
         ({"titles": ["a", "b"]}, "titles must name each of the 1 attributions, got 2"),
         ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
-        ({"attributions": [torch.zeros(3, 1, 8, 8)]}, "must hold one entry for each of the 2 photos"),
-        ({"attributions": [torch.full((2, 1, 8, 8), torch.nan)]}, "attributions have values that are not finite"),
-        ({"attributions": [torch.full((2, 3, 8, 8), torch.inf)]}, "attributions have values that are not finite"),
+        (
+            {"attributions": [torch.zeros(3, 1, 8, 8)]},
+            "must hold one entry for each of the 2 photos",
+        ),
+        (
+            {"attributions": [torch.full((2, 1, 8, 8), torch.nan)]},
+            "attributions have values that are not finite",
+        ),
+        (
+            {"attributions": [torch.full((2, 3, 8, 8), torch.inf)]},
+            "attributions have values that are not finite",
+        ),
         ({"cmap": "no such map"}, "no such map"),
         ({"X": np.zeros((0, 8, 8, 3), np.uint8), "y": []}, "at least one photo"),
     ],
 )
 def test_arguments_are_checked(tmp_path, change, words):
-    arguments = {"X": np.zeros((2, 8, 8, 3), np.uint8), "y": [1, 2], "attributions": [torch.zeros(2, 1, 8, 8)]}
+    arguments = {
+        "X": np.zeros((2, 8, 8, 3), np.uint8),
+        "y": [1, 2],
+        "attributions": [torch.zeros(2, 1, 8, 8)],
+    }
     arguments |= change
     if not len(arguments["X"]):
         arguments["attributions"] = [torch.zeros(0, 1, 8, 8)]
@@ -212,18 +263,27 @@ def test_a_figure_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         visualize_attr_maps(
-            tmp_path / "file" / "f.png", np.zeros((1, 8, 8, 3), np.uint8), [1], {}, [torch.zeros(1, 1, 8, 8)], ["a"]
+            tmp_path / "file" / "f.png",
+            np.zeros((1, 8, 8, 3), np.uint8),
+            [1],
+            {},
+            [torch.zeros(1, 1, 8, 8)],
+            ["a"],
         )
 
 
 def test_forward_arguments_in_a_tuple_are_cut_along_with_the_images():
     class Weighted(nn.Module):
         def forward(self, x, factor, power):
-            return (factor[:, None] * x.flatten(1).pow(power)).sum(dim=1, keepdim=True).expand(-1, 2)
+            return (
+                (factor[:, None] * x.flatten(1).pow(power)).sum(dim=1, keepdim=True).expand(-1, 2)
+            )
 
     images = torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0)) + 1
     factor = torch.arange(1.0, 21)
-    found = compute_attributions(Saliency(Weighted()), images, target=0, additional_forward_args=(factor, 2))
+    found = compute_attributions(
+        Saliency(Weighted()), images, target=0, additional_forward_args=(factor, 2)
+    )
     assert torch.allclose(found, 2 * factor[:, None, None, None] * images)
 
 
@@ -233,7 +293,9 @@ def data():
     return torch.randn(3, 3, SIZE, SIZE), torch.tensor([4, 0, 2])
 
 
-@pytest.mark.parametrize(("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")])
+@pytest.mark.parametrize(
+    ("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")]
+)
 def test_captum_sees_maps(data, make, name):
     model, (X, y) = make(), data
     before, ours = network_state(model), GradCam()
@@ -246,6 +308,8 @@ def test_captum_sees_maps(data, make, name):
         conductance = compute_attributions(LayerConductance(model, module), X, target=y, n_steps=3)
     assert torch.allclose(activation, ours.activation_value, atol=1e-5)
     weights = ours.gradient_value.mean(dim=(2, 3), keepdim=True)
-    assert torch.allclose(cam, (weights * ours.activation_value).sum(dim=1, keepdim=True), atol=1e-5)
+    assert torch.allclose(
+        cam, (weights * ours.activation_value).sum(dim=1, keepdim=True), atol=1e-5
+    )
     assert conductance.shape == ours.activation_value.shape and conductance.abs().max() > 0
     assert same_state(before, network_state(model))

@@ -1,4 +1,6 @@
-"""The self-check: the solution and other right ones are ok, each known mistake is told, nothing stops it."""
+"""The self-check: the solution and other right ones are ok, each known mistake is told, nothing
+stops it.
+"""
 
 import json
 import os
@@ -14,9 +16,11 @@ import check
 from course.make_starter import course_files
 from files.atomic import ROOT
 
-# Items that run a function of the file: all others import none of it, so that nothing there can reach them.
+# Items that run a function of the file: all others import none of it, so that nothing there can
+# reach them.
 RELATED = {
-    file: [item.name for item in check.ITEMS if item.file == file] + ["feature_inversion"] * file.startswith("style")
+    file: [item.name for item in check.ITEMS if item.file == file]
+    + ["feature_inversion"] * file.startswith("style")
     for file in {item.file for item in check.ITEMS}
 }
 
@@ -78,8 +82,12 @@ def test_right_functions_that_use_one_another_are_ok(solution, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, old, new, words", WRONG, ids=[f"{name}: {words}" for name, *_, words in WRONG])
-def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, words, solution, expected):
+@pytest.mark.parametrize(
+    "name, old, new, words", WRONG, ids=[f"{name}: {words}" for name, *_, words in WRONG]
+)
+def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(
+    name, old, new, words, solution, expected
+):
     right = RIGHT[name]
     assert old is None or old in right
     put(solution, name, new if old is None else right.replace(old, new))
@@ -98,8 +106,18 @@ def test_there_are_enough_mistakes():
 @pytest.mark.parametrize(
     "name, old, new, words",
     [
-        ("saliency_captum", "values.amax(dim=0", "values.sum(dim=0", "Saliency summed over the channels"),
-        ("gradcam_captum", ", relu_attributions=True", "", "LayerGradCam without relu_attributions"),
+        (
+            "saliency_captum",
+            "values.amax(dim=0",
+            "values.sum(dim=0",
+            "Saliency summed over the channels",
+        ),
+        (
+            "gradcam_captum",
+            ", relu_attributions=True",
+            "",
+            "LayerGradCam without relu_attributions",
+        ),
     ],
 )
 def test_a_mistake_with_captum_is_recognised(name, old, new, words, solution, expected):
@@ -130,8 +148,14 @@ HOSTILE = {
     "print('hello', flush=True)\n{right}": ("wrong", "prints 'hello', which nobody asked for"),
     "import os\nos.write(1, b'past Python')\n{right}": ("wrong", "prints 'past Python'"),
     "import os\nos.system('echo from a shell')\n{right}": ("wrong", "prints 'from a shell'"),
-    "torch.set_default_dtype(torch.float64)\n{right}": ("wrong", "torch.get_default_dtype() is changed and left so"),
-    "torch.nn.functional.relu = torch.sigmoid\n{right}": ("wrong", "torch.nn.functional.relu is changed"),
+    "torch.set_default_dtype(torch.float64)\n{right}": (
+        "wrong",
+        "torch.get_default_dtype() is changed and left so",
+    ),
+    "torch.nn.functional.relu = torch.sigmoid\n{right}": (
+        "wrong",
+        "torch.nn.functional.relu is changed",
+    ),
     "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
     "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
 }
@@ -143,7 +167,9 @@ HOSTILE = {
 def test_whatever_code_does_is_one_line(body, solution, expected):
     put(solution, "content_loss", body.format(right=RIGHT["content_loss"]))
     status, words = HOSTILE[body]
-    found = outcome(solution, "content_loss", expected, patience=4 if "4 s" in words else check.PATIENCE)
+    found = outcome(
+        solution, "content_loss", expected, patience=4 if "4 s" in words else check.PATIENCE
+    )
     assert found.status == status and words in found.words and "\n" not in found.words, found
     assert status == "ok" or "(style_modules/content_loss.py line " in found.words, found
 
@@ -152,10 +178,16 @@ def test_whatever_code_does_is_one_line(body, solution, expected):
 def test_the_line_is_the_one_where_it_happens(solution, expected):
     lines = (solution / "style_modules/content_loss.py").read_text().splitlines()
     first = next(i for i, line in enumerate(lines, start=1) if "Raises:" in line) + 3
-    for body, offset in (("x = 1\nx / 0", 1), ("while True:\n    x = 1", 0), ("x = 1\nx = 2\nprint(x)", 2)):
+    for body, offset in (
+        ("x = 1\nx / 0", 1),
+        ("while True:\n    x = 1", 0),
+        ("x = 1\nx = 2\nprint(x)", 2),
+    ):
         put(solution, "content_loss", body)
         found = outcome(solution, "content_loss", expected, patience=4)
-        assert any(f"line {first + offset + more})" in found.words for more in (0, "while" in body)), found
+        assert any(
+            f"line {first + offset + more})" in found.words for more in (0, "while" in body)
+        ), found
 
 
 @pytest.mark.slow
@@ -184,7 +216,9 @@ def test_files_that_do_not_compile_or_are_missing(solution, expected):
 )
 def test_options_that_cannot_be_are_one_line(arguments, words, tmp_path):
     result = run_check(*arguments, cwd=tmp_path)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), (
+        result.stderr
+    )
     assert words in result.stderr
 
 
@@ -193,7 +227,10 @@ def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeyp
     put(solution, "tv_loss", "raise ValueError('cat \u732b')")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
     result = run_check("--root", solution, "--only", "tv_loss")
-    assert (result.returncode, result.stderr) == (1, "") and "ValueError: cat \\u732b (style" in result.stdout
+    assert (result.returncode, result.stderr) == (
+        1,
+        "",
+    ) and "ValueError: cat \\u732b (style" in result.stdout
 
 
 def test_missing_values_are_one_line(tmp_path):
@@ -202,7 +239,11 @@ def test_missing_values_are_one_line(tmp_path):
     for package in ("checker", "cli", "files"):
         shutil.copytree(ROOT / package, tmp_path / package)
     result = subprocess.run([sys.executable, tmp_path / "check.py"], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "data/expected.npz" in result.stderr
+    assert (
+        result.returncode == 2
+        and result.stderr.count("\n") == 1
+        and "data/expected.npz" in result.stderr
+    )
 
 
 def test_a_solutions_text_is_one_printable_line():
@@ -212,4 +253,8 @@ def test_a_solutions_text_is_one_printable_line():
 
 def test_relative_error():
     assert check.relative_error([3.0, 4.0], [3.0, 5.0]) == pytest.approx(1 / 34**0.5)
-    assert check.relative_error([1.0], [1.0, 2.0]) == check.relative_error([float("nan")], [1.0]) == float("inf")
+    assert (
+        check.relative_error([1.0], [1.0, 2.0])
+        == check.relative_error([float("nan")], [1.0])
+        == float("inf")
+    )

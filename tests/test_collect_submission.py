@@ -1,4 +1,6 @@
-"""The submission: exactly its files, the same bytes each time, refused when a file of it does not compile or import."""
+"""The submission: exactly its files, the same bytes each time, refused when a file of it does not
+compile or import.
+"""
 
 import os
 import shutil
@@ -63,7 +65,10 @@ def collect(project: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, tmp_path):
-    own = write(project / "own_experiment.py", "raise SystemExit('only scripts that are required are imported')\n")
+    own = write(
+        project / "own_experiment.py",
+        "raise SystemExit('only scripts that are required are imported')\n",
+    )
     for name in (*CLUTTER, *DOCUMENTS):
         write(project / name, "what 1 !")  # would not compile
     result = collect(project)
@@ -71,7 +76,9 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
     code = sorted([*PACKED, own.name])
     with zipfile.ZipFile(project / collector.ARCHIVE) as archive:
         assert sorted(archive.namelist()) == sorted(code + DOCUMENTS)
-        assert all(archive.read(name) == (project / name).read_bytes() for name in archive.namelist())
+        assert all(
+            archive.read(name) == (project / name).read_bytes() for name in archive.namelist()
+        )
         archive.extractall(tmp_path / "empty")
     assert not [path for path in project.iterdir() if path.suffix == ".part"]
 
@@ -89,9 +96,12 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
     assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
     figures = {path.name for path in (tmp_path / "empty/visualization").iterdir()}
     assert {"saliency_map.png", "saliency_captum.png"} <= figures
-    # What this project has not, its zip has not either: the data that style transfer is checked against.
+    # What this project has not, its zip has not either: the data that style transfer is checked
+    # against.
     own = tmp_path / "empty/visualization/saliency_map.png"
-    assert_one_line_error(question("style_transfer.py", "--content", own, "--style", own), "data", "no such file")
+    assert_one_line_error(
+        question("style_transfer.py", "--content", own, "--style", own), "data", "no such file"
+    )
 
 
 def test_same_files_give_the_same_bytes(project, tmp_path):
@@ -124,7 +134,13 @@ def test_a_required_file_that_is_broken_or_missing_is_named(project, name):
 
 
 def test_every_file_that_does_not_compile_is_named():
-    files = {"a.py": b"x = (", "b.py": b"x = 1\n", "c.py": b"x = 1\0", "d.py": b"# caf\xe9\n", "report.pdf": b"\0"}
+    files = {
+        "a.py": b"x = (",
+        "b.py": b"x = 1\n",
+        "c.py": b"x = 1\0",
+        "d.py": b"# caf\xe9\n",
+        "report.pdf": b"\0",
+    }
     with pytest.raises(collector.SubmissionError) as error:
         collector.check_compiles(files)
     assert [name for name in files if name in str(error.value)] == ["a.py", "c.py", "d.py"]
@@ -155,13 +171,17 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
 def test_a_letter_that_the_console_lacks_is_shown_all_the_same(project, monkeypatch):
     (project / "gradcam.py").write_text("raise ValueError('cat \u732b')\n", encoding="utf-8")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
-    assert_one_line_error(collect(project, "--code-only"), "gradcam.py line 1: ValueError: cat \\u732b")
+    assert_one_line_error(
+        collect(project, "--code-only"), "gradcam.py line 1: ValueError: cat \\u732b"
+    )
 
 
 def test_broken_helpers_do_not_keep_the_collector_from_naming_them(project):
     for name in ("files/atomic.py", "cli/options.py"):
         write(project / name, "def broken(:\n")
-    assert_one_line_error(collect(project, "--code-only"), "files/atomic.py line 1", "cli/options.py line 1")
+    assert_one_line_error(
+        collect(project, "--code-only"), "files/atomic.py line 1", "cli/options.py line 1"
+    )
 
 
 def test_a_zip_that_cannot_be_written_is_one_line(project):
@@ -173,12 +193,19 @@ def test_a_zip_that_cannot_be_written_is_one_line(project):
 def test_another_python_is_one_line(project):
     """As where the environment was not activated: a Python without torch."""
     bare = [sys.executable, "-S", str(project / "collect_submission.py")]
-    assert_one_line_error(subprocess.run(bare, capture_output=True, text=True), "no torch", "environment")
+    assert_one_line_error(
+        subprocess.run(bare, capture_output=True, text=True), "no torch", "environment"
+    )
 
 
 def test_the_list_follows_the_imports(project):
     required = collector.required_files(ROOT)
-    assert required.keys() >= {*collector.SCRIPTS, "visualizers/gradcam.py", "files/__init__.py", "cli/arrays.py"}
+    assert required.keys() >= {
+        *collector.SCRIPTS,
+        "visualizers/gradcam.py",
+        "files/__init__.py",
+        "cli/arrays.py",
+    }
     assert not [name for name in required if not (ROOT / name).is_file()]
     write(project / "more/helper.py")
     write(project / "more/beside.py")
@@ -198,7 +225,8 @@ def test_windows_script_calls_the_collector():
 
 
 def test_a_python_without_the_packages_is_told_once(project):
-    command = [sys.executable, "-S", "collect_submission.py", "--code-only"]  # -S: without installed packages
+    # -S: without installed packages
+    command = [sys.executable, "-S", "collect_submission.py", "--code-only"]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
     assert_one_line_error(result, "torch", "activate")
     assert "Traceback" not in result.stderr

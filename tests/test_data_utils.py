@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_utils import imagenet_classes, load_imagenet_val, load_images, open_photos, parse_label, read_class_names
+from data_utils import (
+    imagenet_classes,
+    load_imagenet_val,
+    load_images,
+    open_photos,
+    parse_label,
+    read_class_names,
+)
 from errors import InputError
 from files.course import course_file
 
@@ -21,8 +28,15 @@ from files.course import course_file
 def test_the_course_s_photos(course, monkeypatch, caplog):
     monkeypatch.setenv("CS7643_DATA", str(course))
     X, y, names = load_imagenet_val()
-    assert X.shape == (25, 224, 224, 3) and X.dtype == np.uint8 and y.shape == (25,) and y.dtype == np.int64
-    assert sorted(names) == list(range(1000)) and all(isinstance(name, str) for name in names.values())
+    assert (
+        X.shape == (25, 224, 224, 3)
+        and X.dtype == np.uint8
+        and y.shape == (25,)
+        and y.dtype == np.int64
+    )
+    assert sorted(names) == list(range(1000)) and all(
+        isinstance(name, str) for name in names.values()
+    )
     assert "crane" in names[134] and names[285] == "Egyptian cat"  # the course's map lacks 134
     assert y[:5].tolist() == [958, 85, 244, 182, 294] and names[958] == "hay"
     assert not caplog.records
@@ -32,12 +46,20 @@ def test_the_course_s_photos(course, monkeypatch, caplog):
 
 
 def test_without_them_five_photos_of_packages(project):
-    with pytest.warns(UserWarning, match=r"five that installed packages ship.*get_imagenet_val\.sh") as caught:
+    with pytest.warns(
+        UserWarning, match=r"five that installed packages ship.*get_imagenet_val\.sh"
+    ) as caught:
         X, y, names = load_imagenet_val()
     assert len(caught) == 1 and caught[0].filename == __file__
     assert X.shape == (5, 224, 224, 3) and X.dtype == np.uint8
     assert y.dtype == np.int64 and y.tolist() == [285, 967, 872, 665, 652]
-    assert [names[i] for i in y] == ["Egyptian cat", "espresso", "tripod", "moped", "military uniform"]
+    assert [names[i] for i in y] == [
+        "Egyptian cat",
+        "espresso",
+        "tripod",
+        "moped",
+        "military uniform",
+    ]
     assert (X[2] == X[2][..., :1]).all()  # the camera photo is grey
     with pytest.warns(UserWarning, match="five"):
         first, labels, _ = load_imagenet_val(2)
@@ -55,7 +77,9 @@ def test_photos_drawn_at_random(course):
     X, y, names = load_imagenet_val()
     drawn, labels, first, all_names = load_images(7, seed=3)
     places = [next(i for i in range(25) if np.array_equal(X[i], photo)) for photo in drawn]
-    assert len(set(places)) == 7 and places != sorted(places) and y[places].tolist() == labels.tolist()
+    assert (
+        len(set(places)) == 7 and places != sorted(places) and y[places].tolist() == labels.tolist()
+    )
     assert first == [names[label].split(",")[0] for label in labels] and all_names == names
     again, other = load_images(7, seed=3), load_images(7, seed=4)
     assert np.array_equal(again[0], drawn) and not np.array_equal(other[0], drawn)
@@ -63,7 +87,9 @@ def test_photos_drawn_at_random(course):
 
 
 def test_the_real_network_knows_the_package_photos(real_model, batch):
-    """The ids are the photos' own: the right class is among the five best for most, and at least among the best 50."""
+    """The ids are the photos' own: the right class is among the five best for most, and at least
+    among the best 50.
+    """
     scores = real_model(batch[0])
     ranks = (scores > scores.gather(1, batch[1][:, None])).sum(1)
     assert (ranks < 5).sum() >= 4 and ranks.max() < 50
@@ -88,11 +114,19 @@ def test_of_an_unverified_file_nothing_is_unpickled(project, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "arrays", [None, {"X": np.zeros((2, 224, 224), np.uint8)}, {"X": np.zeros((1, 8, 8, 3))}, {"photos": np.zeros(2)}]
+    "arrays",
+    [
+        None,
+        {"X": np.zeros((2, 224, 224), np.uint8)},
+        {"X": np.zeros((1, 8, 8, 3))},
+        {"photos": np.zeros(2)},
+    ],
 )
 def test_a_file_of_photos_that_holds_something_else_is_named(tmp_path, arrays):
     path = tmp_path / "photos.npz"
-    path.write_bytes(b"another file") if arrays is None else np.savez(path, **{"y": np.zeros(2, np.int64)} | arrays)
+    path.write_bytes(b"another file") if arrays is None else np.savez(
+        path, **{"y": np.zeros(2, np.int64)} | arrays
+    )
     with pytest.raises(InputError, match=r"photos\.npz"):
         load_imagenet_val(path=path)
     with pytest.raises(InputError, match=r"absent\.npz"):
@@ -103,12 +137,18 @@ def test_a_file_of_photos_that_holds_something_else_is_named(tmp_path, arrays):
 def test_photos_are_found_where_the_courses_notebooks_keep_them(project, course, folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
     shutil.copy(course / "imagenet_val_25.npz", folder)
-    assert len(load_imagenet_val()[0]) == len(load_imagenet_val(path=f"{folder}/imagenet_val_25.npz")[0]) == 25
+    assert (
+        len(load_imagenet_val()[0])
+        == len(load_imagenet_val(path=f"{folder}/imagenet_val_25.npz")[0])
+        == 25
+    )
 
 
 def test_class_names_are_torchvision_s():
     names = imagenet_classes()
-    assert list(names) == list(range(1000)) and names[0] == "tench" and names[999] == "toilet tissue"
+    assert (
+        list(names) == list(range(1000)) and names[0] == "tench" and names[999] == "toilet tissue"
+    )
 
 
 # --- One's own photos ---
@@ -151,14 +191,19 @@ def fill(folder: Path) -> None:
 
 def test_of_a_folder_the_images_are_taken_and_the_rest_is_named(tmp_path, caplog):
     fill(tmp_path / "folder")
-    X = open_photos([tmp_path / "folder", tmp_path / "folder" / "b.jpg", tmp_path / "folder" / "b.jpg"])
+    X = open_photos(
+        [tmp_path / "folder", tmp_path / "folder" / "b.jpg", tmp_path / "folder" / "b.jpg"]
+    )
     main_colour = X[:, 100, 100].argmax(1).tolist()
     assert main_colour == [0, 1, 2, 1, 1]  # by name; a photo given twice is there twice
     named = [record.getMessage() for record in caplog.records]
-    assert len(named) == 4 and all(line.startswith("left out: ") and "\n" not in line for line in named)
+    assert len(named) == 4 and all(
+        line.startswith("left out: ") and "\n" not in line for line in named
+    )
     for name in ("broken.png", "notes.txt", "pipe.png", "dangling.png"):
         assert sum(name in line for line in named) == 1
-    with pytest.raises(InputError, match=r"broken\.png"):  # a bad file that was asked for is no accident
+    # a bad file that was asked for is no accident
+    with pytest.raises(InputError, match=r"broken\.png"):
         open_photos([tmp_path / "folder" / "b.jpg", tmp_path / "folder" / "broken.png"])
 
 
@@ -171,7 +216,11 @@ def test_names_of_nothing(name):
 def test_folders_that_cannot_be_searched(monkeypatch):
     with without_privileges() as folder:
         (folder / "locked").mkdir(mode=0)
-        for path in (folder / "locked", folder / "locked" / "photo.png", folder / "locked" / "below"):
+        for path in (
+            folder / "locked",
+            folder / "locked" / "photo.png",
+            folder / "locked" / "below",
+        ):
             with pytest.raises(InputError, match=r"Permission denied$"):
                 open_photos([path])
         monkeypatch.setenv("CS7643_DATA", str(folder / "locked" / "course"))
@@ -191,9 +240,18 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: load_imagenet_val(-1), "num must be a whole number from 0, or None for all, got -1"),
-        (lambda: load_imagenet_val(2.5), "num must be a whole number from 0, or None for all, got 2.5"),
-        (lambda: open_photos("photo.jpg"), "paths must be a list of paths, got the single one 'photo.jpg'"),
+        (
+            lambda: load_imagenet_val(-1),
+            "num must be a whole number from 0, or None for all, got -1",
+        ),
+        (
+            lambda: load_imagenet_val(2.5),
+            "num must be a whole number from 0, or None for all, got 2.5",
+        ),
+        (
+            lambda: open_photos("photo.jpg"),
+            "paths must be a list of paths, got the single one 'photo.jpg'",
+        ),
         (lambda: open_photos([], size=0), "size must be at least 1, got 0"),
     ],
 )
@@ -231,7 +289,11 @@ def test_labels(text, label):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("cat", "class 'cat' is ambiguous: 143 oystercatcher, 282 tiger cat, 283 Persian cat, .*; give the id"),
+        (
+            "cat",
+            "class 'cat' is ambiguous: 143 oystercatcher, 282 tiger cat, 283 Persian cat, .*; give "
+            "the id",
+        ),
         ("dog", r"class 'dog' is ambiguous: .* and \d+ more; give the id"),
         ("setter", "212 English setter, 213 Irish"),
         ("1000", "class 1000 is out of range; ids go from 0 to 999"),
@@ -254,11 +316,19 @@ def test_labels_that_are_none(text, words):
 
 
 def test_synonyms_of_the_course_s_names():
-    names = {6: "stingray", 7: "cock", 292: "tiger, Panthera tigris", 282: "tiger cat", 5: "ray, torpedo"}
+    names = {
+        6: "stingray",
+        7: "cock",
+        292: "tiger, Panthera tigris",
+        282: "tiger cat",
+        5: "ray, torpedo",
+    }
     assert parse_label("panthera TIGRIS", names) == parse_label("tiger", names) == 292
     assert parse_label("ray", names) == 5  # a synonym before a part
     assert parse_label("panthera", names) == 292
-    with pytest.raises(InputError, match="class 'crane' is ambiguous: 134 crane, 517 crane; give the id"):
+    with pytest.raises(
+        InputError, match="class 'crane' is ambiguous: 134 crane, 517 crane; give the id"
+    ):
         parse_label("crane", {134: "crane", 517: "crane", 3: "crane fly"})
 
 
@@ -271,7 +341,11 @@ def test_every_id_and_every_whole_name_is_understood():
 
 
 @pytest.mark.slow
-@given(st.one_of(st.text(), st.integers().map(str), st.text("abcdeghijklmnoprstuw ", min_size=2, max_size=5)))
+@given(
+    st.one_of(
+        st.text(), st.integers().map(str), st.text("abcdeghijklmnoprstuw ", min_size=2, max_size=5)
+    )
+)
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_a_class_that_contains_it_or_the_one_error(text):
     wanted = " ".join(text.lower().split())

@@ -42,7 +42,8 @@ def test_a_figure_is_drawn_pixel_by_pixel(tmp_path):
         for column, tile in enumerate(row_tiles):
             y, x = top + row * (170 + GAP), LABEL_BAND + column * (230 + GAP)
             assert np.array_equal(pixels[y : y + 170, x : x + 230], tile)
-    assert pixels[:HEADING_BAND].min() < 100 and pixels[top:, :LABEL_BAND].min() < 100  # words are there
+    # Words are there
+    assert pixels[:HEADING_BAND].min() < 100 and pixels[top:, :LABEL_BAND].min() < 100
     assert (pixels[:, -GAP:] == 255).all() and (pixels[-GAP:] == 255).all()
 
 
@@ -55,7 +56,9 @@ def test_small_pictures_are_enlarged_and_rows_may_differ(tmp_path):
     assert (pixels[2 * TITLE_BAND + 160 + GAP : -GAP, 2 * GAP + 200 :] == 255).all()
 
 
-@pytest.mark.parametrize("title", ["$100 bill$", "a \\frac", "{", "%s", "x" * 200, "two words " * 30, "ü 猫", "_^_"])
+@pytest.mark.parametrize(
+    "title", ["$100 bill$", "a \\frac", "{", "%s", "x" * 200, "two words " * 30, "ü 猫", "_^_"]
+)
 def test_any_title_stays_over_its_own_tile(tmp_path, title):
     photo = np.full((160, 160, 3), 255, np.uint8)
     save_png(draw_rows([("", [photo] * 3)], ["", title, ""]), tmp_path / "f.png", {})
@@ -76,7 +79,8 @@ def test_colours():
     ramp = np.linspace(-3, 5, 12).reshape(3, 4)
     hot = heat(ramp)
     assert hot.shape == (3, 4, 3) and hot.dtype == np.uint8
-    assert hot[0, 0].max() < 20 and hot[2, 3].tolist() == [255, 255, 255]  # its own range fills the map
+    # Its own range fills the map
+    assert hot[0, 0].max() < 20 and hot[2, 3].tolist() == [255, 255, 255]
     grey = heat(np.array([[0.25, 0.5]]), "gray", normalize=False)
     assert np.abs(grey[0, :, 0].astype(int) - [64, 128]).max() <= 1
     assert (heat(np.zeros((2, 2))) == heat(np.ones((2, 2)))).all()
@@ -90,7 +94,10 @@ def test_colours():
 
 
 def test_class_titles():
-    assert class_title({1: "tench, Tinca tinca"}, 1) == "tench" and class_title({}, np.int64(134)) == "class 134"
+    assert (
+        class_title({1: "tench, Tinca tinca"}, 1) == "tench"
+        and class_title({}, np.int64(134)) == "class 134"
+    )
 
 
 def test_differences_are_clipped_about_grey():
@@ -132,24 +139,44 @@ def test_loss_curves_leave_the_caller_s_matplotlib_alone():
 
 def test_the_text_of_a_png_is_read_back(tmp_path, bundled_model):
     facts = {"steps": 3, "path": tmp_path / "content.jpg", "target": ["187", "oböe"]}
-    save_png(Image.new("RGB", (3, 2), "red"), tmp_path / "new" / "image", provenance(bundled_model, 5, facts))
+    save_png(
+        Image.new("RGB", (3, 2), "red"),
+        tmp_path / "new" / "image",
+        provenance(bundled_model, 5, facts),
+    )
     with Image.open(tmp_path / "new" / "image.png") as picture:
         assert picture.size == (3, 2) and picture.getpixel((0, 0)) == (255, 0, 0)
-        assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Threads", "Options"]
+        assert list(picture.text) == [
+            "Network",
+            "Weights",
+            "Seed",
+            "Software",
+            "Threads",
+            "Options",
+        ]
         assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "5"
         assert picture.text["Weights"] == bundled_model.weights_name
         for package in ("torch ", "torchvision ", "captum ", "matplotlib ", "pillow "):
             assert package in picture.text["Software"]
-        assert json.loads(picture.text["Options"]) == {"steps": 3, "path": "content.jpg", "target": ["187", "oböe"]}
+        assert json.loads(picture.text["Options"]) == {
+            "steps": 3,
+            "path": "content.jpg",
+            "target": ["187", "oböe"],
+        }
 
 
 def test_what_is_not_known_of_a_figure_is_said():
-    assert provenance()["Network"] == provenance()["Weights"] == "unknown" and provenance()["Seed"] == "none"
+    assert (
+        provenance()["Network"] == provenance()["Weights"] == "unknown"
+        and provenance()["Seed"] == "none"
+    )
     assert provenance(torch.nn.Sequential(), 3)["Network"] == "Sequential"
     assert "Options" not in provenance(seed=3)
 
 
-@pytest.mark.parametrize("name", ["weights ü.pth", "猫.pth", "a\nb.pth", os.fsdecode(b"\xff\xfe.pth")])
+@pytest.mark.parametrize(
+    "name", ["weights ü.pth", "猫.pth", "a\nb.pth", os.fsdecode(b"\xff\xfe.pth")]
+)
 def test_weights_with_an_odd_name(tmp_path, bundled_model, monkeypatch, name):
     monkeypatch.setattr(bundled_model, "weights_name", name)
     save_png(Image.new("RGB", (3, 2)), tmp_path / "f.png", provenance(bundled_model))
@@ -170,15 +197,14 @@ def test_a_heading_wider_than_the_grid_takes_two_lines():
     one, narrow = (draw_rows([("photo", [tile] * count)], [], words) for count in (5, 1))
     assert narrow.height - one.height == HEADING_BAND
     wide, dark = (np.asarray(picture.convert("L")) < 128 for picture in (one, narrow))
-    assert wide.sum() > 0 and abs(int(dark.sum()) - int(wide.sum())) < 0.02 * wide.sum()  # all its letters are there
+    # All its letters are there
+    assert wide.sum() > 0 and abs(int(dark.sum()) - int(wide.sum())) < 0.02 * wide.sum()
     assert draw_rows([("photo", [tile])], [], 50 * words).size == narrow.size
 
 
 @pytest.mark.slow
 def test_a_matplotlibrc_of_the_user_changes_nothing(tmp_path):
-    settings = (
-        "text.usetex: True\nsavefig.bbox: tight\nsavefig.dpi: 13\nfont.family: no such font\naxes.facecolor: red\n"
-    )
+    settings = "text.usetex: True\nsavefig.bbox: tight\nsavefig.dpi: 13\nfont.family: no such font\naxes.facecolor: red\n"
     (tmp_path / "matplotlibrc").write_text(settings)
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -192,14 +218,18 @@ def test_a_matplotlibrc_of_the_user_changes_nothing(tmp_path):
     pictures = []
     for folder in (tmp_path, tmp_path / "plain"):
         folder.mkdir(exist_ok=True)
-        result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True
+        )
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
         pictures.append([(folder / name).read_bytes() for name in ("losses.png", "rows.png")])
     assert pictures[0] == pictures[1]
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["$x^{", "\\frac{", "猫_\U0001f600", os.fsdecode(b"\xff"), "a\nb", "x" * 500])
+@pytest.mark.parametrize(
+    "name", ["$x^{", "\\frac{", "猫_\U0001f600", os.fsdecode(b"\xff"), "a\nb", "x" * 500]
+)
 def test_any_file_name_titles_a_plot_and_a_picture(name):
     losses = draw_losses({name: [(0, 2, 3, 5), (1, 1, 1, 3)]})
     assert losses.size == draw_losses({"plain": [(0, 2, 3, 5), (1, 1, 1, 3)]}).size
@@ -225,11 +255,18 @@ def test_losses_that_are_zero_throughout_are_plotted():
 @pytest.mark.slow
 def test_curves_with_and_without_a_band_over_names_and_numbers():
     plain = draw_curves({"a": {"line": np.array([0.0, 1.0, 2.0])}}, [0, 1, 2], "x", "y")
-    band = draw_curves({"a": {"line": np.array([[0, 0, 0], [0, 1, 2], [2, 2, 4]])}}, ["p", "q", "r"], "x", "y")
-    two = draw_curves({"a": {"line": np.arange(3)}, "b": {"line": np.arange(3)}}, [0, 1, 2], "x", "y")
+    band = draw_curves(
+        {"a": {"line": np.array([[0, 0, 0], [0, 1, 2], [2, 2, 4]])}}, ["p", "q", "r"], "x", "y"
+    )
+    two = draw_curves(
+        {"a": {"line": np.arange(3)}, "b": {"line": np.arange(3)}}, [0, 1, 2], "x", "y"
+    )
     assert plain.size == band.size and abs(two.width - 2 * plain.width) <= 1
     tint = (228, 239, 246)  # the first curve's blue, 12 % on white
-    shaded = [(abs(np.asarray(picture).astype(int) - tint).max(axis=2) <= 2).sum() for picture in (plain, band)]
+    shaded = [
+        (abs(np.asarray(picture).astype(int) - tint).max(axis=2) <= 2).sum()
+        for picture in (plain, band)
+    ]
     assert shaded[1] > 1000 + shaded[0]
 
 

@@ -1,4 +1,6 @@
-"""Opening any photo, tensors and back, blurring: against files written here, Pillow, torchvision and scipy."""
+"""Opening any photo, tensors and back, blurring: against files written here, Pillow, torchvision
+and scipy.
+"""
 
 import contextlib
 import io
@@ -13,7 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CONTENT, ROOT, difference, noise, png_header, serving, smooth, whole, without_privileges
+from helpers import (
+    CONTENT,
+    ROOT,
+    difference,
+    noise,
+    png_header,
+    serving,
+    smooth,
+    whole,
+    without_privileges,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, features
@@ -39,7 +51,11 @@ from image_utils import (
 )
 
 QUADRANTS = np.zeros((16, 24, 3), np.uint8)  # no two orientations of it are alike
-QUADRANTS[:8, :12], QUADRANTS[:8, 12:], QUADRANTS[8:, :12] = (250, 10, 10), (10, 250, 10), (10, 10, 250)
+QUADRANTS[:8, :12], QUADRANTS[:8, 12:], QUADRANTS[8:, :12] = (
+    (250, 10, 10),
+    (10, 250, 10),
+    (10, 10, 250),
+)
 
 
 # --- Opening ---
@@ -107,7 +123,9 @@ def test_transparency_goes_on_white(tmp_path):
     expected = colours * share + 255 * (1 - share)
     Image.fromarray(np.dstack([colours, alpha])).save(tmp_path / "rgba.png")
     assert np.abs(np.asarray(open_image(tmp_path / "rgba.png")) - expected).max() <= 1
-    Image.merge("LA", [Image.fromarray(colours[..., 0]), Image.fromarray(alpha)]).save(tmp_path / "la.png")
+    Image.merge("LA", [Image.fromarray(colours[..., 0]), Image.fromarray(alpha)]).save(
+        tmp_path / "la.png"
+    )
     opened = np.asarray(open_image(tmp_path / "la.png"))
     assert np.abs(opened - expected[..., :1]).max() <= 1
     palette = Image.new("P", (4, 1))
@@ -115,7 +133,9 @@ def test_transparency_goes_on_white(tmp_path):
     palette.putdata([0, 1, 0, 1])
     for suffix in ("png", "gif"):
         palette.save(tmp_path / f"p.{suffix}", transparency=1)
-        assert np.asarray(open_image(tmp_path / f"p.{suffix}")).tolist() == [[[200, 0, 0], [255, 255, 255]] * 2]
+        assert np.asarray(open_image(tmp_path / f"p.{suffix}")).tolist() == [
+            [[200, 0, 0], [255, 255, 255]] * 2
+        ]
     Image.new("RGB", (2, 1), (1, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
     assert open_image(tmp_path / "key.png").getpixel((0, 0)) == (255, 255, 255)
 
@@ -195,7 +215,9 @@ def test_odd_sizes(tmp_path, width, height):
 )
 def test_what_is_no_image_is_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"^'[^\n]*{name}' cannot be read as an image: [^\n]*{words}[^\n]*$"):
+    with pytest.raises(
+        InputError, match=f"^'[^\n]*{name}' cannot be read as an image: [^\n]*{words}[^\n]*$"
+    ):
         open_image(tmp_path / name)
 
 
@@ -205,7 +227,9 @@ def test_a_truncated_image_is_refused(tmp_path, suffix):
     content = (tmp_path / f"photo.{suffix}").read_bytes()
     for share in (0.3, 0.6, 0.9):
         (tmp_path / f"cut.{suffix}").write_bytes(content[: int(share * len(content))])
-        with pytest.raises(InputError, match=rf"cut\.{suffix}' cannot be read as an image: [^\n]+$"):
+        with pytest.raises(
+            InputError, match=rf"cut\.{suffix}' cannot be read as an image: [^\n]+$"
+        ):
             open_image(tmp_path / f"cut.{suffix}")
 
 
@@ -241,7 +265,14 @@ def test_a_file_without_the_right_to_read_is_named():
         (folder / "locked").chmod(0o755)
 
 
-ODD_NAMES = ["two words.png", "quo'te\".png", "new\nline.png", "Bär 猫.png", "-dash.png", "%s{0}.png"]
+ODD_NAMES = [
+    "two words.png",
+    "quo'te\".png",
+    "new\nline.png",
+    "Bär 猫.png",
+    "-dash.png",
+    "%s{0}.png",
+]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -284,7 +315,8 @@ def test_mutated_images_give_an_image_or_the_one_error(tmp_path, capfd):
         picture.save(buffer, format=kind, **options)
         for _ in range(50):
             content = bytearray(buffer.getvalue())
-            reach = len(content) if random.random() < 0.5 else min(len(content), 200)  # headers matter most
+            # Headers matter most
+            reach = len(content) if random.random() < 0.5 else min(len(content), 200)
             for _ in range(random.integers(1, 12)):
                 content[random.integers(reach)] = random.integers(256)
             start, stop = sorted(random.integers(0, len(content), 2))
@@ -304,7 +336,8 @@ def test_mutated_images_give_an_image_or_the_one_error(tmp_path, capfd):
                 assert "mutant" in str(error) and "\n" not in str(error)
                 outcomes["error"] += 1
         written = capfd.readouterr()
-        assert not written.out and (not written.err or kind == "TIFF")  # libtiff writes there by itself
+        # Libtiff writes there by itself
+        assert not written.out and (not written.err or kind == "TIFF")
     assert sum(outcomes.values()) == 600 and min(outcomes.values()) > 100
 
 
@@ -320,7 +353,10 @@ def test_image_from_url(tmp_path, monkeypatch):
     smooth().save(tmp_path / "photo.png")
     with serving(whole((tmp_path / "photo.png").read_bytes())) as url:
         assert np.array_equal(image_from_url(f"{url}/photo"), smooth())
-    with serving(whole(b"<html>")) as url, pytest.raises(InputError, match="cannot be read as an image"):
+    with (
+        serving(whole(b"<html>")) as url,
+        pytest.raises(InputError, match="cannot be read as an image"),
+    ):
         image_from_url(url)
     with pytest.raises(InputError, match="cannot download"):
         image_from_url("nonsense")
@@ -328,7 +364,23 @@ def test_image_from_url(tmp_path, monkeypatch):
 
 # --- Tensors and back ---
 
-MODES = ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "LA", "PA", "I", "F", "I;16"]
+MODES = [
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LAB",
+    "LA",
+    "PA",
+    "I",
+    "F",
+    "I;16",
+]
 
 
 def on_white(picture: Image.Image) -> np.ndarray:
@@ -348,7 +400,9 @@ def test_the_round_trip_gives_the_picture_back(mode, width, height, seed):
         picture, expected = Image.fromarray(deep), np.repeat(deep[..., None] / 257, 3, axis=2)
     else:
         source = Image.fromarray(noise(height, width, 4, seed))
-        picture = source.convert({"LA": "LA", "PA": "PA", "RGBA": "RGBA"}.get(mode, "RGB")).convert(mode)
+        picture = source.convert({"LA": "LA", "PA": "PA", "RGBA": "RGBA"}.get(mode, "RGB")).convert(
+            mode
+        )
         expected = on_white(picture)
     tensor = preprocess(picture, size=None)
     assert tensor.shape == (1, 3, height, width) and tensor.dtype == torch.float32
@@ -366,11 +420,18 @@ def test_the_array_round_trip_is_exact(count, height, width, seed):
     assert torch.allclose(batch[0], preprocess(Image.fromarray(X[0]), None)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("width, height, size", [(48, 32, 224), (32, 48, 20), (500, 333, 9), (7, 7, 5), (33, 47, None)])
+@pytest.mark.parametrize(
+    "width, height, size", [(48, 32, 224), (32, 48, 20), (500, 333, 9), (7, 7, 5), (33, 47, None)]
+)
 def test_preprocess_is_the_course_s(width, height, size):
     picture = smooth(size=(width, height))
-    steps = [transforms.ToTensor(), transforms.Normalize(SQUEEZENET_MEAN.tolist(), SQUEEZENET_STD.tolist())]
-    expected = transforms.Compose(steps if size is None else [transforms.Resize(size), *steps])(picture)
+    steps = [
+        transforms.ToTensor(),
+        transforms.Normalize(SQUEEZENET_MEAN.tolist(), SQUEEZENET_STD.tolist()),
+    ]
+    expected = transforms.Compose(steps if size is None else [transforms.Resize(size), *steps])(
+        picture
+    )
     tensor = preprocess(picture, size)
     assert torch.equal(tensor, expected[None])
     assert min(tensor.shape[2:]) == (size or min(width, height))
@@ -379,12 +440,16 @@ def test_preprocess_is_the_course_s(width, height, size):
 
 def test_the_constants_are_imagenet_s():
     assert SQUEEZENET_MEAN.dtype == SQUEEZENET_STD.dtype == np.float32
-    assert np.allclose(SQUEEZENET_MEAN, [0.485, 0.456, 0.406]) and np.allclose(SQUEEZENET_STD, [0.229, 0.224, 0.225])
+    assert np.allclose(SQUEEZENET_MEAN, [0.485, 0.456, 0.406]) and np.allclose(
+        SQUEEZENET_STD, [0.229, 0.224, 0.225]
+    )
 
 
 def normalised(values: list[list[float]]) -> torch.Tensor:
     """RGB pixels in 0…1 as a normalised tensor (1, 3, 1, W)."""
-    return torch.from_numpy((np.float32(values) - SQUEEZENET_MEAN) / SQUEEZENET_STD).T[None, :, None]
+    return torch.from_numpy((np.float32(values) - SQUEEZENET_MEAN) / SQUEEZENET_STD).T[
+        None, :, None
+    ]
 
 
 def test_deprocess_clips_or_stretches():
@@ -396,7 +461,9 @@ def test_deprocess_clips_or_stretches():
     assert np.array_equal(deprocess(tensor[0]), stretched)
     grad = tensor.double().requires_grad_()
     assert np.array_equal(deprocess(grad), stretched) and grad.grad is None
-    assert np.array_equal(deprocess_image(tensor[0].permute(1, 2, 0).numpy(), rescale=True), stretched)
+    assert np.array_equal(
+        deprocess_image(tensor[0].permute(1, 2, 0).numpy(), rescale=True), stretched
+    )
 
 
 def test_a_constant_picture_gives_zeros_not_nan():
@@ -437,17 +504,29 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
         (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img must be a PIL image, got ndarray"),
         (lambda: preprocess(smooth(), size=0), "size must be at least 1, got 0"),
         (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
-        (lambda: preprocess_image(np.zeros((3, 4))), r"img must have shape \(\.\.\., 3\), got \(3, 4\)"),
+        (
+            lambda: preprocess_image(np.zeros((3, 4))),
+            r"img must have shape \(\.\.\., 3\), got \(3, 4\)",
+        ),
         (lambda: deprocess(smooth()), "img must be a tensor, got Image"),
         (lambda: deprocess(torch.zeros(0, 3, 4, 4)), r"img must have shape .* got \(0, 3, 4, 4\)"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.nan)), "not finite"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.inf)), "not finite"),
-        (lambda: to_batch(np.zeros((2, 4, 4, 3))), r"X must be uint8 of shape \(N, H, W, 3\), got float64"),
+        (
+            lambda: to_batch(np.zeros((2, 4, 4, 3))),
+            r"X must be uint8 of shape \(N, H, W, 3\), got float64",
+        ),
         (lambda: to_batch(np.zeros((4, 4, 3), np.uint8)), r"got uint8 of shape \(4, 4, 3\)"),
         (lambda: blur_image(torch.zeros(3, 4, 4)), r"X must be a float tensor \(N, C, H, W\)"),
         (lambda: blur_image(torch.zeros(1, 3, 4, 4, dtype=torch.int64)), "got torch.int64"),
-        (lambda: blur_image(torch.zeros(1, 3, 4, 4), -1), "sigma must be a finite number from 0, got -1"),
-        (lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")), "sigma must be a finite number from 0, got nan"),
+        (
+            lambda: blur_image(torch.zeros(1, 3, 4, 4), -1),
+            "sigma must be a finite number from 0, got -1",
+        ),
+        (
+            lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")),
+            "sigma must be a finite number from 0, got nan",
+        ),
     ],
 )
 def test_arguments_are_checked(call, words):
@@ -460,17 +539,25 @@ def test_a_picture_of_a_given_height_and_width_and_back():
     assert tensor.shape == (1, 3, 20, 50) and tensor.dtype == torch.float32
     both = torch.cat([tensor, 0 * tensor])
     first = deprocess(both, should_rescale=False)
-    assert first.size == (50, 20) and np.array_equal(first, deprocess(tensor[0], should_rescale=False))
+    assert first.size == (50, 20) and np.array_equal(
+        first, deprocess(tensor[0], should_rescale=False)
+    )
 
 
 # Red, green and blue in XYZ under D50, one a column.
-SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
 
 
-P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+P3 = np.array(
+    [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
+)
 
 
-ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+ADOBE = np.array(
+    [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
+)
 
 
 PROPHOTO = np.array([[0.79767, 0.13519, 0.03135], [0.28804, 0.71188, 0.00009], [0.0, 0.0, 0.82521]])
@@ -501,9 +588,16 @@ def icc(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) 
         directory += struct.pack(">4sII", name, start + len(content), len(tag))
         content += tag + bytes(-len(tag) % 4)
     size = start + len(content)
-    header = struct.pack(">I4sI4s4s4s12s4s", size, bytes(4), 0x02100000, kind, space, connection, bytes(12), b"acsp")
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", size, bytes(4), 0x02100000, kind, space, connection, bytes(12), b"acsp"
+    )
     white = struct.pack(">3i", *(round(65536 * value) for value in D50))
-    return (header + bytes(28) + white).ljust(128, b"\0") + struct.pack(">I", len(tags)) + directory + content
+    return (
+        (header + bytes(28) + white).ljust(128, b"\0")
+        + struct.pack(">I", len(tags))
+        + directory
+        + content
+    )
 
 
 def xyz(values: np.ndarray) -> bytes:
@@ -549,10 +643,16 @@ def cmyk_profile() -> bytes:
 def lab_in_srgb(lightness: float, a: float, b: float) -> np.ndarray:
     y = (lightness + 16) / 116
     f = np.array([y + a / 500, y, y - b / 200])
-    return in_srgb(np.linalg.solve(SRGB, D50 * np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))))
+    return in_srgb(
+        np.linalg.solve(SRGB, D50 * np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)))
+    )
 
 
-PROFILES = {"Display P3": (P3, srgb_curve), "Adobe RGB": (ADOBE, power(2.19921875)), "ProPhoto": (PROPHOTO, power(1.8))}
+PROFILES = {
+    "Display P3": (P3, srgb_curve),
+    "Adobe RGB": (ADOBE, power(2.19921875)),
+    "ProPhoto": (PROPHOTO, power(1.8)),
+}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
@@ -566,7 +666,8 @@ def test_colours_by_their_profile(tmp_path, name, suffix):
     assert np.abs(np.asarray(opened) - expected).max() <= 2
     assert difference(opened, picture) > 2  # otherwise this would prove nothing
     assert "icc_profile" not in opened.info  # saved again, it must not be converted twice
-    with Image.open(tmp_path / f"photo.{suffix}") as given:  # a picture that somebody else has opened
+    # a picture that somebody else has opened
+    with Image.open(tmp_path / f"photo.{suffix}") as given:
         assert (preprocess(given, size=None) == preprocess(opened, size=None)).all()
     assert np.array_equal(load_image(tmp_path / f"photo.{suffix}"), opened)
 
@@ -574,7 +675,9 @@ def test_colours_by_their_profile(tmp_path, name, suffix):
 def test_p3_in_a_jpeg_keeps_its_saturation(tmp_path):
     """Half of the saturation that P3 adds would be lost without the profile."""
     colours = np.full((32, 32, 3), (210, 60, 50), np.uint8)
-    Image.fromarray(colours).save(tmp_path / "photo.jpg", quality=95, icc_profile=rgb_profile(P3, srgb_curve))
+    Image.fromarray(colours).save(
+        tmp_path / "photo.jpg", quality=95, icc_profile=rgb_profile(P3, srgb_curve)
+    )
     red, green, blue = np.asarray(open_image(tmp_path / "photo.jpg"))[16, 16].astype(float)
     expected = in_srgb(srgb_curve(colours[0, 0] / 255), P3)
     assert np.abs(np.array([red, green, blue]) - expected).max() <= 4 and red - green > 190
@@ -594,7 +697,8 @@ def test_profiles_beside_transparency_palettes_and_grey(tmp_path):
     half.putalpha(128)
     half.save(tmp_path / "half.png", icc_profile=profile)
     opened = np.asarray(open_image(tmp_path / "half.png"))
-    assert np.abs(opened - (expected * 128 + 255 * 127) / 255).max() <= 2  # on white after the conversion
+    # On white after the conversion
+    assert np.abs(opened - (expected * 128 + 255 * 127) / 255).max() <= 2
     palette = picture.quantize(64)
     palette.save(tmp_path / "palette.png", icc_profile=profile)
     expected = in_srgb(srgb_curve(np.asarray(palette.convert("RGB")) / 255), P3)
@@ -607,18 +711,25 @@ def test_profiles_beside_transparency_palettes_and_grey(tmp_path):
             shade.putalpha(alpha)
         shade.save(tmp_path / f"{name}.png", icc_profile=grey_profile(power(1.8)))
         opened = np.asarray(open_image(tmp_path / f"{name}.png"))
-        assert np.abs(opened - in_srgb(dark[..., None] ** 1.8 * np.ones(3))).max() <= 2  # the primaries play no part
-    grey.save(tmp_path / "colour.png", icc_profile=rgb_profile(ADOBE, power(2.19921875)))  # as Photoshop does
+        # The primaries play no part
+        assert np.abs(opened - in_srgb(dark[..., None] ** 1.8 * np.ones(3))).max() <= 2
+    # As Photoshop does
+    grey.save(tmp_path / "colour.png", icc_profile=rgb_profile(ADOBE, power(2.19921875)))
     assert (
         np.abs(
-            np.asarray(open_image(tmp_path / "colour.png")) - in_srgb(dark[..., None] ** 2.19921875 * np.ones(3))
+            np.asarray(open_image(tmp_path / "colour.png"))
+            - in_srgb(dark[..., None] ** 2.19921875 * np.ones(3))
         ).max()
         <= 2
     )
     deep = Image.fromarray((dark * 65535).astype(np.uint16))
     deep.save(tmp_path / "deep.png", icc_profile=grey_profile(power(1.8)))
     assert (
-        np.abs(np.asarray(open_image(tmp_path / "deep.png")) - in_srgb(dark[..., None] ** 1.8 * np.ones(3))).max() <= 4
+        np.abs(
+            np.asarray(open_image(tmp_path / "deep.png"))
+            - in_srgb(dark[..., None] ** 1.8 * np.ones(3))
+        ).max()
+        <= 4
     )
 
 
@@ -629,7 +740,9 @@ def test_inks_by_their_profile(tmp_path, suffix, tolerance):
         if ink is not None:
             patches[:, 16 * i : 16 * i + 16, ink] = 255
     how = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
-    Image.fromarray(patches, "CMYK").save(tmp_path / f"print.{suffix}", icc_profile=cmyk_profile(), **how)
+    Image.fromarray(patches, "CMYK").save(
+        tmp_path / f"print.{suffix}", icc_profile=cmyk_profile(), **how
+    )
     opened = np.asarray(open_image(tmp_path / f"print.{suffix}"))[8, 8::16]
     expected = [[255] * 3, [0] * 3, lab_in_srgb(*CYAN), lab_in_srgb(*MAGENTA)]
     assert np.abs(opened - np.array(expected)).max() <= tolerance, opened
@@ -655,7 +768,10 @@ def test_a_profile_that_is_broken_or_of_another_kind_is_ignored(tmp_path, profil
 
 @pytest.mark.slow
 def test_mutated_profiles_never_keep_a_photo_from_being_opened(tmp_path):
-    random, sound = np.random.default_rng(0), {"RGB": rgb_profile(P3, power(2.0)), "CMYK": cmyk_profile()}
+    random, sound = (
+        np.random.default_rng(0),
+        {"RGB": rgb_profile(P3, power(2.0)), "CMYK": cmyk_profile()},
+    )
     for mode, profile in sound.items():
         picture = smooth((12, 8)).convert(mode)
         for _ in range(50):
@@ -675,15 +791,28 @@ def test_photos_of_phones(tmp_path, suffix):
     picture = smooth((96, 64))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / f"photo.{suffix}", quality=95, icc_profile=rgb_profile(P3, srgb_curve), exif=exif.tobytes())
+    picture.save(
+        tmp_path / f"photo.{suffix}",
+        quality=95,
+        icc_profile=rgb_profile(P3, srgb_curve),
+        exif=exif.tobytes(),
+    )
     expected = in_srgb(srgb_curve(np.asarray(picture) / 255), P3)
     opened = open_image((tmp_path / f"photo.{suffix}").rename(tmp_path / "photo.txt"))
-    assert opened.mode == "RGB" and opened.size == (64, 96) and difference(opened, np.rot90(expected, -1)) < 4
+    assert (
+        opened.mode == "RGB"
+        and opened.size == (64, 96)
+        and difference(opened, np.rot90(expected, -1)) < 4
+    )
 
 
 @pytest.mark.slow
 def test_the_missing_package_is_named(tmp_path):
-    heic, mif1, avif = b"ftypheic\0\0\0\0mif1heic", b"ftypmif1\0\0\0\0mif1heic", b"ftypavif\0\0\0\0avifmif1"
+    heic, mif1, avif = (
+        b"ftypheic\0\0\0\0mif1heic",
+        b"ftypmif1\0\0\0\0mif1heic",
+        b"ftypavif\0\0\0\0avifmif1",
+    )
     for name, brands in (("heic.jpg", heic), ("mif1.jpg", mif1), ("avif.jpg", avif)):
         (tmp_path / name).write_bytes(b"\0\0\0\x18" + brands + bytes(100))
     program = f"""
@@ -697,15 +826,22 @@ for name in ("heic.jpg", "mif1.jpg", "avif.jpg"):
     except InputError as error:
         print(error)
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0 and result.stderr == "", result.stderr
-    cannot, heif = "cannot be read as an image:", "it is HEIC, which takes a package to read: pip install pillow-heif"
+    cannot, heif = (
+        "cannot be read as an image:",
+        "it is HEIC, which takes a package to read: pip install pillow-heif",
+    )
     assert result.stdout.splitlines() == [
         f"'heic.jpg' {cannot} {heif}",
         f"'mif1.jpg' {cannot} {heif}",
-        f"'avif.jpg' {cannot} it is AVIF, which Pillow reads from version 11.3 on: pip install --upgrade pillow",
+        f"'avif.jpg' {cannot} it is AVIF, which Pillow reads from version 11.3 on: pip install "
+        f"--upgrade pillow",
     ]
-    pytest.importorskip("pillow_heif")  # where the package is there, a damaged file is not for want of it
+    # Where the package is there, a damaged file is not for want of it
+    pytest.importorskip("pillow_heif")
     with pytest.raises(InputError, match="no image format") as caught:
         open_image(tmp_path / "heic.jpg")
     assert "pip install" not in str(caught.value)
@@ -729,7 +865,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // (1 if sys
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     *values, kilobytes = map(int, result.stdout.split())
-    assert values[:2] == [6000, 4500] and np.abs(np.subtract(values[2:], [200, 30, 30, 30, 30, 200])).max() < 5
+    assert (
+        values[:2] == [6000, 4500]
+        and np.abs(np.subtract(values[2:], [200, 30, 30, 30, 30, 200])).max() < 5
+    )
     assert kilobytes < 300_000  # the whole of it would take 324 MB, and as much again in RGB
 
 
@@ -739,7 +878,8 @@ def test_large_jpegs_are_reduced_and_other_formats_come_whole(tmp_path, monkeypa
     for suffix in ("jpg", "jp2", "j2k", "png", "tif", "webp"):
         picture.save(tmp_path / f"photo.{suffix}")
     picture.save(tmp_path / "one resolution.jp2", num_resolutions=1)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a warning from 10,000 on, an error from 20,000
+    # a warning from 10,000 on, an error from 20,000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     halved = {"photo.jpg", "photo.jp2", "photo.j2k"}
     for path in tmp_path.iterdir():
         opened = open_image(path)
@@ -754,7 +894,9 @@ def test_large_jpegs_are_reduced_and_other_formats_come_whole(tmp_path, monkeypa
 def test_above_pillow_s_limit_one_line_says_what_to_do(tmp_path):
     (tmp_path / "bomb.png").write_bytes(png_header(20000, 10000))
     for call in (open_image, check_image):
-        with pytest.raises(InputError, match=r"bomb\.png'[^\n]* 178 megapixels[^\n]*; save a smaller copy of it$"):
+        with pytest.raises(
+            InputError, match=r"bomb\.png'[^\n]* 178 megapixels[^\n]*; save a smaller copy of it$"
+        ):
             call(tmp_path / "bomb.png")
 
 
@@ -770,7 +912,8 @@ def test_a_png_with_large_metadata_is_opened(tmp_path):
 
 
 def test_exif_that_cannot_be_written_again(tmp_path):
-    entries = ((0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 3, b"72\0\0"))  # a resolution in letters
+    # a resolution in letters
+    entries = ((0x0112, 3, 1, struct.pack("<HH", 6, 0)), (0x011A, 2, 3, b"72\0\0"))
     body = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
     smooth().save(tmp_path / "photo.jpg", quality=95, exif=exif)
@@ -780,7 +923,9 @@ def test_exif_that_cannot_be_written_again(tmp_path):
     assert opened.size == (32, 48) and difference(opened, np.rot90(smooth(), -1)) < 3
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"]
+)
 def test_exif_that_cannot_be_read_says_nothing(tmp_path, exif):
     smooth().save(tmp_path / "photo.jpg", quality=95, exif=exif)
     assert difference(open_image(tmp_path / "photo.jpg"), smooth()) < 3
@@ -791,7 +936,12 @@ def png(depth: int, colours: int, pixels: bytes, width: int, transparency: bytes
     head, rest = png_header(width, 1)[:8], png_header(width, 1)[8:]
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
     content += chunk(b"tRNS", transparency) if transparency else b""
@@ -801,13 +951,19 @@ def png(depth: int, colours: int, pixels: bytes, width: int, transparency: bytes
 def test_16_bit_grey_with_transparency(tmp_path):
     shades = struct.pack(">4H", 0, 25700, 65535, 40000)
     (tmp_path / "key.png").write_bytes(png(16, 0, shades, 4, transparency=struct.pack(">H", 25700)))
-    assert np.asarray(open_image(tmp_path / "key.png"))[0].tolist() == [[v] * 3 for v in (0, 255, 255, 156)]
+    assert np.asarray(open_image(tmp_path / "key.png"))[0].tolist() == [
+        [v] * 3 for v in (0, 255, 255, 156)
+    ]
     shades = struct.pack(">8H", 0, 65535, 25700, 65535, 0, 0, 0, 32896)  # each with its opacity
     (tmp_path / "alpha.png").write_bytes(png(16, 4, shades, 4))
-    assert np.asarray(open_image(tmp_path / "alpha.png"))[0].tolist() == [[v] * 3 for v in (0, 100, 255, 127)]
+    assert np.asarray(open_image(tmp_path / "alpha.png"))[0].tolist() == [
+        [v] * 3 for v in (0, 100, 255, 127)
+    ]
 
 
-@pytest.mark.parametrize("suffix", ["eps", "ps", "pdf", "pcx", "sgi", "msp", "wmf", "psd", "fits", "xbm"])
+@pytest.mark.parametrize(
+    "suffix", ["eps", "ps", "pdf", "pcx", "sgi", "msp", "wmf", "psd", "fits", "xbm"]
+)
 def test_only_photos_are_opened(tmp_path, suffix):
     contents = {
         "ps": b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 9 9\n",
@@ -822,7 +978,10 @@ def test_only_photos_are_opened(tmp_path, suffix):
         smooth().convert("1" if suffix in ("msp", "xbm") else "RGB").save(path)
     path = path.rename(tmp_path / "photo.jpg")
     for call in (open_image, check_image):
-        with pytest.raises(InputError, match=r"^'[^\n]*photo\.jpg' cannot be read as an image: [^\n]*no image format"):
+        with pytest.raises(
+            InputError,
+            match=r"^'[^\n]*photo\.jpg' cannot be read as an image: [^\n]*no image format",
+        ):
             call(path)
 
 

@@ -1,4 +1,6 @@
-"""Networks and weights: the original release against its own arithmetic, weights files good and bad, the cache."""
+"""Networks and weights: the original release against its own arithmetic, weights files good and
+bad, the cache.
+"""
 
 import hashlib
 import pickle
@@ -72,7 +74,16 @@ def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arch", ["squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small", SMALL]
+    "arch",
+    [
+        "squeezenet1_0",
+        "resnet18",
+        "googlenet",
+        "inception_v3",
+        "mnasnet0_5",
+        "mobilenet_v3_small",
+        SMALL,
+    ],
 )
 def test_any_classification_network_by_name(arch, batch):
     before = torch.get_rng_state()
@@ -113,8 +124,11 @@ def test_every_network_has_official_weights_with_a_checksum():
         entry = model_utils._official_entry(arch)
         assert re.search(r"-[0-9a-f]{8,}\.pth$", entry.url), arch
         assert min(entry.meta["min_size"]) <= 224 or arch.startswith("swin_v2")
-    assert str(model_utils._official_entry("squeezenet1_1")) == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
-    assert str(model_utils._official_entry("vit_h_14")).endswith("LINEAR_V1")  # the other takes 518 pixels
+    assert (
+        str(model_utils._official_entry("squeezenet1_1")) == "SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    )
+    # The other takes 518 pixels
+    assert str(model_utils._official_entry("vit_h_14")).endswith("LINEAR_V1")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,9 @@ def test_devices_that_are_not_there(device, words):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu():
-    with pytest.raises(InputError, match="device cuda: torch sees 0 CUDA GPUs here; use cpu or auto"):
+    with pytest.raises(
+        InputError, match="device cuda: torch sees 0 CUDA GPUs here; use cpu or auto"
+    ):
         load_model(weights="none", device="cuda")
 
 
@@ -152,7 +168,10 @@ def test_a_state_dict_by_path(small_state, weights_file, tmp_path):
     model = load_model(SMALL, str(weights_file), "cpu")
     assert same_parameters(model, small_state) and model.weights_name == "my weights.pth"
     assert same_parameters(load_model(SMALL, weights_file, "cpu"), small_state)
-    half = {key: value.half() if value.is_floating_point() else value for key, value in small_state.items()}
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in small_state.items()
+    }
     torch.save(half, tmp_path / "half.pth")
     widened = load_model(SMALL, tmp_path / "half.pth", "cpu").state_dict()
     assert all(value.dtype == small_state[key].dtype for key, value in widened.items())
@@ -170,7 +189,9 @@ def test_safetensors(small_state, tmp_path):
 
 
 def test_files_of_earlier_releases(tmp_path):
-    """The official files were saved by early releases: other key names, no count of batches, a version to obey."""
+    """The official files were saved by early releases: other key names, no count of batches, a
+    version to obey.
+    """
     torch.manual_seed(0)
 
     def check(model, state):
@@ -188,7 +209,14 @@ def test_files_of_earlier_releases(tmp_path):
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     check(dense, OrderedDict(old))
-    how = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    how = {
+        "image_size": 32,
+        "patch_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "hidden_dim": 8,
+        "mlp_dim": 16,
+    }
     vit = models.VisionTransformer(**how)
     check(
         vit,
@@ -209,7 +237,9 @@ def test_weights_with_code_in_them_are_refused_and_not_run(small_state, tmp_path
         (tmp_path / "plain.pth").write_bytes(pickle.dumps(content))
         shutil.copy(tmp_path / "plain.pth", tmp_path / "plain.safetensors")
         for name in ("torch.pth", "plain.pth", "plain.safetensors"):
-            with pytest.raises(InputError, match=rf"weights '.*{name}': (refused|not a readable)") as caught:
+            with pytest.raises(
+                InputError, match=rf"weights '.*{name}': (refused|not a readable)"
+            ) as caught:
                 load_model(SMALL, tmp_path / name, "cpu")
             assert "\n" not in str(caught.value) and not marker.exists()
     torch.load(tmp_path / "torch.pth", weights_only=False)
@@ -236,17 +266,28 @@ def test_files_that_are_no_state_dict_are_named(small_state, weights_file, tmp_p
         ("checkpoint.pth", {"epoch": 3, "lr": [0.1]}),
     ):
         torch.save(value, tmp_path / name)
-    for path in (*sorted(tmp_path.iterdir()), tmp_path, tmp_path / "absent.pth", tmp_path / ("x" * 300)):
+    for path in (
+        *sorted(tmp_path.iterdir()),
+        tmp_path,
+        tmp_path / "absent.pth",
+        tmp_path / ("x" * 300),
+    ):
         with pytest.raises(InputError, match=r"^weights '[^\n]*$") as caught:
             load_model(SMALL, path, "cpu")
         assert path.name in str(caught.value) and len(str(caught.value)) < 600
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_of_another_network_say_which_keys_differ(weights_file, small_state, tmp_path, capfd):
-    with pytest.raises(InputError, match=r"my weights\.pth' do not fit resnet18: Missing key.*\"bn1\.bias\"") as caught:
+def test_weights_of_another_network_say_which_keys_differ(
+    weights_file, small_state, tmp_path, capfd
+):
+    with pytest.raises(
+        InputError, match=r"my weights\.pth' do not fit resnet18: Missing key.*\"bn1\.bias\""
+    ) as caught:
         load_model("resnet18", weights_file, "cpu")
-    assert 'Unexpected key(s) in state_dict: "stage2.0' in str(caught.value) and "\n" not in str(caught.value)
+    assert 'Unexpected key(s) in state_dict: "stage2.0' in str(caught.value) and "\n" not in str(
+        caught.value
+    )
     torch.save({**small_state, "fc.bias": torch.zeros(7)}, tmp_path / "seven.pth")
     with pytest.raises(InputError, match=r"do not fit .*: size mismatch for fc\.bias: .*\[7\]"):
         load_model(SMALL, tmp_path / "seven.pth", "cpu")
@@ -312,21 +353,31 @@ def test_a_poisoned_cache_is_mended(cache, monkeypatch, weights_file, small_stat
 def test_a_download_that_fails_leaves_the_cache_clean(cache, monkeypatch, caplog, answer):
     with serving(answer) as url:
         official(b"the right file", monkeypatch, url)
-        with pytest.raises(InputError, match=r"^(cannot download|gave up|http:.* returned another).*none") as caught:
+        with pytest.raises(
+            InputError, match=r"^(cannot download|gave up|http:.* returned another).*none"
+        ) as caught:
             load_model(SMALL, "auto", "cpu")  # no bundled weights for this network
-        with pytest.raises(InputError, match="download it elsewhere and pass the file's path as weights"):
+        with pytest.raises(
+            InputError, match="download it elsewhere and pass the file's path as weights"
+        ):
             load_model("squeezenet1_1", "torchvision", "cpu")
         assert "\n" not in str(caught.value) and not caplog.records
         model = load_model("squeezenet1_1", "auto", "cpu")
     assert model.weights_name.startswith("bundled")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     notice = caplog.messages[0]
-    assert notice.startswith("weights: bundled") and "SQUEEZENET_WEIGHTS" in notice and "\n" not in notice
+    assert (
+        notice.startswith("weights: bundled")
+        and "SQUEEZENET_WEIGHTS" in notice
+        and "\n" not in notice
+    )
     assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("home", ["locked", "secret", "file", ""])
-def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weights_file, small_state, home):
+def test_a_cache_that_cannot_be_written_is_done_without(
+    cache, monkeypatch, weights_file, small_state, home
+):
     content = weights_file.read_bytes()
     with serving(whole(content)) as url, without_privileges() as folder:
         official(content, monkeypatch, url)
@@ -334,14 +385,18 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, weig
         (folder / "secret").mkdir(mode=0)
         (folder / "file").touch()
         monkeypatch.chdir(folder)
-        monkeypatch.setenv("TORCH_HOME", str(folder / home / "cache") if home else "~nobody-by-this-name")
+        monkeypatch.setenv(
+            "TORCH_HOME", str(folder / home / "cache") if home else "~nobody-by-this-name"
+        )
         assert same_parameters(load_model(SMALL, "torchvision", "cpu"), small_state)
         (folder / "secret").chmod(0o755)
         assert sorted(p.name for p in folder.rglob("*")) == ["file", "locked", "secret"]
 
 
 def test_bundled_weights_are_squeezenet_s_only():
-    with pytest.raises(InputError, match=r"weights 'bundled' are SqueezeNet 1\.1's, not resnet18's"):
+    with pytest.raises(
+        InputError, match=r"weights 'bundled' are SqueezeNet 1\.1's, not resnet18's"
+    ):
         load_model("resnet18", "bundled")
 
 
@@ -365,7 +420,8 @@ def test_a_network_in_a_file(own_file, tmp_path):
     state = torch.get_rng_state()
     first, again = (load_model(f"{own_file}:{name}", device="cpu") for name in ("Net", "ready"))
     assert torch.equal(torch.get_rng_state(), state)
-    assert same(first, load_model(f"{own_file}:Net", device="cpu").state_dict())  # the same numbers every time
+    # The same numbers every time
+    assert same(first, load_model(f"{own_file}:Net", device="cpu").state_dict())
     assert first.weights_name == "as nets.py gives it" and first.arch == "the network's own"
     assert not first.training and not any(p.requires_grad for p in first.parameters())
     torch.save({"model": prefixed(again.state_dict(), "module.")}, tmp_path / "w.pth")

@@ -1,4 +1,6 @@
-"""Features, the course's helpers, reference values, and style transfer: its update rules, faults and interruptions."""
+"""Features, the course's helpers, reference values, and style transfer: its update rules, faults
+and interruptions.
+"""
 
 import copy
 import itertools
@@ -24,7 +26,12 @@ from style_utils import ITERATIONS, extract_features, features_from_img, rel_err
 
 content_loss, style_loss, tv_loss = ContentLoss(), StyleLoss(), TotalVariationLoss()
 STYLE_LAYERS = (1, 4, 6, 7)
-STARRY = {"style_size": 192, "content_weight": 6e-2, "style_weights": (300000, 1000, 15, 3), "tv_weight": 2e-2}
+STARRY = {
+    "style_size": 192,
+    "content_weight": 6e-2,
+    "style_weights": (300000, 1000, 15, 3),
+    "tv_weight": 2e-2,
+}
 INVERSION = {**STARRY, "style_weights": (0, 0, 0, 0), "init_random": True}
 
 
@@ -36,10 +43,14 @@ def official(course):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A content and a style picture of a few pixels, cut from real photos; not square, neither like the other."""
+    """A content and a style picture of a few pixels, cut from real photos; not square, neither like
+    the other.
+    """
     folder = tmp_path_factory.mktemp("pictures")
     for name, size in (("chelsea", (64, 48)), ("coffee", (50, 61))):
-        Image.open(package_file("skimage", f"data/{name}.png")).resize(size).save(folder / f"{name}.png")
+        Image.open(package_file("skimage", f"data/{name}.png")).resize(size).save(
+            folder / f"{name}.png"
+        )
     return folder / "chelsea.png", folder / "coffee.png"
 
 
@@ -71,7 +82,11 @@ def test_features_do_not_overwrite_one_another(bundled_model):
     x = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
     before, state = x.clone(), network_state(bundled_model)
     features = extract_features(x, bundled_model)
-    assert len(features) == 13 and torch.equal(x, before) and same_state(state, network_state(bundled_model))
+    assert (
+        len(features) == 13
+        and torch.equal(x, before)
+        and same_state(state, network_state(bundled_model))
+    )
     out = x
     for feature, layer in zip(features, bundled_model.features, strict=True):
         out = layer(out.clone())
@@ -81,7 +96,9 @@ def test_features_do_not_overwrite_one_another(bundled_model):
 
 def test_features_of_a_network_whose_first_layer_works_in_place():
     x = torch.tensor([[[[-1.0, 2.0]]]])
-    features = extract_features(x, nn.Sequential(nn.ReLU(inplace=True), nn.Hardtanh(0, 1, inplace=True)))
+    features = extract_features(
+        x, nn.Sequential(nn.ReLU(inplace=True), nn.Hardtanh(0, 1, inplace=True))
+    )
     assert [f.flatten().tolist() for f in (x, *features)] == [[-1, 2], [0, 2], [0, 1]]
 
 
@@ -97,7 +114,10 @@ def test_features_can_stop_early(bundled_model):
 
 
 def test_a_layer_that_does_not_exist_is_named(bundled_model):
-    for layer, words in ((13, "last_layer must name one of the layers 0 to 12, got 13"), (-1, "last_layer .* got -1")):
+    for layer, words in (
+        (13, "last_layer must name one of the layers 0 to 12, got 13"),
+        (-1, "last_layer .* got -1"),
+    ):
         with pytest.raises(ValueError, match=words):
             extract_features(torch.zeros(1, 3, 40, 40), bundled_model, last_layer=layer)
 
@@ -109,12 +129,17 @@ def test_features_carry_gradients_to_the_picture(bundled_model):
         assert gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("dtype", [torch.FloatTensor, torch.float32, torch.device("cpu"), "torch.FloatTensor"], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.FloatTensor, torch.float32, torch.device("cpu"), "torch.FloatTensor"], ids=str
+)
 def test_features_from_img(bundled_model, pictures, dtype):
     features, image = features_from_img(pictures[0], 48, bundled_model, dtype)
     assert image.shape == (1, 3, 48, 64) and image.dtype == torch.float32
     torch.testing.assert_close(image, style_utils.preprocess(Image.open(pictures[0]), 48))
-    assert all(torch.equal(a, b) for a, b in zip(features, extract_features(image, bundled_model), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(features, extract_features(image, bundled_model), strict=True)
+    )
     assert not any(feature.requires_grad for feature in features)
 
 
@@ -150,8 +175,12 @@ def test_check_scipy(monkeypatch):
 
 
 def test_losses_agree_with_the_courses_values(course, official):
-    content, image = features_from_img(course_file("styles_images/tubingen.jpg"), 192, official, torch.FloatTensor)
-    style, _ = features_from_img(course_file("styles_images/starry_night.jpg"), 192, official, torch.FloatTensor)
+    content, image = features_from_img(
+        course_file("styles_images/tubingen.jpg"), 192, official, torch.FloatTensor
+    )
+    style, _ = features_from_img(
+        course_file("styles_images/starry_night.jpg"), 192, official, torch.FloatTensor
+    )
     black = extract_features(torch.zeros_like(image), official)
     targets = [style_loss.gram_matrix(style[layer]) for layer in STYLE_LAYERS]
     found = {
@@ -170,7 +199,9 @@ def test_losses_agree_with_the_courses_values(course, official):
 
 
 def textbook_transfer(pictures, cnn, steps):
-    """The course's loop word by word, but for the number of steps: coarse until 20 before the end, and so on."""
+    """The course's loop word by word, but for the number of steps: coarse until 20 before the end,
+    and so on.
+    """
     content, style = (style_utils.preprocess(Image.open(path), 48).double() for path in pictures)
     content_target = extract_features(content, cnn)[3]
     style_feats = extract_features(style, cnn)
@@ -270,7 +301,8 @@ def by_rule(course, official, request):
 @pytest.mark.slow
 def test_every_rule_ends_where_it_should(by_rule, request):
     slow = by_rule["course"]
-    assert max(p.total for p in slow) > 10 * slow[0].total  # the learning rate of 3.0 drives the loss up first
+    # The learning rate of 3.0 drives the loss up first
+    assert max(p.total for p in slow) > 10 * slow[0].total
     if "starry" in request.node.name:
         assert 44_000 < slow[0].total < 47_000 and slow[-1].total <= 19_500
     for fast in (by_rule["adam"], by_rule["lbfgs"]):
@@ -320,7 +352,10 @@ def test_layers_of_weight_zero_are_not_computed(bundled_model, pictures):
 
 
 def test_random_start_is_seeded_and_uniform(bundled_model, pictures):
-    results = [run(pictures, bundled_model, num_iterations=2, init_random=True, seed=seed)[0] for seed in (1, 1, 2)]
+    results = [
+        run(pictures, bundled_model, num_iterations=2, init_random=True, seed=seed)[0]
+        for seed in (1, 1, 2)
+    ]
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
     start = run(pictures, bundled_model, num_iterations=0, init_random=True)[0]
     assert 0 <= start.min() < 0.01 and 0.99 < start.max() < 1 and abs(start.mean() - 0.5) < 0.01
@@ -329,8 +364,12 @@ def test_random_start_is_seeded_and_uniform(bundled_model, pictures):
 def test_shares_of_one_and_nothing_are_one_style(bundled_model, pictures):
     content, style = pictures
     alone, _ = run(pictures, bundled_model, num_iterations=2)
-    shared, _ = run((content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 0))
-    mixed, _ = run((content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 1))
+    shared, _ = run(
+        (content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 0)
+    )
+    mixed, _ = run(
+        (content, [style, content]), bundled_model, num_iterations=2, style_shares=(1, 1)
+    )
     assert torch.equal(alone, shared) and not torch.equal(alone, mixed)
 
 
@@ -340,16 +379,24 @@ def test_a_mask_of_ones_changes_nothing(bundled_model, pictures):
     masked, seen = run(pictures, bundled_model, num_iterations=2, optimizer="adam", masks=white)
     torch.testing.assert_close(masked, alone, rtol=0, atol=1e-3)
     assert [p.style for p in seen] == pytest.approx([p.style for p in told], rel=1e-4)
-    assert sum(seen[0].style_by_layer) == pytest.approx(seen[0].style) and len(seen[0].style_by_layer) == 4
+    assert (
+        sum(seen[0].style_by_layer) == pytest.approx(seen[0].style)
+        and len(seen[0].style_by_layer) == 4
+    )
 
 
 def gram_distances(cnn, image, styles):
-    """The distance of a picture's Gram matrices from each style's, relative to the style's, over the style layers."""
+    """The distance of a picture's Gram matrices from each style's, relative to the style's, over
+    the style layers.
+    """
     feats = extract_features(image, cnn)
     return [
         sum(
             (
-                (style_loss.gram_matrix(feats[k]) - (wanted := style_loss.gram_matrix(maps[k]))).norm() / wanted.norm()
+                (
+                    style_loss.gram_matrix(feats[k]) - (wanted := style_loss.gram_matrix(maps[k]))
+                ).norm()
+                / wanted.norm()
             ).item()
             for k in STYLE_LAYERS
         )
@@ -360,7 +407,9 @@ def gram_distances(cnn, image, styles):
 @pytest.mark.slow
 def test_each_half_has_its_own_style(bundled_model, pictures):
     names = ("hard_edges", "swirling_night")
-    paths = [Path(style_utils.__file__).parent / "data" / "styles" / f"{name}.jpg" for name in names]
+    paths = [
+        Path(style_utils.__file__).parent / "data" / "styles" / f"{name}.jpg" for name in names
+    ]
     left = np.zeros((48, 64), np.uint8)
     left[:, :32] = 255
     halves = [Image.fromarray(left), Image.fromarray(255 - left)]
@@ -388,12 +437,16 @@ def test_it_starts_from_a_given_picture_of_any_size(bundled_model, pictures):
 
 
 def test_preserved_colors_are_those_of_the_content(bundled_model, pictures):
-    result, told = run(pictures, bundled_model, optimizer="adam", num_iterations=10, preserve_color=True)
+    result, told = run(
+        pictures, bundled_model, optimizer="adam", num_iterations=10, preserve_color=True
+    )
     plain, _ = run(pictures, bundled_model, optimizer="adam", num_iterations=10)
     assert torch.equal(told[-1].image, result)
 
     def ycc(image):
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
         r, g, b = image[0] * std + mean
         luminance = 0.299 * r + 0.587 * g + 0.114 * b
         return luminance, torch.stack([b - luminance, r - luminance])
@@ -452,8 +505,12 @@ def test_the_same_seed_gives_the_same_bytes(bundled_model, pictures, tmp_path):
                 num_iterations=4,
             )
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == sorted(f"{rule}{end}" for rule, end in itertools.product(ITERATIONS, (".png", "_before.png")))
-    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    assert names == sorted(
+        f"{rule}{end}" for rule, end in itertools.product(ITERATIONS, (".png", "_before.png"))
+    )
+    assert all(
+        (tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names
+    )
 
 
 # --- What is written ---
@@ -464,7 +521,10 @@ def test_the_pictures_are_written_and_none_when_testing(bundled_model, pictures,
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "made" / "when missing"
     nothing, _ = run(pictures, bundled_model, num_iterations=2, testing=False, output=folder)
-    assert nothing is None and {p.name for p in folder.iterdir()} == {"picture.png", "picture_before.png"}
+    assert nothing is None and {p.name for p in folder.iterdir()} == {
+        "picture.png",
+        "picture_before.png",
+    }
     with Image.open(folder / "picture.png") as written:
         assert written.mode == "RGB" and written.size == (64, 48)
         assert written.text["Weights"].startswith("bundled") and written.text["Seed"] == "0"
@@ -473,7 +533,9 @@ def test_the_pictures_are_written_and_none_when_testing(bundled_model, pictures,
         assert before.width > 128 and before.height > 48
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("stop"), SystemExit(143)], ids=repr)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RuntimeError("stop"), SystemExit(143)], ids=repr
+)
 def test_a_run_cut_short_leaves_the_picture_reached(bundled_model, pictures, tmp_path, error):
     reached = []
 
@@ -502,15 +564,28 @@ class DamagedLoss(nn.Module):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_at_once(bundled_model, pictures, tmp_path, monkeypatch, value):
+def test_a_loss_that_is_not_finite_stops_at_once(
+    bundled_model, pictures, tmp_path, monkeypatch, value
+):
     damaged = DamagedLoss(value)
     monkeypatch.setitem(globals(), "content_loss", damaged)
-    with pytest.raises(ValueError, match=r"not finite at step 3 \(content (nan|inf).*picture of step 2 is kept"):
-        run(pictures, bundled_model, num_iterations=23, testing=False, output=tmp_path, optimizer="adam")
+    with pytest.raises(
+        ValueError, match=r"not finite at step 3 \(content (nan|inf).*picture of step 2 is kept"
+    ):
+        run(
+            pictures,
+            bundled_model,
+            num_iterations=23,
+            testing=False,
+            output=tmp_path,
+            optimizer="adam",
+        )
     assert damaged.calls == 4
     monkeypatch.setitem(globals(), "content_loss", ContentLoss())
     _, told = run(pictures, bundled_model, num_iterations=23, optimizer="adam")
-    assert np.array_equal(Image.open(tmp_path / "picture.png"), deprocess(told[2].image, should_rescale=False))
+    assert np.array_equal(
+        Image.open(tmp_path / "picture.png"), deprocess(told[2].image, should_rescale=False)
+    )
 
 
 def test_a_damaged_network_writes_no_picture(bundled_model, pictures, tmp_path):
@@ -554,7 +629,9 @@ def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_p
         text: "cannot be read as an image",
         tmp_path / "absent.png": "no such file",
         tmp_path: "not a file",
-        save(tmp_path, "long.png", Image.new("RGB", (1, 5000))): "1×5000 pixels; the long side may be at most 8 times",
+        save(
+            tmp_path, "long.png", Image.new("RGB", (1, 5000))
+        ): "1×5000 pixels; the long side may be at most 8 times",
     }
     for path, words in refused.items():
         for pair in ((path, pictures[1]), (pictures[0], path)):
@@ -571,7 +648,10 @@ def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_p
         ({"num_iterations": -1}, "num_iterations must be at least 0, got -1"),
         ({"size": 31}, "image_size must be at least 32, got 31"),
         ({"style_size": -5}, "style_size must be at least 32, got -5"),
-        ({"style_layers": (1, 13, 6, 7)}, "style_layers must name one of the layers 0 to 12, got 13"),
+        (
+            {"style_layers": (1, 13, 6, 7)},
+            "style_layers must name one of the layers 0 to 12, got 13",
+        ),
         ({"style_layers": (1, 4)}, "style_layers has 2 entries, but style_weights has 4"),
         ({"style_weights": (1, -2, 3, 4)}, "style_weights must be at least 0 and finite, got -2"),
         ({"content_weight": float("nan")}, "content_weight must be at least 0 and finite, got nan"),
@@ -606,7 +686,13 @@ def test_style_transfer_in_bfloat16_comes_near_that_in_float32(optimizer, bundle
     for dtype in (torch.float32, torch.bfloat16):
         seen = []
         style_transfer(
-            *("x", package_file("skimage", "data/chelsea.png"), package_file("skimage", "data/coffee.png"), 64, 64),
+            *(
+                "x",
+                package_file("skimage", "data/chelsea.png"),
+                package_file("skimage", "data/coffee.png"),
+                64,
+                64,
+            ),
             *(3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2),
             *(ContentLoss(), StyleLoss(), TotalVariationLoss(), bundled_model, dtype),
             testing=True,

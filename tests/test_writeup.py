@@ -1,4 +1,6 @@
-"""The report: figures as the scripts make them, captions with their options, answers in their places."""
+"""The report: figures as the scripts make them, captions with their options, answers in their
+places.
+"""
 
 import dataclasses
 import importlib
@@ -22,7 +24,8 @@ from writeup import today
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]
 
-# In {pictures}, which style_transfer.py records for its presets as these options have changed them; or of no matter.
+# In {pictures}, which style_transfer.py records for its presets as these options have changed them;
+# or of no matter.
 NOT_IN_CAPTIONS = {
     "only",
     "techniques",
@@ -40,12 +43,19 @@ def defaults(script: str) -> dict:
     """The options that only this script has, at their defaults."""
     parser = make_parser("")
     importlib.import_module(script).add_options(parser)
-    return {key: value for key, value in vars(parser.parse_args([])).items() if key not in SHARED_OPTIONS}
+    return {
+        key: value
+        for key, value in vars(parser.parse_args([])).items()
+        if key not in SHARED_OPTIONS
+    }
 
 
 def pages_of(folder) -> list[str]:
     """The text of each page of the report in a folder, line breaks as spaces."""
-    return [" ".join(page.extract_text().split()) for page in pypdf.PdfReader(folder / "report.pdf").pages]
+    return [
+        " ".join(page.extract_text().split())
+        for page in pypdf.PdfReader(folder / "report.pdf").pages
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +97,24 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
     one = ["--num", "1", "--device", "cpu", "--out"]
     result = run_script("writeup.py", "--only", "fooling_image", "saliency_map", *one, together)
     assert (result.returncode, result.stdout) == (0, "Fooled the model!\n"), result.stderr
-    assert result.stderr.count("photos:") == (0 if os.environ.get("CS7643_DATA") else 1)  # one notice for two scripts
+    # One notice for two scripts
+    assert result.stderr.count("photos:") == (0 if os.environ.get("CS7643_DATA") else 1)
     assert result.stderr.endswith("report.pdf: 3 pages\n")
     assert saliency_map.main([*one, str(alone), "--quiet"]) == 0
     for path in alone.iterdir():
         assert (together / path.name).read_bytes() == path.read_bytes()
     title, saliency, fooling = pages_of(together)
-    assert all(words in title for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year)))
-    assert "1.1 Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
-    assert "1.3 Fooling images" in fooling and "The photo is number 0, the class to reach 6." in fooling
+    assert all(
+        words in title
+        for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year))
+    )
+    assert (
+        "1.1 Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
+    )
+    assert (
+        "1.3 Fooling images" in fooling
+        and "The photo is number 0, the class to reach 6." in fooling
+    )
 
 
 @pytest.mark.slow
@@ -117,8 +136,18 @@ def test_every_question_is_set_in_order_with_its_options(figures):
 
 def test_every_option_of_every_script_is_told_in_a_caption():
     for script in {script for question in QUESTIONS for script in question.scripts}:
-        captions = [c for question in QUESTIONS if script in question.scripts for c in question.figures.values()]
-        told = {field for caption in captions for _, field, _, _ in string.Formatter().parse(caption) if field}
+        captions = [
+            c
+            for question in QUESTIONS
+            if script in question.scripts
+            for c in question.figures.values()
+        ]
+        told = {
+            field
+            for caption in captions
+            for _, field, _, _ in string.Formatter().parse(caption)
+            if field
+        }
         assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
 
 
@@ -138,7 +167,10 @@ def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, p
     assert compose(figures) == 0
     title, *pages = pages_of(figures)
     text = " ".join(pages)
-    assert text.count("The photo is number 3, the class to reach stingray.") == 2 and "fooling_image_2.png" in text
+    assert (
+        text.count("The photo is number 3, the class to reach stingray.") == 2
+        and "fooling_image_2.png" in text
+    )
     assert "gradcam.png. Grad-CAM over the photos. " in text  # nothing is claimed of the layer
     assert "Seed not recorded; 7; 1" in title  # in the order of the figures
 
@@ -168,15 +200,25 @@ def test_missing_and_unreadable_figures_are_named_and_the_rest_is_set(figures, c
     assert compose(figures) == 2
     *lines, last = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "fooling_image.png" in lines[0]
-    assert "report.pdf" in last and "gradcam.png is missing" in last and "fooling_image.png is missing" in last
+    assert (
+        "report.pdf" in last
+        and "gradcam.png is missing" in last
+        and "fooling_image.png is missing" in last
+    )
     text = " ".join(pages_of(figures))
-    assert "gradcam.png is missing." in text and "guided_gradcam.png. " in text and "saliency_map.png. " in text
+    assert (
+        "gradcam.png is missing." in text
+        and "guided_gradcam.png. " in text
+        and "saliency_map.png. " in text
+    )
 
 
 @pytest.mark.slow
 def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
     (tmp_path / "report.pdf").write_text("the last one")
-    assert_one_line_error(run_script("writeup.py", "--no-run", "--out", tmp_path), "no figure", "--no-run")
+    assert_one_line_error(
+        run_script("writeup.py", "--no-run", "--out", tmp_path), "no figure", "--no-run"
+    )
     assert (tmp_path / "report.pdf").read_text() == "the last one"
 
 
@@ -191,14 +233,24 @@ def net():
 
 @pytest.mark.slow
 def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
-    """The network has no feature maps for the style; what an earlier run has left is not set in its place."""
+    """The network has no feature maps for the style; what an earlier run has left is not set in its
+    place.
+    """
     Image.new("RGB", (50, 50)).save(tmp_path / "style_transfer.png")
     (tmp_path / "flat.py").write_text(FLAT)
     only = ("--only", "style_transfer", "fooling_image", "--num", "1", "--device", "cpu", "--quiet")
-    result = run_script("writeup.py", *only, "--arch", f"{tmp_path / 'flat.py'}:net", "--out", tmp_path)
+    result = run_script(
+        "writeup.py", *only, "--arch", f"{tmp_path / 'flat.py'}:net", "--out", tmp_path
+    )
     failed, incomplete = result.stderr.strip().splitlines()
-    assert result.returncode == 2 and failed.startswith("style_transfer.py: error: ") and "layer" in failed
-    assert "style_transfer.py failed" in incomplete and " style_transfer.png is missing" in incomplete
+    assert (
+        result.returncode == 2
+        and failed.startswith("style_transfer.py: error: ")
+        and "layer" in failed
+    )
+    assert (
+        "style_transfer.py failed" in incomplete and " style_transfer.png is missing" in incomplete
+    )
     assert result.stdout in ("Fooled the model!\n", "The model is not fooled!\n")
     text = " ".join(pages_of(tmp_path))
     assert "fooling_image.png. The photo" in text and "style_transfer.png is missing" in text
@@ -207,32 +259,46 @@ def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
 @pytest.mark.slow
 def test_a_network_without_relus_is_written_up_without_guided_figures(tmp_path):
     only = ("--only", "gradcam", "--num", "1", "--device", "cpu", "--quiet")
-    result = run_script("writeup.py", *only, "--arch", "efficientnet_b0", "--weights", "none", "--out", tmp_path)
+    result = run_script(
+        "writeup.py", *only, "--arch", "efficientnet_b0", "--weights", "none", "--out", tmp_path
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert "gradcam.png. Grad-CAM over the photos" in " ".join(pages_of(tmp_path))
 
 
 @pytest.mark.slow
-def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(tmp_path, monkeypatch, capsys, bundled_model):
+def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(
+    tmp_path, monkeypatch, capsys, bundled_model
+):
     (tmp_path / "greedy.py").write_text(
-        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    torch.empty(1 << 60)\n"
+        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    "
+        "torch.empty(1 << 60)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
-    questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("greedy",), ("fooling_image",))]
+    questions = [
+        dataclasses.replace(QUESTIONS[0], scripts=scripts)
+        for scripts in (("greedy",), ("fooling_image",))
+    ]
     assert writeup.run_scripts(session, questions) == ["greedy"]
     assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; smaller pictures")
     assert (tmp_path / "out" / "fooling_image.png").exists()
 
 
 @pytest.mark.slow
-def test_a_fault_in_a_solution_costs_its_question_alone(tmp_path, monkeypatch, capsys, bundled_model):
+def test_a_fault_in_a_solution_costs_its_question_alone(
+    tmp_path, monkeypatch, capsys, bundled_model
+):
     (tmp_path / "faulty.py").write_text(
-        "def add_options(parser):\n    pass\n\ndef make_figures(session):\n    raise KeyError('layer')\n"
+        "def add_options(parser):\n    pass\n\ndef make_figures(session):\n    raise "
+        "KeyError('layer')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
-    questions = [dataclasses.replace(QUESTIONS[0], scripts=scripts) for scripts in (("faulty",), ("fooling_image",))]
+    questions = [
+        dataclasses.replace(QUESTIONS[0], scripts=scripts)
+        for scripts in (("faulty",), ("fooling_image",))
+    ]
     assert writeup.run_scripts(session, questions) == ["faulty"]
     told = capsys.readouterr().err
     assert "Traceback" in told and told.endswith("faulty.py: error: KeyError: 'layer'\n")
@@ -271,7 +337,10 @@ def test_answers_stand_on_their_questions_pages(figures, tmp_path):
     assert compose(figures, "--answers", str(file), "--only", "saliency_map", "gradcam") == 0
     title, saliency, *gradcam = pages_of(figures)
     assert "A. Student, section B with no one" in title and "Name" not in title
-    assert "The cat's eyes cost $5 & more – naïve, 100 %. • first • second, on two lines In short" in saliency
+    assert (
+        "The cat's eyes cost $5 & more – naïve, 100 %. • first • second, on two lines In short"
+        in saliency
+    )
     assert "Once more." in saliency and "Sharp" not in saliency
     assert "Sharp." in gradcam[-1]
 
@@ -322,7 +391,9 @@ def test_figures_are_numbered_and_the_reader_is_told_what_to_answer(figures):
     title, *pages = pages_of(figures)
     text = " ".join(pages)
     captions = re.findall(r"Figure (\d+): (\w+\.png)\. ", text)
-    assert captions == [(str(i), name) for i, name in enumerate((n for q in DEFAULT for n in q.figures), start=1)]
+    assert captions == [
+        (str(i), name) for i, name in enumerate((n for q in DEFAULT for n in q.figures), start=1)
+    ]
     assert "Name" in title and "Collaborators" in title
     assert all(prompt in text for question in DEFAULT for prompt in question.prompts)
 
@@ -330,8 +401,15 @@ def test_figures_are_numbered_and_the_reader_is_told_what_to_answer(figures):
 @pytest.mark.slow
 def test_long_answers_go_on_further_pages(figures, tmp_path):
     words = [f"word{i}" for i in range(3000)]
-    (tmp_path / "answers.md").write_text(f"{' '.join(words[:1500])}\n\n# saliency_map\n\n{' '.join(words)} {'x' * 300}")
-    assert compose(figures, "--answers", str(tmp_path / "answers.md"), "--only", "saliency_map", "gradcam") == 0
+    (tmp_path / "answers.md").write_text(
+        f"{' '.join(words[:1500])}\n\n# saliency_map\n\n{' '.join(words)} {'x' * 300}"
+    )
+    assert (
+        compose(
+            figures, "--answers", str(tmp_path / "answers.md"), "--only", "saliency_map", "gradcam"
+        )
+        == 0
+    )
     pages = pages_of(figures)
     text = " ".join(re.sub(r" \d+$", "", page) for page in pages)  # without the pages' numbers
     assert text.count(" ".join(words)) == 1 and text.count(" ".join(words[:1500])) == 2
@@ -341,13 +419,22 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\x89PNG\r\n\x1a\n\0\0", ["no text"]), (b"\xff\xfe\x00", ["cannot read"]), (None, ["No such file"])],
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0", ["no text"]),
+        (b"\xff\xfe\x00", ["cannot read"]),
+        (None, ["No such file"]),
+    ],
 )
-def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path, capsys, content, words):
+def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
+    tmp_path, capsys, content, words
+):
     file = tmp_path / "answers.md"
     if content is not None:
         file.write_bytes(content)
-    assert writeup.main(["--answers", str(file), "--out", str(tmp_path / "out"), "--weights", "none"]) == 2
+    assert (
+        writeup.main(["--answers", str(file), "--out", str(tmp_path / "out"), "--weights", "none"])
+        == 2
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert "--answers" in line and all(word in line for word in words)
     assert list((tmp_path / "out").iterdir()) == []
@@ -355,15 +442,27 @@ def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(tmp_path,
 
 @pytest.mark.slow
 def test_unknown_question_and_bad_date_are_one_line(figures):
-    assert_one_line_error(run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam")
+    assert_one_line_error(
+        run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam"
+    )
     result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
     assert_one_line_error(result, "SOURCE_DATE_EPOCH", "soon")
 
 
-def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(photos, tmp_path, caplog):
+def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(
+    photos, tmp_path, caplog
+):
     save_png(draw_rows([("", photos[0][:1])], ["a"]), tmp_path / "saliency_map.png", provenance())
     (tmp_path / "a.md").write_text("# My answers\n\nA. Student\n\n# saliency_map\n\nSharp.")
-    options = ["--no-run", "--only", "saliency_map", "--out", str(tmp_path), "--answers", str(tmp_path / "a.md")]
+    options = [
+        "--no-run",
+        "--only",
+        "saliency_map",
+        "--out",
+        str(tmp_path),
+        "--answers",
+        str(tmp_path / "a.md"),
+    ]
     assert writeup.main(options) == 0
     first, second = (page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages)
     assert "My answers\nA. Student\nCollaborators\nNetwork" in first and "Sharp." in second

@@ -1,4 +1,6 @@
-"""Cascading randomisation: a copy of a network whose layers lose what they have learned, from the output backwards."""
+"""Cascading randomisation: a copy of a network whose layers lose what they have learned, from the
+output backwards.
+"""
 
 import functools
 import inspect
@@ -21,8 +23,9 @@ CHAINS = (nn.ModuleList, nn.ModuleDict)
 def cascade(model: nn.Module, images: torch.Tensor, seed: int) -> Iterator[tuple[str, nn.Module]]:
     """Yield a network's copy with one layer more made random each time, from the output backwards.
 
-    Adebayo et al.: Sanity Checks for Saliency Maps, 2018, §3.1, "cascading randomization". The copy is scored before a
-    ReLU at its end (`without_last_relu`): behind it random scores are 0 for half of the classes, with maps of zeros.
+    Adebayo et al.: Sanity Checks for Saliency Maps, 2018, §3.1, "cascading randomization". The copy
+    is scored before a ReLU at its end (`without_last_relu`): behind it random scores are 0 for half
+    of the classes, with maps of zeros.
 
     Args:
         model: left as it was.
@@ -30,7 +33,8 @@ def cascade(model: nn.Module, images: torch.Tensor, seed: int) -> Iterator[tuple
         seed: of the random parameters; torch's random state stays as it was.
 
     Yields:
-        The layer's dotted name, as in `parameter_layers`, and the copy, which is the same object each time.
+        The layer's dotted name, as in `parameter_layers`, and the copy, which is the same object
+        each time.
     """
     untrained = reinitialised(model, seed).state_dict()
     network = without_last_relu(model, images)
@@ -49,9 +53,10 @@ def cascade(model: nn.Module, images: torch.Tensor, seed: int) -> Iterator[tuple
 def parameter_layers(model: nn.Module) -> list[str]:
     """Return the names of what is made random at once, from the output backwards.
 
-    That is each block or layer with parameters: chains (`nn.Sequential`, `nn.ModuleList`, `nn.ModuleDict`) are taken
-    apart, and modules that hold a chain of blocks, as a transformer's encoder. What such a module has of its own, as
-    position embeddings, is a layer before its blocks.
+    That is each block or layer with parameters: chains (`nn.Sequential`, `nn.ModuleList`,
+    `nn.ModuleDict`) are taken apart, and modules that hold a chain of blocks, as a transformer's
+    encoder. What such a module has of its own, as position embeddings, is a layer before its
+    blocks.
     """
 
     def parts(prefix: str, module: nn.Module) -> Iterator[str]:
@@ -70,7 +75,9 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _is_chain_of_blocks(module: nn.Module) -> bool:
-    """Whether a chain repeats a kind of module that is made of others which are no single layers either."""
+    """Whether a chain repeats a kind of module that is made of others which are no single layers
+    either.
+    """
     blocks = [type(child) for child in module.children() if any(map(_has_parts, child.children()))]
     return _is_chain(module) and len(set(blocks)) < len(blocks)
 
@@ -83,18 +90,21 @@ def _has_parts(module: nn.Module) -> bool:
 
 
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a network with the parameters and running statistics that it would have before a training.
+    """Return a copy of a network with the parameters and running statistics that it would have
+    before a training.
 
-    Modules with `reset_parameters` draw theirs, the weights below a `weight_norm` or `spectral_norm` included. Others
-    get the number that a constructor has as the default of an argument with their name (ConvNeXt's layer_scale: 1e-6);
-    else a bias gets 0, a vector named weight (of a norm) 1, and what is left (class tokens, position embeddings) normal
-    numbers with a standard deviation of 0.02. Torch's random state stays as it was.
+    Modules with `reset_parameters` draw theirs, the weights below a `weight_norm` or
+    `spectral_norm` included. Others get the number that a constructor has as the default of an
+    argument with their name (ConvNeXt's layer_scale: 1e-6); else a bias gets 0, a vector named
+    weight (of a norm) 1, and what is left (class tokens, position embeddings) normal numbers with a
+    standard deviation of 0.02. Torch's random state stays as it was.
     """
     network = copied(model)
     trained = dict(model.named_parameters())
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        drawn = [module for module in reversed(list(network.modules())) if _reset(module)]  # parts before the whole
+        # Parts before the whole
+        drawn = [module for module in reversed(list(network.modules())) if _reset(module)]
         own = {id(parameter) for module in drawn for parameter in _parameters_of(module)}
         for name, parameter in network.named_parameters():
             constant = parameter.numel() > 0 and bool((parameter == parameter.flatten()[0]).all())
@@ -115,7 +125,9 @@ def _reset(module: nn.Module) -> bool:
         return False
     with parametrize.cached():
         reset()
-        computed = {name: getattr(module, name).clone() for name in getattr(module, "parametrizations", ())}
+        computed = {
+            name: getattr(module, name).clone() for name in getattr(module, "parametrizations", ())
+        }
     for name, weight in computed.items():
         setattr(module, name, weight)
     if computed:
@@ -132,7 +144,9 @@ def _reset(module: nn.Module) -> bool:
 
 
 def _settle(module: nn.Module, compute: Callable[[], object]) -> None:
-    """Compute a weight in training mode, in which a spectral norm approaches the largest singular value by steps."""
+    """Compute a weight in training mode, in which a spectral norm approaches the largest singular
+    value by steps.
+    """
     modes = {part: part.training for part in module.modules()}
     module.train()
     for _ in range(POWER_ITERATIONS):
@@ -145,7 +159,11 @@ def _draw(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
     *path, own = name.split(".")
     holders = [network.get_submodule(".".join(path[:depth])) for depth in range(len(path), -1, -1)]
     arguments = [inspect.signature(type(module)).parameters.get(own) for module in holders]
-    defaults = [each.default for each in arguments if each is not None and type(each.default) in (int, float)]
+    defaults = [
+        each.default
+        for each in arguments
+        if each is not None and type(each.default) in (int, float)
+    ]
     if defaults:
         parameter.fill_(defaults[0])
     elif own == "bias" or (own == "weight" and parameter.dim() == 1):
@@ -158,9 +176,14 @@ def _draw(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def without_last_relu(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """Return a copy of a network without the ReLU modules that are evaluated after the last parameters, once each."""
+    """Return a copy of a network without the ReLU modules that are evaluated after the last
+    parameters, once each.
+    """
     network, calls = copied(model), []
-    handles = [module.register_forward_hook(lambda module, *_: calls.append(module)) for module in network.modules()]
+    handles = [
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+        for module in network.modules()
+    ]
     try:
         with evaluation_mode(network), torch.no_grad():
             network(check_images(images, network)[:1].clone())

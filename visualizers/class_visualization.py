@@ -23,17 +23,21 @@ class ClassVisualizationProgress:
     """What the optimisation tells its callback after each iteration; N is the number of targets."""
 
     iteration: int  # iterations done: 1 … num_iterations
-    score: torch.Tensor  # (N,), raw scores of the targets for the shifted images that the step started from
+    # (N,), raw scores of the targets for the shifted images that the step started from
+    score: torch.Tensor
     image: torch.Tensor  # (N, 3, 224, 224), normalised, after the step
 
 
 class ClassVisualization:
-    """Class model visualization (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2014, §2), with
-    jitter and blur (Yosinski et al.: Understanding Neural Networks Through Deep Visualization, 2015, §3) against noise.
+    """Class model visualization (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks,
+    2014, §2), with jitter and blur (Yosinski et al.: Understanding Neural Networks Through Deep
+    Visualization, 2015, §3) against noise.
     """
 
     def jitter(self, X: torch.Tensor, ox: int, oy: int) -> torch.Tensor:
-        """Shift images (N, C, H, W) cyclically by ox pixels to the right and oy pixels down; −ox, −oy undoes it."""
+        """Shift images (N, C, H, W) cyclically by ox pixels to the right and oy pixels down; −ox,
+        −oy undoes it.
+        """
         return torch.roll(X, shifts=(oy, ox), dims=(2, 3))
 
     def blur_image(self, X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
@@ -58,11 +62,13 @@ class ClassVisualization:
         Args:
             target_y: the id of the class.
             class_names: class id → name, for the titles; None: titles are `class 3`.
-            model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
-            dtype: what to compute with, on a copy of the network where it differs from the network's own: a
-                `torch.dtype`, a `torch.device`, or an old tensor type such as `torch.cuda.FloatTensor`.
-            generate_plots: write `visualization/class_visualization_iter_N.png` for the first, each `show_every`-th and
-                the last iteration N.
+            model: network with scores (N, classes); it is evaluated in eval mode and left as it
+                was.
+            dtype: what to compute with, on a copy of the network where it differs from the
+                network's own: a `torch.dtype`, a `torch.device`, or an old tensor type such as
+                `torch.cuda.FloatTensor`.
+            generate_plots: write `visualization/class_visualization_iter_N.png` for the first, each
+                `show_every`-th and the last iteration N.
             show_every: ≥ 1.
             num_iterations, callback, **kwargs: as in `visualize_classes`.
 
@@ -80,12 +86,16 @@ class ClassVisualization:
             if generate_plots and is_shown(progress.iteration, show_every, num_iterations):
                 title = figures().class_title(class_names or {}, target_y)
                 picture = draw_iteration(progress, [title], num_iterations)
-                figures().save_and_show(picture, f"class_visualization_iter_{progress.iteration}.png", model)
+                figures().save_and_show(
+                    picture, f"class_visualization_iter_{progress.iteration}.png", model
+                )
             if callback:
                 callback(progress)
 
         kwargs |= {"num_iterations": num_iterations, "callback": report}
-        return deprocess(self.visualize_classes([target_y], model, dtype, **kwargs), should_rescale=False)
+        return deprocess(
+            self.visualize_classes([target_y], model, dtype, **kwargs), should_rescale=False
+        )
 
     def visualize_classes(
         self,
@@ -102,11 +112,13 @@ class ClassVisualization:
         seed: int | None = None,
         callback: Callable[[ClassVisualizationProgress], None] | None = None,
     ) -> torch.Tensor:
-        """Ascend s_y(I) − l2_reg · ‖I‖² for several classes at once, each image by its own steps of length
-        `learning_rate`. All start from the same noise and shift alike, so each is what it is alone with the same seed.
+        """Ascend s_y(I) − l2_reg · ‖I‖² for several classes at once, each image by its own steps of
+        length `learning_rate`. All start from the same noise and shift alike, so each is what it is
+        alone with the same seed.
 
-        An iteration shifts the images by 0 … max_jitter pixels each way, takes the step, shifts them back and clips
-        them to pixels 0…255; the first and every `blur_every`-th after it end with a blur of sigma 0.5.
+        An iteration shifts the images by 0 … max_jitter pixels each way, takes the step, shifts
+        them back and clips them to pixels 0…255; the first and every `blur_every`-th after it end
+        with a blur of sigma 0.5.
 
         Args:
             targets: N class ids.
@@ -115,7 +127,8 @@ class ClassVisualization:
             learning_rate: L2 length of a step in normalised units, > 0.
             num_iterations, blur_every: ≥ 1.
             max_jitter: the largest shift in pixels, ≥ 0.
-            generator: source of the noise and the shifts; its state moves on. By default torch's global one.
+            generator: source of the noise and the shifts; its state moves on. By default torch's
+                global one.
             seed: seeds a generator of its own instead.
             callback: called with a `ClassVisualizationProgress` after every iteration.
 
@@ -131,7 +144,10 @@ class ClassVisualization:
         if not 0 <= l2_reg < math.inf:
             raise ValueError(f"l2_reg must be at least 0 and finite, got {l2_reg}")
         learning_rate = positive(learning_rate, "learning_rate")
-        num_iterations, max_jitter = integer(num_iterations, "num_iterations", 1), integer(max_jitter, "max_jitter")
+        num_iterations, max_jitter = (
+            integer(num_iterations, "num_iterations", 1),
+            integer(max_jitter, "max_jitter"),
+        )
         blur_every = integer(blur_every, "blur_every", 1)
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
@@ -141,17 +157,21 @@ class ClassVisualization:
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
-                # One image at a time: in a batch the network rounds otherwise, which 100 steps make another picture.
+                # One image at a time: in a batch the network rounds otherwise, which 100 steps make
+                # another picture.
                 for i, target in enumerate(ids):
                     shifted = self.jitter(images[i], ox, oy)
                     scores[i], gradient = objective_gradient(shifted, target, model, l2_reg)
                     shifted = shifted + learning_rate * unit_length(gradient)
                     images[i] = clip_pixels(self.jitter(shifted, -ox, -oy))
                     if t % blur_every == 0:
-                        images[i] = clip_pixels(self.blur_image(images[i], BLUR_SIGMA))  # again, as the blur rounds
+                        # Again, as the blur rounds
+                        images[i] = clip_pixels(self.blur_image(images[i], BLUR_SIGMA))
                 read_flags()
                 if callback:
-                    callback(ClassVisualizationProgress(t + 1, torch.stack(scores), torch.cat(images)))
+                    callback(
+                        ClassVisualizationProgress(t + 1, torch.stack(scores), torch.cat(images))
+                    )
         return torch.cat(images)
 
 
@@ -160,16 +180,23 @@ def is_shown(iteration: int, show_every: int, num_iterations: int) -> bool:
     return iteration == 1 or iteration % show_every == 0 or iteration == num_iterations
 
 
-def draw_iteration(progress: ClassVisualizationProgress, titles: Sequence[str], num_iterations: int) -> Image.Image:
+def draw_iteration(
+    progress: ClassVisualizationProgress, titles: Sequence[str], num_iterations: int
+) -> Image.Image:
     """Draw the pictures of an iteration side by side, one title each."""
-    tiles = [np.asarray(deprocess(image, should_rescale=False)) for image in progress.image.split(1)]
-    return figures().draw_rows([("", tiles)], titles, f"Iteration {progress.iteration} / {num_iterations}")
+    tiles = [
+        np.asarray(deprocess(image, should_rescale=False)) for image in progress.image.split(1)
+    ]
+    return figures().draw_rows(
+        [("", tiles)], titles, f"Iteration {progress.iteration} / {num_iterations}"
+    )
 
 
 def objective_gradient(
     image: torch.Tensor, target: int, model: nn.Module, l2_reg: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the raw score s_y of an image I (1, 3, H, W), 0-dim, and the gradient of s_y(I) − l2_reg · ‖I‖² by I.
+    """Return the raw score s_y of an image I (1, 3, H, W), 0-dim, and the gradient of s_y(I) −
+    l2_reg · ‖I‖² by I.
 
     Raises:
         ValueError: a class that the network does not know, or scores that are not finite.
@@ -181,7 +208,8 @@ def objective_gradient(
 
 
 def _source(generator: torch.Generator | None, seed: int | None) -> dict:
-    """Return the source of random numbers as arguments of torch.rand…; by default torch's global one on the CPU.
+    """Return the source of random numbers as arguments of torch.rand…; by default torch's global
+    one on the CPU.
 
     Numbers are drawn on the generator's device, so that they are the same wherever the network is.
     """
@@ -192,10 +220,17 @@ def _source(generator: torch.Generator | None, seed: int | None) -> dict:
     return {"generator": generator, "device": generator.device if generator is not None else "cpu"}
 
 
-def _placed(model: nn.Module, dtype: torch.dtype | torch.device | type | str) -> tuple[nn.Module, torch.Tensor]:
-    """Return the network, copied if `dtype` asks for another type or device, and an empty tensor of that type there."""
+def _placed(
+    model: nn.Module, dtype: torch.dtype | torch.device | type | str
+) -> tuple[nn.Module, torch.Tensor]:
+    """Return the network, copied if `dtype` asks for another type or device, and an empty tensor of
+    that type there.
+    """
     check_model(model)
-    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
+    like = next(
+        (parameter for parameter in model.parameters() if parameter.is_floating_point()),
+        torch.empty(0),
+    )
     own = torch.empty(0, dtype=like.dtype, device=like.device)
     wanted = as_type(own, dtype)
     if (wanted.device, wanted.dtype) == (own.device, own.dtype):

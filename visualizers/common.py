@@ -24,7 +24,8 @@ Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | np.nda
 
 
 def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Evaluate a network on a copy of the images, which it may alter: (N, 3, H, W) → finite scores (N, classes).
+    """Evaluate a network on a copy of the images, which it may alter: (N, 3, H, W) → finite scores
+    (N, classes).
 
     Raises:
         InputError: the network gives something else, or what no gradient can be taken of.
@@ -34,13 +35,18 @@ def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
         raise InputError(f"model must give scores of shape (N, classes), got {got}")
     if images.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
-        raise InputError("model gives scores without a gradient: it detaches them, or runs under torch.no_grad()")
+        raise InputError(
+            "model gives scores without a gradient: it detaches them, or runs under torch.no_grad()"
+        )
     refuse_unless(scores.isfinite().all(), lambda: InputError(DAMAGED))
     return scores
 
 
-def class_scores(model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: str = "y") -> torch.Tensor:
-    """Evaluate a network and return the raw score (logit) s_y of each image's class: (N, 3, H, W) and (N,) → (N,).
+def class_scores(
+    model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: str = "y"
+) -> torch.Tensor:
+    """Evaluate a network and return the raw score (logit) s_y of each image's class: (N, 3, H, W)
+    and (N,) → (N,).
 
     Of SqueezeNet's classifier only the labelled channels are evaluated, see `squeezenet_score`.
 
@@ -66,9 +72,13 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
 
 
 def _in_range(y: torch.Tensor, classes: int, name: str) -> torch.Tensor:
-    """Return labels that are safe to index with: on a GPU an index out of range would end the process."""
+    """Return labels that are safe to index with: on a GPU an index out of range would end the
+    process.
+    """
     safe = y.clamp(0, classes - 1) if y.is_cuda else y
-    refuse_unless(((y >= 0) & (y < classes)).all(), lambda: _out_of_range(y.tolist(), classes, name))
+    refuse_unless(
+        ((y >= 0) & (y < classes)).all(), lambda: _out_of_range(y.tolist(), classes, name)
+    )
     return safe
 
 
@@ -99,19 +109,22 @@ def finite(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return True if all values are finite. Tests only their sum, which is 50 times faster; a sum that overflows counts
-    as not finite.
+    """Return True if all values are finite. Tests only their sum, which is 50 times faster; a sum
+    that overflows counts as not finite.
     """
     return bool(at_least_float32(tensor).sum().isfinite())
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor, of half precision in float32: it would overflow in sums, and has no bicubic enlargement."""
+    """Return a tensor, of half precision in float32: it would overflow in sums, and has no bicubic
+    enlargement.
+    """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def figures():
-    """Return the module that draws, for the two methods that the course has write figures; nothing else needs it.
+    """Return the module that draws, for the two methods that the course has write figures; nothing
+    else needs it.
 
     Raises:
         InputError: `visualizers/` has been copied without it.
@@ -121,7 +134,9 @@ def figures():
     except ModuleNotFoundError as error:
         if error.name not in ("figure_utils", "files"):
             raise
-        raise InputError("drawing needs figure_utils.py and files/ beside visualizers/: copy them as well") from None
+        raise InputError(
+            "drawing needs figure_utils.py and files/ beside visualizers/: copy them as well"
+        ) from None
     return figure_utils
 
 
@@ -138,13 +153,21 @@ def check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if any(".quantized" in type(module).__module__ for module in model.modules()):
-        raise InputError("the network is quantised, so it has no gradients; give the float network it was made from")
+        raise InputError(
+            "the network is quantised, so it has no gradients; give the float network it was made "
+            "from"
+        )
     if any(parameter.is_inference() for parameter in model.parameters()):
-        raise InputError("the network was made under torch.inference_mode(), so it has no gradients; make it outside")
+        raise InputError(
+            "the network was made under torch.inference_mode(), so it has no gradients; make it "
+            "outside"
+        )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor without its graph; one made in inference mode is copied, as autograd takes it for no input."""
+    """Return the tensor without its graph; one made in inference mode is copied, as autograd takes
+    it for no input.
+    """
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
@@ -152,7 +175,8 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
     """Return the images on the network's device and in its dtype.
 
     Raises:
-        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1, or as `check_model`.
+        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1, or as
+            `check_model`.
     """
     check_model(model)
     if not isinstance(X, torch.Tensor) or not X.is_floating_point():
@@ -186,7 +210,10 @@ def check_labels(y: Labels, X: torch.Tensor, name: str = "y") -> torch.Tensor:
     if not integers and labels.numel():  # an empty list is of floats
         raise ValueError(f"{name} must hold integers, got {labels.dtype}")
     if labels.dim() and labels.shape != X.shape[:1]:
-        raise ValueError(f"{name} must hold one label for each of the {len(X)} images, got shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"{name} must hold one label for each of the {len(X)} images, got shape "
+            f"{tuple(labels.shape)}"
+        )
     with torch.inference_mode(False):
         return _plain(labels).to(device=X.device, dtype=torch.int64).expand(len(X))
 

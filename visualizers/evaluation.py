@@ -1,4 +1,6 @@
-"""How networks are evaluated: deterministically, in full precision, a few images at a time, and left as they were."""
+"""How networks are evaluated: deterministically, in full precision, a few images at a time, and
+left as they were.
+"""
 
 import contextlib
 import copy
@@ -9,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-CHUNK = 8  # images that go through a network together: more cost memory, and gain no speed on several threads
+# Images that go through a network together: more cost memory, and gain no speed on several threads
+CHUNK = 8
 
 _one_at_a_time = threading.RLock()
 _flags: list[tuple[torch.Tensor, Callable[[], Exception]]] = []  # of the thread whose turn it is
@@ -17,11 +20,13 @@ _flags: list[tuple[torch.Tensor, Callable[[], Exception]]] = []  # of the thread
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate a network deterministically, with gradients: no dropout, batch norm by its running statistics.
+    """Evaluate a network deterministically, with gradients: no dropout, batch norm by its running
+    statistics.
 
-    Also where the caller has switched to inference mode; a compiled network is evaluated as it was written, since
-    compiled code hides layers, hooks and ReLUs. The modes are restored afterwards. Threads take turns, since the modes
-    and hooks of a network are shared by all. A GPU computes in full float32, and its flags are read at the end.
+    Also where the caller has switched to inference mode; a compiled network is evaluated as it was
+    written, since compiled code hides layers, hooks and ReLUs. The modes are restored afterwards.
+    Threads take turns, since the modes and hooks of a network are shared by all. A GPU computes in
+    full float32, and its flags are read at the end.
     """
     with (
         _one_at_a_time,
@@ -44,8 +49,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network.
 
-    `deepcopy` refuses non-leaf tensors, such as the weight that `weight_norm` or `spectral_norm` compute in a hook;
-    they are detached in the copy.
+    `deepcopy` refuses non-leaf tensors, such as the weight that `weight_norm` or `spectral_norm`
+    compute in a hook; they are detached in the copy.
     """
     computed = [
         value
@@ -56,9 +61,11 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
-def in_chunks(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return what `compute(*batches)` returns: on a CPU a few images at a time, so that memory stays flat; on a GPU of
-    all images at once, in halves where its memory does not hold them.
+def in_chunks(
+    compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return what `compute(*batches)` returns: on a CPU a few images at a time, so that memory
+    stays flat; on a GPU of all images at once, in halves where its memory does not hold them.
     """
     if batches[0].is_cuda:
         return at_once(compute, *batches)
@@ -66,12 +73,19 @@ def in_chunks(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.
     count = len(batches[0]) // (CHUNK if torch.get_num_threads() > 1 else 2 * CHUNK)
     if count < 2:
         return compute(*batches)
-    parts = [compute(*part) for part in zip(*(batch.tensor_split(count) for batch in batches), strict=True)]
+    parts = [
+        compute(*part)
+        for part in zip(*(batch.tensor_split(count) for batch in batches), strict=True)
+    ]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
-def at_once(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return what `compute(*batches)` returns; of halves of the images where memory does not hold all."""
+def at_once(
+    compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return what `compute(*batches)` returns; of halves of the images where memory does not hold
+    all.
+    """
     flags = len(_flags)
     try:
         return compute(*batches)
@@ -86,14 +100,16 @@ def at_once(compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Te
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Have a GPU's convolutions and products compute in full float32; the caller's settings are restored.
+    """Have a GPU's convolutions and products compute in full float32; the caller's settings are
+    restored.
 
-    By default cuDNN rounds a convolution's input to 10 bits (TF32), by which single values of a map differ from the
-    CPU's by a tenth of the largest.
+    By default cuDNN rounds a convolution's input to 10 bits (TF32), by which single values of a map
+    differ from the CPU's by a tenth of the largest.
     """
     cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
     settings: list[tuple[Any, str, Any]]
-    if hasattr(cudnn, "conv"):  # since torch 2.9; who has set one operator there can no longer read the old flags
+    # Since torch 2.9; who has set one operator there can no longer read the old flags
+    if hasattr(cudnn, "conv"):
         settings = [(cudnn.conv, "fp32_precision", "ieee"), (cuda.matmul, "fp32_precision", "ieee")]
     else:
         settings = [(cudnn, "allow_tf32", False), (cuda.matmul, "allow_tf32", False)]
@@ -111,8 +127,9 @@ def full_precision() -> Iterator[None]:
 
 
 def refuse_unless(flag: torch.Tensor, error: Callable[[], Exception]) -> None:
-    """Raise an error unless a flag, a 0-dim bool tensor, is set: at once on a CPU; on a GPU, whose numbers would have
-    to be waited for, when `read_flags` is called, at the latest at the end of `evaluation_mode`.
+    """Raise an error unless a flag, a 0-dim bool tensor, is set: at once on a CPU; on a GPU, whose
+    numbers would have to be waited for, when `read_flags` is called, at the latest at the end of
+    `evaluation_mode`.
     """
     if flag.is_cuda:
         _flags.append((flag, error))

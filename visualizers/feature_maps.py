@@ -1,4 +1,6 @@
-"""A layer's feature maps in an evaluation of its network: kept with their gradient, or given to others as maps."""
+"""A layer's feature maps in an evaluation of its network: kept with their gradient, or given to
+others as maps.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from .layouts import Layout
 
 @dataclass
 class KeptMaps:
-    """A layer's feature maps in one evaluation of a network, from which a gradient by them can be taken."""
+    """A layer's feature maps in one evaluation of a network, from which a gradient by them can be
+    taken.
+    """
 
     maps: torch.Tensor  # (N, C, h, w), in the graph
     tokens: bool  # whether they are the patches among tokens
@@ -28,12 +32,15 @@ class KeptMaps:
         """
         gradient = None
         if score.requires_grad:
-            (gradient,) = torch.autograd.grad(score, self.maps, allow_unused=True, retain_graph=retain_graph)
+            (gradient,) = torch.autograd.grad(
+                score, self.maps, allow_unused=True, retain_graph=retain_graph
+            )
         if gradient is None:
             raise InputError("layer has no influence on the scores, or none that a gradient shows")
         if self.tokens and not gradient.any():
             raise InputError(
-                "layer: its patches have no influence on the scores, as after the last attention only the class token "
+                "layer: its patches have no influence on the scores, as after the last attention "
+                "only the class token "
                 "has; choose for example the last block's norm before attention"
             )
         return finite(gradient)
@@ -65,7 +72,8 @@ class Layer:
             times += 1
             try:
                 maps = _viewed(self.layout, output, images)
-            except InputError as error:  # raised when the network has been evaluated, as its own faults come first
+            except InputError as error:
+                # Raised when the network has been evaluated, as its own faults come first
                 fault = error
                 return output
             # Of a frozen network and a plain image, the graph begins here.
@@ -87,9 +95,11 @@ class Layer:
 
     @contextlib.contextmanager
     def as_maps(self, images: torch.Tensor) -> Iterator[nn.Module]:
-        """Yield a module that is evaluated as part of the layer and whose output is its maps of images (N, 3, H, W).
+        """Yield a module that is evaluated as part of the layer and whose output is its maps of
+        images (N, 3, H, W).
 
-        With it, what knows maps (N, C, h, w) only, as Captum's layer attributions, looks into layers of any layout.
+        With it, what knows maps (N, C, h, w) only, as Captum's layer attributions, looks into
+        layers of any layout.
         """
         if self.layout.kind == "channels first":
             yield self.module
@@ -109,7 +119,13 @@ class Layer:
 def _viewed(layout: Layout, output: object, images: torch.Tensor) -> torch.Tensor:
     """View what a layer gives as maps of images, if it is as the layout says."""
     dimensions = 3 if layout.kind == "tokens" else 4
-    if not isinstance(output, torch.Tensor) or output.dim() != dimensions or len(output) != len(images):
+    if (
+        not isinstance(output, torch.Tensor)
+        or output.dim() != dimensions
+        or len(output) != len(images)
+    ):
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(f"layer must give feature maps (N, C, h, w), got {got} for images {tuple(images.shape)}")
+        raise InputError(
+            f"layer must give feature maps (N, C, h, w), got {got} for images {tuple(images.shape)}"
+        )
     return layout.maps(output, images.shape[2:])

@@ -1,4 +1,6 @@
-"""Fooling images: photos changed so little that nobody sees it, and yet the network names another class."""
+"""Fooling images: photos changed so little that nobody sees it, and yet the network names another
+class.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from .evaluation import evaluation_mode, read_flags
 
 @dataclass(frozen=True)
 class FoolingProgress:
-    """What `make_fooling_image` tells its callback each time the network has looked at the image."""
+    """What `make_fooling_image` tells its callback each time the network has looked at the
+    image.
+    """
 
     iteration: int  # steps taken so far
     score: float  # the target's raw score for the image
@@ -22,8 +26,9 @@ class FoolingProgress:
 
 
 class FoolingImage:
-    """Images classified as a class of one's choice (Szegedy et al.: Intriguing properties of neural networks, 2014,
-    §4), here by gradient ascent on that class's score (Simonyan et al.: Deep Inside Convolutional Networks, 2014, §2).
+    """Images classified as a class of one's choice (Szegedy et al.: Intriguing properties of neural
+    networks, 2014, §4), here by gradient ascent on that class's score (Simonyan et al.: Deep Inside
+    Convolutional Networks, 2014, §2).
     """
 
     def make_fooling_image(
@@ -36,21 +41,24 @@ class FoolingImage:
         callback: Callable[[FoolingProgress], None] | None = None,
         valid: bool = False,
     ) -> torch.Tensor:
-        """Change an image until the network takes it for the target class, by steps of learning_rate · g/‖g‖₂, where g
-        is the gradient of the target's raw score.
+        """Change an image until the network takes it for the target class, by steps of
+        learning_rate · g/‖g‖₂, where g is the gradient of the target's raw score.
 
-        Stops before the first step whose input is already classified as the target. When `max_iter` steps are not
-        enough, the last image is returned; `is_fooled` says whether it worked.
+        Stops before the first step whose input is already classified as the target. When `max_iter`
+        steps are not enough, the last image is returned; `is_fooled` says whether it worked.
 
         Args:
             X: float (1, 3, H, W), a preprocessed image.
             target_y: the id of the class to reach.
-            model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
+            model: network with scores (N, classes); it is evaluated in eval mode and left as it
+                was.
             learning_rate: L2 length of a step in normalised units, > 0.
             max_iter: the largest number of steps, ≥ 0.
-            callback: called with a `FoolingProgress` before each step, and when the network is fooled.
-            valid: the image stays one that can be stored: after every step it is clipped to pixels 0…255, and the
-                network sees it, the stop test included, as rounded to 8 bits. So rounded it is returned.
+            callback: called with a `FoolingProgress` before each step, and when the network is
+                fooled.
+            valid: the image stays one that can be stored: after every step it is clipped to pixels
+                0…255, and the network sees it, the stop test included, as rounded to 8 bits. So
+                rounded it is returned.
 
         Returns:
             (1, 3, H, W) in X's dtype and on its device, detached.
@@ -80,7 +88,8 @@ class FoolingImage:
         return (round_to_8_bits(image) if valid else image.clone()).to(X)
 
     def is_fooled(self, X: torch.Tensor, target_y: int, model: nn.Module) -> bool:
-        """Tell whether the network classifies the image as the target class; arguments as in `make_fooling_image`.
+        """Tell whether the network classifies the image as the target class; arguments as in
+        `make_fooling_image`.
 
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.

@@ -7,7 +7,16 @@ from torch import nn
 
 from errors import InputError
 
-from .common import Labels, at_least_float32, check_images, check_labels, class_scores, evaluated, finite, graph_nodes
+from .common import (
+    Labels,
+    at_least_float32,
+    check_images,
+    check_labels,
+    class_scores,
+    evaluated,
+    finite,
+    graph_nodes,
+)
 from .evaluation import evaluation_mode, in_chunks
 from .layers import Layer, check_visible, default_layer, find_layer
 
@@ -18,10 +27,13 @@ HIDING = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
-    """ReLU with the guided backward rule: of the gradient only what is positive passes, where the input was positive.
+    """ReLU with the guided backward rule: of the gradient only what is positive passes, where the
+    input was positive.
 
-    Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1. Put in the place of a
-    network's ReLUs it turns the gradient into guided backprop. `GradCam` follows the same rule without that change.
+    Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
+        Put in the place of a
+    network's ReLUs it turns the gradient into guided backprop. `GradCam` follows the same rule
+    without that change.
     """
 
     @staticmethod
@@ -46,8 +58,9 @@ def keep_positive(gradient: torch.Tensor) -> torch.Tensor:
 class GradCam:
     """Guided backprop, Grad-CAM and their product.
 
-    After `grad_cam` and `guided_grad_cam`, `activation_value` and `gradient_value` hold the layer's feature maps A and
-    the gradient of the labelled scores by them, both (N, C, h, w), detached; of tokens the patches' alone.
+    After `grad_cam` and `guided_grad_cam`, `activation_value` and `gradient_value` hold the layer's
+    feature maps A and the gradient of the labelled scores by them, both (N, C, h, w), detached; of
+    tokens the patches' alone.
     """
 
     def __init__(self):
@@ -55,23 +68,30 @@ class GradCam:
         self.gradient_value = None
         self.activation_value = None
 
-    def guided_backprop(self, X_tensor: torch.Tensor, y_tensor: Labels, gc_model: nn.Module) -> np.ndarray:
-        """Take the gradient of the labelled class's score by the image, with the guided rule at every ReLU.
+    def guided_backprop(
+        self, X_tensor: torch.Tensor, y_tensor: Labels, gc_model: nn.Module
+    ) -> np.ndarray:
+        """Take the gradient of the labelled class's score by the image, with the guided rule at
+        every ReLU.
 
-        ∂s_y/∂x, where a ReLU of input z passes R · [z > 0] · [R > 0] of the gradient R that comes from above.
+        ∂s_y/∂x, where a ReLU of input z passes R · [z > 0] · [R > 0] of the gradient R that comes
+        from above.
 
         Springenberg et al.: Striving for Simplicity, 2015, §3.4.
 
         Args:
             X_tensor: float (N, 3, H, W), preprocessed images.
-            y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
-            gc_model: network with ReLUs and scores (N, classes); evaluated in eval mode and left as it was.
+            y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all
+                images.
+            gc_model: network with ReLUs and scores (N, classes); evaluated in eval mode and left as
+                it was.
 
         Returns:
             float32 (N, H, W, 3).
 
         Raises:
-            ValueError: a network without ReLUs, arguments that do not fit, or numbers that are not finite.
+            ValueError: a network without ReLUs, arguments that do not fit, or numbers that are not
+                finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
 
@@ -93,40 +113,47 @@ class GradCam:
         layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
-        """Weight a layer's feature maps with the mean gradient of the class's score by them, and sum what is positive.
+        """Weight a layer's feature maps with the mean gradient of the class's score by them, and
+        sum what is positive.
 
-        L = relu(Σ_k α_k · A_k), α_k = mean over the places of ∂s_y/∂A_k. The maps are enlarged bicubically to images
-        and scaled to [0, 1] by (L − min) / (max − min), where min and max are the batch's. Since the enlargement
-        undershoots beside a peak, min may be below 0, and a place where nothing speaks for the class then is a little
-        above 0. The course does the same.
+        L = relu(Σ_k α_k · A_k), α_k = mean over the places of ∂s_y/∂A_k. The maps are enlarged
+        bicubically to images and scaled to [0, 1] by (L − min) / (max − min), where min and max are
+        the batch's. Since the enlargement undershoots beside a peak, min may be below 0, and a
+        place where nothing speaks for the class then is a little above 0. The course does the same.
 
         Selvaraju et al.: Grad-CAM, 2017, §3, equations 1 and 2.
 
         Args:
             X_tensor: float (N, 3, H, W), preprocessed images.
-            y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
+            y_tensor: (N,) class ids, a tensor, array, list or tuple of integers; or one for all
+                images.
             gc_model: network with scores (N, classes); evaluated in eval mode and left as it was.
-            layer: a module with feature maps (N, C, h, w), channels-last ones (N, h, w, C) or tokens (N, 1+h·w, C), or
-                its dotted name, or a `Layer`, which has been checked. Default: SqueezeNet's features[12]; of another
-                network `layers.default_layer`.
+            layer: a module with feature maps (N, C, h, w), channels-last ones (N, h, w, C) or
+                tokens (N, 1+h·w, C), or its dotted name, or a `Layer`, which has been checked.
+                Default: SqueezeNet's features[12]; of another network `layers.default_layer`.
             per_image: scale each map to [0, 1] alone; otherwise all together, as the course does.
 
         Returns:
             float32 (N, H, W), values in [0, 1]; zeros when nothing speaks for the class.
 
         Raises:
-            ValueError: no such or no spatial layer, arguments that do not fit, or numbers that are not finite.
+            ValueError: no such or no spatial layer, arguments that do not fit, or numbers that are
+                not finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
         found = find_layer(gc_model, layer, images)
 
-        def activation_and_gradient(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def activation_and_gradient(
+            images: torch.Tensor, labels: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
             return kept[0].maps.detach(), kept[0].gradient(score)
 
         with evaluation_mode(gc_model):
-            self.activation_value, self.gradient_value = in_chunks(activation_and_gradient, images, labels)
+            self.activation_value, self.gradient_value = in_chunks(
+                activation_and_gradient, images, labels
+            )
         return self._maps(images.shape[2:], per_image).cpu().numpy()
 
     def guided_grad_cam(
@@ -137,7 +164,8 @@ class GradCam:
         layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
-        """Multiply `guided_backprop` by `grad_cam`, place by place, from one forward pass and two backward ones.
+        """Multiply `guided_backprop` by `grad_cam`, place by place, from one forward pass and two
+        backward ones.
 
         Selvaraju et al.: Grad-CAM, 2017, §3.2.
 
@@ -153,11 +181,14 @@ class GradCam:
         images, labels = _checked(X_tensor, y_tensor, gc_model)
         found = find_layer(gc_model, layer, images)
 
-        def both(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def both(
+            images: torch.Tensor, labels: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             images.requires_grad_()
             with found.kept(images) as kept:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            plain = kept[0].gradient(score, retain_graph=True)  # at the layer, before any ReLU is guided
+            # At the layer, before any ReLU is guided
+            plain = kept[0].gradient(score, retain_graph=True)
             _guide_relus(score)
             return finite(*torch.autograd.grad(score, images)), kept[0].maps.detach(), plain
 
@@ -167,14 +198,18 @@ class GradCam:
 
     def _maps(self, size: torch.Size, per_image: bool) -> torch.Tensor:
         """Combine activation and gradient to maps (N, H, W) in [0, 1]."""
-        assert self.activation_value is not None and self.gradient_value is not None  # kept by who calls
+        # Kept by who calls
+        assert self.activation_value is not None and self.gradient_value is not None
         A, gradient = map(at_least_float32, (self.activation_value, self.gradient_value))
         weights = gradient.mean(dim=(2, 3), keepdim=True)  # α_k, equation 1
         maps = (weights * A).sum(dim=1, keepdim=True).relu()  # equation 2
-        # antialias=True selects PIL's bicubic kernel (a = −0.5), without it torch's own is sharper (a = −0.75).
+        # antialias=True selects PIL's bicubic kernel (a = −0.5), without it torch's own is sharper
+        # (a = −0.75).
         if not len(maps):
             return maps.new_zeros((0, *size))
-        return _scaled(F.interpolate(maps, size, mode="bicubic", antialias=True)[:, 0].float(), per_image)
+        return _scaled(
+            F.interpolate(maps, size, mode="bicubic", antialias=True)[:, 0].float(), per_image
+        )
 
 
 def _checked(X: torch.Tensor, y: Labels, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,8 +222,8 @@ def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
     """Count a network's ReLUs by evaluating it on the first of some images (N, 3, H, W).
 
     Returns:
-        How many follow the guided rule here, and how many of them are `nn.ReLU` modules, which is all that libraries
-        working with hooks on modules, such as Captum, can see.
+        How many follow the guided rule here, and how many of them are `nn.ReLU` modules, which is
+        all that libraries working with hooks on modules, such as Captum, can see.
 
     Raises:
         InputError: as `GradCam.guided_backprop`, except that there may be no ReLU.
@@ -202,7 +237,9 @@ def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
     ]
     try:
         with evaluation_mode(model):
-            nodes = _relu_nodes(evaluated(model, check_images(images, model)[:1].requires_grad_()).sum())
+            nodes = _relu_nodes(
+                evaluated(model, check_images(images, model)[:1].requires_grad_()).sum()
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -210,10 +247,11 @@ def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
 
 
 def _guide_relus(score: torch.Tensor) -> None:
-    """Let every ReLU that a score comes from pass back only what is positive: the rule of `CustomReLU`.
+    """Let every ReLU that a score comes from pass back only what is positive: the rule of
+    `CustomReLU`.
 
-    The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or not, are met alike,
-    and nothing has to be undone.
+    The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or
+    not, are met alike, and nothing has to be undone.
     """
 
     def guide(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:
@@ -234,7 +272,10 @@ def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
 def _is_relu(node: torch.autograd.graph.Node) -> bool:
     name = node.name()
     if name.endswith(HIDING):
-        raise InputError("a part of the network is compiled or TorchScript, which hides its ReLUs; give the original")
+        raise InputError(
+            "a part of the network is compiled or TorchScript, which hides its ReLUs; give the "
+            "original"
+        )
     return name in ("ReluBackward0", "CustomReLUBackward") or (
         name == "HardtanhBackward0" and getattr(node, "_saved_min_val", None) == 0  # ReLU6
     )
@@ -245,7 +286,8 @@ def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
     axes = (1, 2) if per_image else (0, 1, 2)
     low, high = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
     span = high - low
-    # Enlarged, a constant map is constant but for rounding, so differences below 1e-6 count as zero.
+    # Enlarged, a constant map is constant but for rounding, so differences below 1e-6 count as
+    # zero.
     return maps.sub_(low).div_(span.where(span > 1e-6 * high, torch.inf))
 
 

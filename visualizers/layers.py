@@ -17,25 +17,32 @@ from .layouts import CHANNELS_FIRST, layout_of, may_hold_maps, output_of
 
 __all__ = ["Layer", "check_influence", "check_visible", "default_layer", "find_layer"]
 
-NOT_SPATIAL = (nn.AdaptiveAvgPool2d, nn.Dropout, Permute)  # add no spatial information to what the layer before gives
+# Add no spatial information to what the layer before gives
+NOT_SPATIAL = (nn.AdaptiveAvgPool2d, nn.Dropout, Permute)
 
 
 def check_visible(model: nn.Module) -> None:
     """Raise InputError for a network that Python cannot look into."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise InputError("TorchScript hides a network's layers and ReLUs; give the network that it was made from")
+        raise InputError(
+            "TorchScript hides a network's layers and ReLUs; give the network that it was made from"
+        )
 
 
-def find_layer(model: nn.Module, layer: Layer | nn.Module | str | None, images: torch.Tensor) -> Layer:
+def find_layer(
+    model: nn.Module, layer: Layer | nn.Module | str | None, images: torch.Tensor
+) -> Layer:
     """Look a layer up and find out how its output holds feature maps.
 
     Args:
         model: the network.
-        layer: dotted name or module; None: `default_layer`; a `Layer` of the network is returned as it is.
+        layer: dotted name or module; None: `default_layer`; a `Layer` of the network is returned as
+            it is.
         images: (N, 3, H, W), the first of which the network is evaluated on.
 
     Raises:
-        InputError: the network has no such layer, or gives no scores, or the layer gives no feature maps.
+        InputError: the network has no such layer, or gives no scores, or the layer gives no feature
+            maps.
     """
     check_visible(model)
     if layer is None:
@@ -54,7 +61,8 @@ def find_layer(model: nn.Module, layer: Layer | nn.Module | str | None, images: 
 
 def _look_up(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
     """Return a module with its dotted name."""
-    modules = dict(getattr(model, "_orig_mod", model).named_modules())  # what a compiled network was made from
+    # What a compiled network was made from
+    modules = dict(getattr(model, "_orig_mod", model).named_modules())
     if isinstance(layer, nn.Module):
         name = next((name for name, module in modules.items() if module is layer), None)
         if name is None:
@@ -72,12 +80,14 @@ def _look_up(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:
 def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer:
     """Return SqueezeNet's features[12]; of another network the last layer evaluated that fits.
 
-    It is evaluated once, has influence on the scores and gives feature maps larger than one pixel; pooling to a fixed
-    size does not count. For transformers: the last norm whose patch tokens still affect the scores. In a ViT, which
-    classifies by its class token, that is the norm before the last attention.
+    It is evaluated once, has influence on the scores and gives feature maps larger than one pixel;
+    pooling to a fixed size does not count. For transformers: the last norm whose patch tokens still
+    affect the scores. In a ViT, which classifies by its class token, that is the norm before the
+    last attention.
 
     Args:
-        images: (N, 3, H, W), the first of which shows the order of evaluation; a black one of 224×224 by default.
+        images: (N, 3, H, W), the first of which shows the order of evaluation; a black one of
+            224×224 by default.
 
     Raises:
         InputError: there is none.
@@ -86,7 +96,8 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
     check_visible(model)
     images = check_images(images, model)[:1]
     if isinstance(model, SqueezeNet):
-        layer, small = model.features[12], max(images.shape[2:]) < 64  # then it may give a single pixel
+        # Then it may give a single pixel
+        layer, small = model.features[12], max(images.shape[2:]) < 64
         if not small or output_of(model, layer, images).shape[2:].numel() > 1:
             return Layer("features.12", layer, CHANNELS_FIRST)
     names = {module: name for name, module in getattr(model, "_orig_mod", model).named_modules()}
@@ -103,13 +114,18 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
                 check_influence(model, layer, images)
                 return layer
     if tokens:
-        raise InputError("no norm of the network gives tokens through which the patches have influence; choose a layer")
-    raise InputError("the network has no layer with spatial feature maps (N, C, h, w), which Grad-CAM needs")
+        raise InputError(
+            "no norm of the network gives tokens through which the patches have influence; choose "
+            "a layer"
+        )
+    raise InputError(
+        "the network has no layer with spatial feature maps (N, C, h, w), which Grad-CAM needs"
+    )
 
 
 def _influential_outputs(model: nn.Module, images: torch.Tensor) -> dict[nn.Module, torch.Size]:
-    """Return the shape of what each module gives, in the order in which they finish: of those that are evaluated
-    once, give one tensor on which the scores depend, and are not `NOT_SPATIAL`.
+    """Return the shape of what each module gives, in the order in which they finish: of those that
+    are evaluated once, give one tensor on which the scores depend, and are not `NOT_SPATIAL`.
     """
     outputs: list[tuple[nn.Module, torch.autograd.graph.Node | None, torch.Size]] = []
 
@@ -117,7 +133,9 @@ def _influential_outputs(model: nn.Module, images: torch.Tensor) -> dict[nn.Modu
         output = output if isinstance(output, torch.Tensor) else torch.empty(0)
         outputs.append((module, output.grad_fn, output.shape))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    handles = [
+        module.register_forward_hook(note) for module in model.modules() if module is not model
+    ]
     try:
         with evaluation_mode(model):
             nodes = set(graph_nodes(evaluated(model, images.requires_grad_()).sum()))

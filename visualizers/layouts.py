@@ -1,4 +1,6 @@
-"""How a layer's output holds feature maps: which axes are the places, and which of the tokens are patches."""
+"""How a layer's output holds feature maps: which axes are the places, and which of the tokens are
+patches.
+"""
 
 import contextlib
 import functools
@@ -19,10 +21,18 @@ from .evaluation import evaluation_mode
 EXTRA_TOKENS = 8  # at most, beside the patches: class, distillation and register tokens
 # Their output is (N, C, h, w) in any case, so nothing has to be evaluated to know it.
 CONVOLUTIONAL = (
-    *(nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    *(
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.MaxPool2d,
+        nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d,
+        nn.AdaptiveMaxPool2d,
+    ),
     *(Fire, BasicBlock, Bottleneck),
 )
-# Where the picture is changed, (y, x) in shares of its sides: off the diagonal, so that exchanged axes are noticed.
+# Where the picture is changed, (y, x) in shares of its sides: off the diagonal, so that exchanged
+# axes are noticed.
 CHANGE = 2  # of normalised pixels, standard deviation of the noise that is added
 PLACES = ((1 / 8, 5 / 8), (3 / 8, 7 / 8), (5 / 8, 1 / 8), (7 / 8, 3 / 8))
 
@@ -31,8 +41,8 @@ PLACES = ((1 / 8, 5 / 8), (3 / 8, 7 / 8), (5 / 8, 1 / 8), (7 / 8, 3 / 8))
 class Layout:
     """How a layer's output holds feature maps of C channels and h×w places.
 
-    "channels first": (N, C, h, w), as of convolutions; "channels last": (N, h, w, C), as of Swin; "tokens":
-    (N, before + h·w + after, C), as of ViT, where h and w count the patches, row by row.
+    "channels first": (N, C, h, w), as of convolutions; "channels last": (N, h, w, C), as of Swin;
+    "tokens": (N, before + h·w + after, C), as of ViT, where h and w count the patches, row by row.
     """
 
     kind: str
@@ -49,11 +59,17 @@ class Layout:
         if self.kind == "tokens":
             h, w = (side // self.patch for side in size)
             if output.shape[1] != self.before + h * w + self.after:
-                raise InputError(f"layer gives {output.shape[1]} tokens, which are not {h}×{w} patches and few more")
+                raise InputError(
+                    f"layer gives {output.shape[1]} tokens, which are not {h}×{w} patches and few "
+                    f"more"
+                )
             output = output[:, self.before : self.before + h * w].unflatten(1, (h, w))
         maps = output if self.kind == "channels first" else output.permute(0, 3, 1, 2)
         if maps.shape[2:].numel() == 1 < size.numel():
-            raise InputError("layer gives maps of a single pixel, which tell no places apart; choose an earlier one")
+            raise InputError(
+                "layer gives maps of a single pixel, which tell no places apart; choose an earlier "
+                "one"
+            )
         return maps
 
     def output(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -74,11 +90,12 @@ CHANNELS_FIRST = Layout("channels first")
 def layout_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> Layout:
     """Find out how a layer's output holds feature maps of images (N, 3, H, W).
 
-    One patch of the first picture is changed, off the diagonal, in four places in turn. The layout is the one in which
-    the place that answers most is where the change was.
+    One patch of the first picture is changed, off the diagonal, in four places in turn. The layout
+    is the one in which the place that answers most is where the change was.
 
     Raises:
-        InputError: the output holds no maps, or none that this tells for sure, or maps of a single pixel.
+        InputError: the output holds no maps, or none that this tells for sure, or maps of a single
+            pixel.
     """
     if _gives_channels_first(module):
         return CHANNELS_FIRST
@@ -88,39 +105,60 @@ def layout_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> Layo
         raise InputError(DAMAGED)
     answers = functools.partial(_answers, model, module, picture, output)
     layout = None
-    if len(output) == 1:  # with heads or windows of attention counted among the images, places could not be told
-        layout = _layout_of_maps(answers, output.shape, size) or _layout_of_tokens(answers, output.shape, size)
+    # With heads or windows of attention counted among the images, places could not be told
+    if len(output) == 1:
+        layout = _layout_of_maps(answers, output.shape, size) or _layout_of_tokens(
+            answers, output.shape, size
+        )
     if layout is None:
         got = (len(images), *output.shape[1:])
         raise InputError(
-            "layer must give tokens (N, 1+h·w, C) in the order of the patches, channels-last maps (N, h, w, C) or "
+            "layer must give tokens (N, 1+h·w, C) in the order of the patches, channels-last maps "
+            "(N, h, w, C) or "
             f"feature maps (N, C, h, w), got {got} for images {tuple(images.shape)}"
         )
     layout.maps(output, size)  # refuses a single pixel
     return layout
 
 
-def _layout_of_maps(answers: Callable[..., torch.Tensor], shape: torch.Size, size: torch.Size) -> Layout | None:
-    """Return the one layout of maps in which the places that answer most are where the picture was changed."""
+def _layout_of_maps(
+    answers: Callable[..., torch.Tensor], shape: torch.Size, size: torch.Size
+) -> Layout | None:
+    """Return the one layout of maps in which the places that answer most are where the picture was
+    changed.
+    """
     if not _map_kinds(shape, size):
         return None
     height, width = (max(1, side // 4) for side in size)
-    corners = [(max(0, round(y * size[0] - height / 2)), max(0, round(x * size[1] - width / 2))) for y, x in PLACES]
+    corners = [
+        (max(0, round(y * size[0] - height / 2)), max(0, round(x * size[1] - width / 2)))
+        for y, x in PLACES
+    ]
     changes = answers([(top, left, height, width) for top, left in corners])
-    fitting = [layout for layout in _map_kinds(shape, size) if _answers_in_place(layout.maps(changes, size))]
+    fitting = [
+        layout
+        for layout in _map_kinds(shape, size)
+        if _answers_in_place(layout.maps(changes, size))
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _layout_of_tokens(answers: Callable[..., torch.Tensor], shape: torch.Size, size: torch.Size) -> Layout | None:
+def _layout_of_tokens(
+    answers: Callable[..., torch.Tensor], shape: torch.Size, size: torch.Size
+) -> Layout | None:
     """Return the layout in which the token that answers most is that of the patch that was changed.
 
-    Of the grids that could be, the finest that fits is right: a patch of a coarser one holds several tokens.
+    Of the grids that could be, the finest that fits is right: a patch of a coarser one holds
+    several tokens.
     """
     for (h, w), patch in _grids(shape, size).items():
         cells = [(int(y * h), int(x * w)) for y, x in PLACES]
         changes = answers([(row * patch, column * patch, patch, patch) for row, column in cells])
         tokens = changes.sum(dim=2).argmax(dim=1)
-        before = {token - (row * w + column) for token, (row, column) in zip(tokens.tolist(), cells, strict=True)}
+        before = {
+            token - (row * w + column)
+            for token, (row, column) in zip(tokens.tolist(), cells, strict=True)
+        }
         first = before.pop()
         if not before and 0 <= first <= shape[1] - h * w:
             return Layout("tokens", patch, first, shape[1] - h * w - first)
@@ -134,7 +172,9 @@ def _answers(
     output: torch.Tensor,
     rectangles: list[tuple[int, int, int, int]],
 ) -> torch.Tensor:
-    """Return how much each number of a layer's output (1, …) changes with each rectangle of a picture: (n, …)."""
+    """Return how much each number of a layer's output (1, …) changes with each rectangle of a
+    picture: (n, …).
+    """
     changed = picture.repeat(len(rectangles), 1, 1, 1)
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)).to(picture)
     for image, (top, left, height, width) in zip(changed, rectangles, strict=True):
@@ -144,7 +184,9 @@ def _answers(
 
 
 def _answers_in_place(answers: torch.Tensor) -> bool:
-    """Whether feature maps (n, C, h, w) answer most where each of the `PLACES` was changed, a quarter of a side off."""
+    """Whether feature maps (n, C, h, w) answer most where each of the `PLACES` was changed, a
+    quarter of a side off.
+    """
     h, w = answers.shape[2:]
     window = -(-h // 4), -(-w // 4)  # as large as the patch, in places
     energy = F.avg_pool2d(answers.sum(dim=1), window, stride=1)
@@ -157,7 +199,8 @@ def _answers_in_place(answers: torch.Tensor) -> bool:
 
 
 def output_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return what a module gives when the network first evaluates it on images; what follows it is not evaluated.
+    """Return what a module gives when the network first evaluates it on images; what follows it is
+    not evaluated.
 
     Raises:
         InputError: it is not evaluated, or gives something else than one tensor.
@@ -175,9 +218,13 @@ def output_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> torc
     finally:
         handle.remove()
     if not outputs:
-        raise InputError("layer is never evaluated in a forward pass; choose one that is evaluated once")
+        raise InputError(
+            "layer is never evaluated in a forward pass; choose one that is evaluated once"
+        )
     if not isinstance(outputs[0], torch.Tensor):
-        raise InputError(f"layer must give feature maps (N, C, h, w), got {type(outputs[0]).__name__}")
+        raise InputError(
+            f"layer must give feature maps (N, C, h, w), got {type(outputs[0]).__name__}"
+        )
     return outputs[0]
 
 
@@ -196,18 +243,28 @@ def _gives_channels_first(module: nn.Module) -> bool:
 
 
 def _map_kinds(shape: torch.Size, size: torch.Size) -> list[Layout]:
-    """Return the layouts of a four-dimensional output in which maps have the pictures' proportions."""
+    """Return the layouts of a four-dimensional output in which maps have the pictures'
+    proportions.
+    """
     height, width = size
     kinds = {"channels first": shape[2:], "channels last": shape[1:3]} if len(shape) == 4 else {}
-    return [Layout(kind) for kind, (h, w) in kinds.items() if abs(h * width - w * height) <= max(height, width)]
+    return [
+        Layout(kind)
+        for kind, (h, w) in kinds.items()
+        if abs(h * width - w * height) <= max(height, width)
+    ]
 
 
 def _grids(shape: torch.Size, size: torch.Size) -> dict[tuple[int, int], int]:
-    """Return the grids (h, w) of which an output (N, L, C) could hold one token a patch and few more, and the patch's
-    side in pixels, the finest grid first.
+    """Return the grids (h, w) of which an output (N, L, C) could hold one token a patch and few
+    more, and the patch's side in pixels, the finest grid first.
     """
     sides = range(1, min(size) // 2 + 1) if len(shape) == 3 else ()
     grids = {
         (size[0] // side, size[1] // side): side for side in sides
     }  # of several sides the largest: none is left over
-    return {grid: side for grid, side in grids.items() if 0 <= shape[1] - grid[0] * grid[1] <= EXTRA_TOKENS}
+    return {
+        grid: side
+        for grid, side in grids.items()
+        if 0 <= shape[1] - grid[0] * grid[1] <= EXTRA_TOKENS
+    }

@@ -13,15 +13,19 @@ from .evaluation import evaluation_mode, in_chunks
 
 
 class SaliencyMap:
-    """Image-specific class saliency (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2014, §3)."""
+    """Image-specific class saliency (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional
+    Networks, 2014, §3).
+    """
 
     def compute_saliency_maps(self, X: torch.Tensor, y: Labels, model: nn.Module) -> torch.Tensor:
-        """Return the largest absolute derivative, over the colours, of the labelled class's score by each pixel.
+        """Return the largest absolute derivative, over the colours, of the labelled class's score
+        by each pixel.
 
         Args:
             X: float (N, 3, H, W), preprocessed images.
             y: (N,) class ids, a tensor, array, list or tuple of integers; or one for all images.
-            model: network with scores (N, classes); it is evaluated in eval mode and left as it was.
+            model: network with scores (N, classes); it is evaluated in eval mode and left as it
+                was.
 
         Returns:
             (N, H, W) in X's dtype and on its device, values ≥ 0: max_c |∂s_y/∂x_c| (ibid., §3.1).
@@ -35,15 +39,19 @@ class SaliencyMap:
         def saliency(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
             images.requires_grad_()
             scores = class_scores(model, images, labels)  # s_y
-            (gradient,) = torch.autograd.grad(scores.sum(), images)  # ∂s_y/∂x: no score depends on another image
+            # ∂s_y/∂x: no score depends on another image
+            (gradient,) = torch.autograd.grad(scores.sum(), images)
             return (finite(gradient.abs().amax(dim=1)),)  # max over the colours
 
         with evaluation_mode(model):
             (maps,) = in_chunks(saliency, images, labels)
         return maps.to(X)
 
-    def show_saliency_maps(self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module) -> None:
-        """Draw photos over their saliency maps into `visualization/saliency_map.png`, as the course does.
+    def show_saliency_maps(
+        self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module
+    ) -> None:
+        """Draw photos over their saliency maps into `visualization/saliency_map.png`, as the course
+        does.
 
         Args:
             X: uint8 (N, H, W, 3), RGB photos.
@@ -59,5 +67,10 @@ class SaliencyMap:
             raise ValueError("X must hold at least one photo, got none")
         maps = self.compute_saliency_maps(to_batch(X), y, model).cpu().numpy()
         rows = [("photo", list(X)), ("saliency map", [figures().heat(m) for m in maps])]
-        titles = [figures().class_title(class_names, label) for label in np.broadcast_to(np.asarray(y), len(X))]
-        figures().save_and_show(figures().draw_rows(rows, titles, "Saliency maps"), "saliency_map.png", model)
+        titles = [
+            figures().class_title(class_names, label)
+            for label in np.broadcast_to(np.asarray(y), len(X))
+        ]
+        figures().save_and_show(
+            figures().draw_rows(rows, titles, "Saliency maps"), "saliency_map.png", model
+        )

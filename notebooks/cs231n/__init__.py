@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-# The project's root, where the work is done; at the end, so that nothing of the notebook's is hidden.
+# The project's root, where the work is done; at the end, so that nothing of the notebook's is
+# hidden.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from cli.process import prepare_torch

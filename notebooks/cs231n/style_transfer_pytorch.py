@@ -25,7 +25,11 @@ __all__ = [
     "tv_loss",
 ]
 
-content_loss, style_loss, tv_loss = ContentLoss().forward, StyleLoss().forward, TotalVariationLoss().forward
+content_loss, style_loss, tv_loss = (
+    ContentLoss().forward,
+    StyleLoss().forward,
+    TotalVariationLoss().forward,
+)
 gram_matrix = StyleLoss().gram_matrix
 
 
@@ -33,21 +37,30 @@ SETTINGS = [*list(inspect.signature(style_utils.style_transfer).parameters)[1:10
 
 
 def features_from_img(imgpath, imgsize: int, cnn: nn.Module, dtype=None):
-    """Return the features of an image file and the picture: `style_utils.features_from_img`, in the network's type."""
-    return style_utils.features_from_img(imgpath, imgsize, cnn, dtype or next(cnn.parameters()).type())
+    """Return the features of an image file and the picture: `style_utils.features_from_img`, in the
+    network's type.
+    """
+    return style_utils.features_from_img(
+        imgpath, imgsize, cnn, dtype or next(cnn.parameters()).type()
+    )
 
 
 def style_transfer(*settings, cnn: nn.Module | None = None, **kwargs) -> Image.Image:
-    """Paint one picture in the style of another: `style_utils.style_transfer`, which returns the picture.
+    """Paint one picture in the style of another: `style_utils.style_transfer`, which returns the
+    picture.
 
     Args:
-        settings: content_image, style_image, image_size, style_size, content_layer, content_weight, style_layers,
-            style_weights, tv_weight and init_random, in this order or by name.
+        settings: content_image, style_image, image_size, style_size, content_layer, content_weight,
+            style_layers, style_weights, tv_weight and init_random, in this order or by name.
         cnn: network, or its feature layers; by default SqueezeNet with the weights that are there.
         kwargs: further ones, for example `optimizer` or `num_iterations`.
     """
     cnn = cnn or load_model()
     kwargs |= dict(zip(SETTINGS, settings, strict=False))
-    kwargs |= {"content_loss": ContentLoss(), "style_loss": StyleLoss(), "tv_loss": TotalVariationLoss()}
+    kwargs |= {
+        "content_loss": ContentLoss(),
+        "style_loss": StyleLoss(),
+        "tv_loss": TotalVariationLoss(),
+    }
     kwargs |= {"cnn": cnn, "dtype": next(cnn.parameters()).type(), "testing": True}
     return deprocess(style_utils.style_transfer("notebook", **kwargs), should_rescale=False)

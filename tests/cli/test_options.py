@@ -11,8 +11,19 @@ from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, real_num
 OF_PHOTOS = {"images", "labels", "num", "chunk", "size", "whole", "classes"}
 SCRIPTS = {  # the options of its own that each offers, beside those of all
     "saliency_map": {"steps", "arrays", "figures"} | OF_PHOTOS,
-    "gradcam": {"steps", "layer", "captum_layer", "techniques", "captum", "per_image", "arrays", "figures"} | OF_PHOTOS,
-    "fooling_image": {"index", "target", "learning_rate", "max_iter"} | OF_PHOTOS - {"labels", "chunk"},
+    "gradcam": {
+        "steps",
+        "layer",
+        "captum_layer",
+        "techniques",
+        "captum",
+        "per_image",
+        "arrays",
+        "figures",
+    }
+    | OF_PHOTOS,
+    "fooling_image": {"index", "target", "learning_rate", "max_iter"}
+    | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",
         "classes",
@@ -44,14 +55,31 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
 
 
 def test_defaults():
-    shared = {"arch": "squeezenet1_1", "weights": "auto", "device": "auto", "out": None, "seed": 1, "quiet": False}
+    shared = {
+        "arch": "squeezenet1_1",
+        "weights": "auto",
+        "device": "auto",
+        "out": None,
+        "seed": 1,
+        "quiet": False,
+    }
     assert vars(make_parser("a test").parse_args([])) == shared
     photos = {"images": None, "labels": None, "num": None, "chunk": 8}
     assert vars(options()) == shared | photos
-    photos |= {"size": 224, "whole": False, "per_image": False, "arrays": False, "figures": None, "classes": None}
+    photos |= {
+        "size": 224,
+        "whole": False,
+        "per_image": False,
+        "arrays": False,
+        "figures": None,
+        "classes": None,
+    }
     parser = make_parser("a test")
     add_photo_options(parser, *photos)
-    assert vars(parser.parse_args([])) == shared | photos and shared.keys() | photos.keys() == SHARED_OPTIONS
+    assert (
+        vars(parser.parse_args([])) == shared | photos
+        and shared.keys() | photos.keys() == SHARED_OPTIONS
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -92,7 +120,13 @@ def test_a_mistyped_option_is_one_line(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         options(*arguments)
     out, err = capsys.readouterr()
-    assert caught.value.code == 2 and not out and err.count("\n") == 1 and ": error: " in err and words in err
+    assert (
+        caught.value.code == 2
+        and not out
+        and err.count("\n") == 1
+        and ": error: " in err
+        and words in err
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +148,9 @@ def test_real_numbers(text, from_zero, above_zero):
         if good:
             assert parse(text) == float(text)
         else:
-            with pytest.raises(argparse.ArgumentTypeError, match=r"is out of range|is not a number"):
+            with pytest.raises(
+                argparse.ArgumentTypeError, match=r"is out of range|is not a number"
+            ):
                 parse(text)
 
 

@@ -1,4 +1,6 @@
-"""One's own photos in the scripts: which are opened and when, their size and proportions, and the arrays of maps."""
+"""One's own photos in the scripts: which are opened and when, their size and proportions, and the
+arrays of maps.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def cam(*arguments) -> int:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def options_of(path: Path) -> dict:
@@ -70,7 +74,9 @@ def options_of(path: Path) -> dict:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder with a.png (96×64), b.png (64×96), c.png (64×64), d.png (96×64), and a file that is no photo."""
+    """A folder with a.png (96×64), b.png (64×96), c.png (64×64), d.png (96×64), and a file that is
+    no photo.
+    """
     (tmp_path / "photos").mkdir()
     for name, size in (("a", (96, 64)), ("b", (64, 96)), ("c", (64, 64)), ("d", (96, 64))):
         smooth(size).save(tmp_path / "photos" / f"{name}.png")
@@ -85,7 +91,8 @@ def test_num_opens_no_more_than_it_needs(folder, caplog):
     broken = smooth().tobytes()
     (folder / "c2.png").write_bytes(broken)
     opened = [photo.name for photo in Photos([folder], num=3)]
-    assert opened == ["a.png", "b.png", "c.png"]  # three good ones; b2.txt is left out, c2.png is not reached
+    # Three good ones; b2.txt is left out, c2.png is not reached
+    assert opened == ["a.png", "b.png", "c.png"]
     assert len(caplog.messages) == 1 and "b2.txt" in caplog.messages[0]
     photos = Photos([folder / "a.png", folder / "c2.png", folder / "absent.png"], num=1)
     assert [photo.name for photo in photos] == ["a.png"]
@@ -116,7 +123,8 @@ def test_a_folder_of_10000_photos_with_num_1_is_quick(tmp_path):
     few = time.perf_counter() - begin
     begin = time.perf_counter()
     assert len(list(Photos([tmp_path / "many"], num=1000))) == 1000
-    assert few < 0.5 * (time.perf_counter() - begin)  # finding 10,000 takes less than opening a few hundred
+    # Finding 10,000 takes less than opening a few hundred
+    assert few < 0.5 * (time.perf_counter() - begin)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +151,17 @@ def test_a_pattern_that_is_a_file_s_name_or_fits_nothing(folder):
 
 
 def test_subfolders_and_web_addresses_get_a_sentence_that_helps(tmp_path, folder):
-    with pytest.raises(InputError, match=r"holds no image; its subfolders are not searched, but '([^\n]*)' names"):
+    with pytest.raises(
+        InputError, match=r"holds no image; its subfolders are not searched, but '([^\n]*)' names"
+    ):
         Photos([tmp_path])
     assert len(list(Photos([f"{tmp_path}/*/"]))) == 4  # what the sentence advises
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(InputError, match=r"holds no image; its subfolders are not searched"):
         list(Photos([tmp_path]))
-    with pytest.raises(InputError, match=r"^'https://example\.org/cat\.jpg' is a web address; save the photo"):
+    with pytest.raises(
+        InputError, match=r"^'https://example\.org/cat\.jpg' is a web address; save the photo"
+    ):
         Photos(["https://example.org/cat.jpg"])
 
 
@@ -190,26 +202,42 @@ def test_whole_photos_keep_their_proportions(tmp_path):
     Image.new("RGB", (21, 1)).save(tmp_path / "thin.png")
     assert len(list(Photos([tmp_path / "thin.png"]))) == 1
     with pytest.raises(
-        InputError, match=r"thin\.png' is 21×1 pixels; as a whole its long side may be at most 20 times"
+        InputError,
+        match=r"thin\.png' is 21×1 pixels; as a whole its long side may be at most 20 times",
     ):
         list(Photos([tmp_path / "thin.png"], whole=True))
 
 
 def test_pages_of_whole_photos(tmp_path, folder, bundled_model):
-    own = dataset(gradcam, "--images", folder, "--whole", "--size", 64, "--out", tmp_path, model=bundled_model)
+    own = dataset(
+        gradcam, "--images", folder, "--whole", "--size", 64, "--out", tmp_path, model=bundled_model
+    )
     (page,) = own.pages("")
     assert [x.shape for x in page.X] == [(64, 96, 3), (96, 64, 3), (64, 64, 3), (64, 96, 3)]
-    maps = page.compute(lambda images, y: SaliencyMap().compute_saliency_maps(images, y, bundled_model))
+    maps = page.compute(
+        lambda images, y: SaliencyMap().compute_saliency_maps(images, y, bundled_model)
+    )
     for x, label, found in zip(page.X, page.y, maps, strict=True):  # one at a time
         images = to_batch(x[None])
         assert label == bundled_model(images).argmax()
-        assert torch.equal(found, SaliencyMap().compute_saliency_maps(images, label[None], bundled_model)[0])
+        assert torch.equal(
+            found, SaliencyMap().compute_saliency_maps(images, label[None], bundled_model)[0]
+        )
     same = dataset(
-        saliency_map, "--images", folder / "a.png", folder / "d.png", "--whole", "--out", tmp_path, model=bundled_model
+        saliency_map,
+        "--images",
+        folder / "a.png",
+        folder / "d.png",
+        "--whole",
+        "--out",
+        tmp_path,
+        model=bundled_model,
     )
     (page,) = same.pages("")  # of one size: together
     assert len(page.X) == 2 and [images.shape for images in page.batches] == [(2, 3, 224, 336)]
-    without = dataset(saliency_map, "--images", folder, "--size", 64, "--out", tmp_path, model=bundled_model)
+    without = dataset(
+        saliency_map, "--images", folder, "--size", 64, "--out", tmp_path, model=bundled_model
+    )
     assert next(without.pages("")).batches[0].shape == (4, 3, 64, 64)
 
 
@@ -218,7 +246,10 @@ def test_figures_of_whole_photos_pad_to_a_common_tile(tmp_path, folder):
     out = tmp_path / "out"
     assert saliency("--images", folder, "--whole", "--size", 200, "--out", out, *QUICK) == 0
     with Image.open(out / "saliency_map.png") as figure:
-        assert figure.size == (LABEL_BAND + 4 * (300 + GAP), HEADING_BAND + TITLE_BAND + 2 * (300 + GAP) + GAP)
+        assert figure.size == (
+            LABEL_BAND + 4 * (300 + GAP),
+            HEADING_BAND + TITLE_BAND + 2 * (300 + GAP) + GAP,
+        )
     assert options_of(out / "saliency_map.png") == {"steps": 10, "size": 200, "whole": True}
     tiles = [np.full(shape, 7, np.uint8) for shape in ((200, 300, 3), (300, 200, 3))]
     pixels = np.asarray(draw_rows([("", tiles)], []))
@@ -226,7 +257,11 @@ def test_figures_of_whole_photos_pad_to_a_common_tile(tmp_path, folder):
     first = pixels[:300, GAP : GAP + 300]
     assert (first[50:250] == 7).all() and (first[:50] == 255).all() and (first[250:] == 255).all()
     second = pixels[:300, 300 + 2 * GAP :][:, :300]
-    assert (second[:, 50:250] == 7).all() and (second[:, :50] == 255).all() and (second[:, 250:] == 255).all()
+    assert (
+        (second[:, 50:250] == 7).all()
+        and (second[:, :50] == 255).all()
+        and (second[:, 250:] == 255).all()
+    )
 
 
 def test_size_and_whole_without_photos_of_one_s_own(tmp_path, course, monkeypatch, caplog):
@@ -235,7 +270,9 @@ def test_size_and_whole_without_photos_of_one_s_own(tmp_path, course, monkeypatc
     assert [photo.name for photo in photos] == [f"photo_{i}" for i in range(1, 6)]
     assert {photo.pixels.shape for photo in photos} == {(96, 96, 3)}
     monkeypatch.delenv("CS7643_DATA")
-    photos = list(dataset(saliency_map, "--whole", "--num", 2, "--out", tmp_path).session.photos.photos)
+    photos = list(
+        dataset(saliency_map, "--whole", "--num", 2, "--out", tmp_path).session.photos.photos
+    )
     assert [(photo.name, photo.pixels.shape) for photo in photos] == [
         ("chelsea.png", (224, 337, 3)),
         ("coffee.png", (224, 336, 3)),
@@ -249,10 +286,19 @@ def test_every_script_with_photos_takes_size_and_whole(tmp_path, capsys):
     more = ["--size", "64", "--whole", "--quiet"]
     assert saliency_map.main([*images, *more, "--steps", "2", "--out", str(tmp_path)]) == 0
     assert cam(*images, *more, "--out", tmp_path) == 0
-    with Image.open(tmp_path / "attributions_captum.png") as figure:  # tiles of 96×75, enlarged three times
-        assert figure.size == (LABEL_BAND + 2 * (288 + GAP), HEADING_BAND + TITLE_BAND + 4 * (225 + GAP) + GAP)
+    # Tiles of 96×75, enlarged three times
+    with Image.open(tmp_path / "attributions_captum.png") as figure:
+        assert figure.size == (
+            LABEL_BAND + 2 * (288 + GAP),
+            HEADING_BAND + TITLE_BAND + 4 * (225 + GAP) + GAP,
+        )
     assert options_of(tmp_path / "gradcam.png")["whole"] is True
-    assert fooling_image.main([*images, *more, "--index", "1", "--max-iter", "3", "--out", str(tmp_path)]) == 0
+    assert (
+        fooling_image.main(
+            [*images, *more, "--index", "1", "--max-iter", "3", "--out", str(tmp_path)]
+        )
+        == 0
+    )
     with Image.open(tmp_path / "fooling_image_valid.png") as valid:
         assert valid.size == (64, 75)
     report = ["--only", "saliency_map", "--out", str(tmp_path / "report"), *images, *more]
@@ -264,14 +310,31 @@ def test_every_script_with_photos_takes_size_and_whole(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path, capsys):
     for more in (["--labels", "1"], []):
-        arguments = ["--images", str(CAT), "--size", "64", "--arch", "vit_b_32", "--weights", "none", *more]
+        arguments = [
+            "--images",
+            str(CAT),
+            "--size",
+            "64",
+            "--arch",
+            "vit_b_32",
+            "--weights",
+            "none",
+            *more,
+        ]
         assert saliency(*arguments, "--out", tmp_path) == 2
         out, err = capsys.readouterr()
-        assert not out and err.count("\n") == 1 and "the network takes no photos of 64×64 pixels: " in err
+        assert (
+            not out
+            and err.count("\n") == 1
+            and "the network takes no photos of 64×64 pixels: " in err
+        )
     assert not names_in(tmp_path)
     with pytest.raises(SystemExit):
         saliency_map.main(["--size", "8"])
-    assert "--size: '8' is out of range; it must be at least 32 and at most 2048" in capsys.readouterr().err
+    assert (
+        "--size: '8' is out of range; it must be at least 32 and at most 2048"
+        in capsys.readouterr().err
+    )
 
 
 # --- Each Grad-CAM map alone ---
@@ -284,13 +347,19 @@ def test_grad_cam_maps_scaled_alone(tmp_path, bundled_model):
         own = dataset(gradcam, *images, *more, "--out", tmp_path, model=bundled_model)
         (page,) = own.pages("")
         maps = gradcam.compute_maps(
-            bundled_model, page, "features.12", TECHNIQUES, own.options.per_image or own.options.whole
+            bundled_model,
+            page,
+            "features.12",
+            TECHNIQUES,
+            own.options.per_image or own.options.whole,
         )
         assert ([m.max() for m in maps["gradcam"]] == [1, 1]) == alone
         if not own.options.whole:
             expected = GradCam().grad_cam(page.batches[0], page.y, bundled_model, per_image=alone)
             assert np.array_equal(maps["gradcam"], expected)
-            product = GradCam().guided_grad_cam(page.batches[0], page.y, bundled_model, per_image=alone)
+            product = GradCam().guided_grad_cam(
+                page.batches[0], page.y, bundled_model, per_image=alone
+            )
             assert np.array_equal(maps["guided_gradcam"], product)
 
 
@@ -299,7 +368,10 @@ def test_the_report_says_how_the_maps_are_scaled(tmp_path):
     assert cam("--images", CAT, "--per-image", "--out", tmp_path / "alone", *QUICK) == 0
     assert cam("--images", CAT, "--out", tmp_path / "together", *QUICK) == 0
     question = next(question for question in writeup.QUESTIONS if question.name == "gradcam")
-    for name, words in (("alone", "scaled each alone."), ("together", "scaled over the photos together.")):
+    for name, words in (
+        ("alone", "scaled each alone."),
+        ("together", "scaled over the photos together."),
+    ):
         (picture,) = read_pictures([tmp_path / name / "gradcam.png"])
         assert words in question.caption(picture.name, picture.made_with)
 
@@ -313,7 +385,10 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     images = ["--images", folder, "--num", 3, "--chunk", 2, "--labels", 285, 1, 2]
     assert cam(*images, "--arrays", "--out", out, "--weights", "bundled") == 0
     own = dataset(gradcam, *images, "--out", out, model=bundled_model)
-    expected = [gradcam.compute_maps(bundled_model, page, "features.12", TECHNIQUES, False) for page in own.pages("")]
+    expected = [
+        gradcam.compute_maps(bundled_model, page, "features.12", TECHNIQUES, False)
+        for page in own.pages("")
+    ]
     with np.load(out / "maps.npz") as maps:
         assert sorted(maps) == [
             "gradcam", "guided_backprop", "guided_gradcam", "labels", "names", "saliency_map",
@@ -328,15 +403,20 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     first = next(own.pages(""))
     tiles = gradcam.overlaid(first, expected[0]["gradcam"])
     assert len(tiles) == 2 and all(
-        np.array_equal(pixels_of(out / name), tile) for name, tile in zip(overlays[:2], tiles, strict=True)
+        np.array_equal(pixels_of(out / name), tile)
+        for name, tile in zip(overlays[:2], tiles, strict=True)
     )
-    assert {"gradcam.png", "gradcam_2.png", "figure1.png", "layer_conductance_captum_2.png"} < {*names_in(out)}
+    assert {"gradcam.png", "gradcam_2.png", "figure1.png", "layer_conductance_captum_2.png"} < {
+        *names_in(out)
+    }
 
 
 @pytest.mark.slow
 def test_arrays_of_whole_photos(tmp_path, folder):
     out = tmp_path / "out"
-    assert saliency("--images", folder, "--whole", "--size", 64, "--arrays", "--out", out, *QUICK) == 0
+    assert (
+        saliency("--images", folder, "--whole", "--size", 64, "--arrays", "--out", out, *QUICK) == 0
+    )
     with np.load(out / "maps.npz") as maps:  # one for each photo, since their sizes differ
         shapes = {name: maps[name].shape for name in maps if name.startswith("saliency")}
     assert shapes == {
@@ -345,7 +425,12 @@ def test_arrays_of_whole_photos(tmp_path, folder):
         "saliency_map_2": (64, 64),
         "saliency_map_3": (64, 96),
     }
-    assert saliency("--images", folder / "a.png", "--whole", "--size", 64, "--arrays", "--out", out, *QUICK) == 0
+    assert (
+        saliency(
+            "--images", folder / "a.png", "--whole", "--size", 64, "--arrays", "--out", out, *QUICK
+        )
+        == 0
+    )
     with np.load(out / "maps.npz") as maps:
         assert maps["saliency_map"].shape == (1, 64, 96)
 
@@ -358,7 +443,9 @@ def test_photos_of_one_name_keep_their_overlays_apart(tmp_path):
         path.mkdir()
         for name in photos:
             smooth((32, 32)).save(path / name)
-    assert cam("--images", *folders, "--size", 32, "--arrays", "--out", tmp_path / "out", *QUICK) == 0
+    assert (
+        cam("--images", *folders, "--size", 32, "--arrays", "--out", tmp_path / "out", *QUICK) == 0
+    )
     overlays = [path.name for path in (tmp_path / "out" / "gradcam_overlays").iterdir()]
     assert sorted(overlays) == sorted(
         ["Cat.png", "cat_2.png", "gradcam.png", "cat_3.png", "cat_2_2.png", "n" * 50 + ".png"]
@@ -413,7 +500,9 @@ for number in ("40", "40", "240"):
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
 print(peaks[2] - peaks[1])
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert int(result.stdout) < 30_000  # kilobytes; the maps of 200 photos take 60,000
     with np.load(tmp_path / "out" / "maps.npz") as maps:
@@ -428,10 +517,15 @@ print(peaks[2] - peaks[1])
 def test_what_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "holiday" / "day 1").mkdir(parents=True)
     for images, words in (
-        ("https://example.org/cat.jpg", "is a web address; save the photo and give the file's name"),
+        (
+            "https://example.org/cat.jpg",
+            "is a web address; save the photo and give the file's name",
+        ),
         ("holiday", "its subfolders are not searched, but 'holiday/*/' names all of them"),
         ("*.jpg", "no file or folder fits the pattern '*.jpg'"),
     ):
-        result = run_script("saliency_map.py", "--images", images, "--out", tmp_path / "out", cwd=tmp_path)
+        result = run_script(
+            "saliency_map.py", "--images", images, "--out", tmp_path / "out", cwd=tmp_path
+        )
         assert_one_line_error(result, words)
     assert names_in(tmp_path) == []

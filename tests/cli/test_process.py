@@ -1,4 +1,6 @@
-"""The process: signals, closed and full streams, and how it ends, by itself and inside other programs."""
+"""The process: signals, closed and full streams, and how it ends, by itself and inside other
+programs.
+"""
 
 import os
 import pstats
@@ -19,7 +21,9 @@ IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
 def python(*arguments, cwd: Path, **how) -> subprocess.CompletedProcess:
     """Run this Python with arguments of its own."""
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, text=True, timeout=300, **how)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, text=True, timeout=300, **how
+    )
 
 
 # --- Signals and streams ---
@@ -105,7 +109,12 @@ exit_now(run("", lambda parser: None, lambda session: print_line("one"), ["--out
 def test_what_users_can_put_right_is_told_apart_from_a_defect():
     assert advice(InputError("two\n lines")) == "two lines"
     assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
-    for defect in (ValueError("wrong"), RuntimeError("wrong"), KeyError("memory"), AssertionError()):
+    for defect in (
+        ValueError("wrong"),
+        RuntimeError("wrong"),
+        KeyError("memory"),
+        AssertionError(),
+    ):
         assert advice(defect) is None
 
 
@@ -129,7 +138,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def ending(tmp_path) -> Path:
-    """A folder with a script that ends with status 3, and that tells if Python has taken its objects apart."""
+    """A folder with a script that ends with status 3, and that tells if Python has taken its
+    objects apart.
+    """
     (tmp_path / "ending.py").write_text(ENDING)
     return tmp_path
 
@@ -137,8 +148,13 @@ def ending(tmp_path) -> Path:
 @pytest.mark.parametrize("options", [[], ["-u"], ["-I"], ["-X", "dev"]], ids=str)
 def test_a_script_ends_with_its_status_after_the_exit_handlers(ending, options):
     result = python(*options, "ending.py", cwd=ending)
-    assert result.returncode == 3 and result.stdout.startswith("unflushed, handler") and not result.stderr
-    if options != ["-X", "dev"]:  # "dev" is taken for the script's name, and Python ends the process itself
+    assert (
+        result.returncode == 3
+        and result.stdout.startswith("unflushed, handler")
+        and not result.stderr
+    )
+    # "dev" is taken for the script's name, and Python ends the process itself
+    if options != ["-X", "dev"]:
         assert result.stdout == "unflushed, handler"
 
 
@@ -195,12 +211,22 @@ def test_a_program_that_runs_the_script_goes_on(ending, name, started):
 
 @pytest.mark.slow
 def test_tools_that_watch_the_script_go_on(ending):
-    """A profiler, a tracer, a debugger and an inspector, each with its own work to do after the script."""
+    """A profiler, a tracer, a debugger and an inspector, each with its own work to do after the
+    script.
+    """
     result = python("-m", "cProfile", "-o", "profile", "ending.py", cwd=ending)
     assert "handler" in result.stdout and pstats.Stats(str(ending / "profile")).total_calls > 0
     result = python("-m", "trace", "--count", "--missing", "-C", "counts", "ending.py", cwd=ending)
     assert any("ending" in path.name for path in (ending / "counts").iterdir()), result.stderr
-    result = python("-m", "pdb", "-c", "continue", "ending.py", cwd=ending, input="print('still', 'here')\nquit\n")
+    result = python(
+        "-m",
+        "pdb",
+        "-c",
+        "continue",
+        "ending.py",
+        cwd=ending,
+        input="print('still', 'here')\nquit\n",
+    )
     assert "still here" in result.stdout and "exited" in result.stdout
     result = python("-i", "ending.py", cwd=ending, input="print('still', 'here')\n")
     assert "still here" in result.stdout
@@ -250,34 +276,56 @@ except SystemExit as end:
 """
     result = python("-c", f"{IMPORTS}{program}", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "0 goes on\n"), result.stderr
-    result = python("-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *REAL, cwd=tmp_path)
+    result = python(
+        "-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *REAL, cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
-    assert any("compute_saliency_maps" in function for *_, function in pstats.Stats(str(tmp_path / "profile")).stats)
+    assert any(
+        "compute_saliency_maps" in function
+        for *_, function in pstats.Stats(str(tmp_path / "profile")).stats
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10's trace fails on torch's modules without a file")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10's trace fails on torch's modules without a file"
+)
 def test_a_real_script_under_a_tracer(tmp_path):
     """Counting the lines of this project's files alone."""
     ignored = f"--ignore-dir={sys.prefix}:{sys.base_prefix}"
     arguments = ["-m", "trace", "--count", ignored, "-C", "counts", ROOT / "saliency_map.py", *REAL]
     result = python(*arguments, cwd=tmp_path)
-    assert result.returncode == 0 and any("saliency_map" in p.name for p in (tmp_path / "counts").iterdir())
+    assert result.returncode == 0 and any(
+        "saliency_map" in p.name for p in (tmp_path / "counts").iterdir()
+    )
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux says how many threads run at this moment")
+@pytest.mark.skipif(
+    not Path("/proc/loadavg").exists(), reason="only Linux says how many threads run at this moment"
+)
 def test_cores_are_shared_with_other_programs_unless_the_user_decides():
     program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom cli.process import prepare_torch\n"
     program += "prepare_torch(); print(os.environ.get('OMP_NUM_THREADS'))"
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))
+    }
 
     def threads(**settings: str) -> str:
         return subprocess.run(
-            [sys.executable, "-c", program], env=own | settings, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            env=own | settings,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
     try:
         assert threads() == "1"
         assert threads(OMP_WAIT_POLICY="PASSIVE") == "None" and threads(OMP_NUM_THREADS="7") == "7"
@@ -287,13 +335,19 @@ def test_cores_are_shared_with_other_programs_unless_the_user_decides():
             process.wait()
 
 
-@pytest.mark.parametrize("system, own, then", [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)])
+@pytest.mark.parametrize(
+    "system, own, then", [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)]
+)
 def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
     program = f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom cli.process import prepare_torch\n"
     program += f"sys.platform = {system!r}; prepare_torch(); print(os.environ.get('PYTORCH_ENABLE_MPS_FALLBACK'))"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTORCH_ENABLE_MPS_FALLBACK"}
+    environment = {
+        key: value for key, value in os.environ.items() if key != "PYTORCH_ENABLE_MPS_FALLBACK"
+    }
     environment |= {} if own is None else {"PYTORCH_ENABLE_MPS_FALLBACK": own}
-    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
     assert (result.returncode, result.stdout) == (0, f"{then}\n"), result.stderr
 
 
@@ -301,6 +355,8 @@ def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
 def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
     gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
     program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
     assert_one_line_error(result, "working directory", "no longer exists")
     assert list(tmp_path.iterdir()) == []

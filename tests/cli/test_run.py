@@ -73,7 +73,13 @@ def test_notices_and_quiet(tmp_path, caplog):
 
 def test_nothing_heavy_is_imported_before_the_options_are_read(tmp_path):
     for arguments, status in ((["--help"], 0), (["--num", "x"], 2)):
-        result = run_script("saliency_map.py", *arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
-        imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if "import time" in line}
+        result = run_script(
+            "saliency_map.py", *arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1"
+        )
+        imported = {
+            line.rpartition("|")[2].strip()
+            for line in result.stderr.splitlines()
+            if "import time" in line
+        }
         assert result.returncode == status and "cli.run" in imported
         assert not imported & {"torch", "numpy", "matplotlib", "PIL", "captum", "tqdm"}

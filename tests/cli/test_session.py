@@ -35,7 +35,9 @@ def test_the_environment_s_weights_are_for_squeezenet_only(tmp_path, monkeypatch
     monkeypatch.setenv("SQUEEZENET_WEIGHTS", "none")
     assert Session(options("--out", tmp_path)).model.weights_name == "random (seed 0)"
     monkeypatch.setenv("SQUEEZENET_WEIGHTS", "bundled")
-    session = Session(options("--out", tmp_path, "--arch", SMALL, "--weights", "none", "--device", "cpu"))
+    session = Session(
+        options("--out", tmp_path, "--arch", SMALL, "--weights", "none", "--device", "cpu")
+    )
     assert session.model.arch == SMALL and session.device == torch.device("cpu")
 
 
@@ -50,7 +52,10 @@ def test_the_seed_is_set(tmp_path):
 
 
 def test_output_folders(tmp_path, monkeypatch):
-    assert Session(options("--out", tmp_path / "a" / "b")).out == tmp_path / "a" / "b" and (tmp_path / "a/b").is_dir()
+    assert (
+        Session(options("--out", tmp_path / "a" / "b")).out == tmp_path / "a" / "b"
+        and (tmp_path / "a/b").is_dir()
+    )
     assert Session(options("--out", tmp_path / "a")).folder("other") == tmp_path / "a"
     monkeypatch.setattr("cli.session.ROOT", tmp_path / "project")
     assert Session(options()).folder("other") == tmp_path / "project" / "other"
@@ -65,11 +70,16 @@ def test_layers_by_option(tmp_path, bundled_model):
     def layers(*arguments):
         parser = make_parser("")
         gradcam.add_options(parser)
-        session = Session(parser.parse_args(["--out", str(tmp_path), *arguments]), model=bundled_model)
+        session = Session(
+            parser.parse_args(["--out", str(tmp_path), *arguments]), model=bundled_model
+        )
         return tuple(layer.name for layer in gradcam.find_layers(Dataset(session)))
 
     assert layers() == ("features.12", "features.3")
-    assert layers("--captum-layer", "features.4.expand3x3") == ("features.12", "features.4.expand3x3")
+    assert layers("--captum-layer", "features.4.expand3x3") == (
+        "features.12",
+        "features.4.expand3x3",
+    )
     with pytest.raises(InputError, match=r"^--captum-layer: layer must be .*'features\.99'"):
         layers("--captum-layer", "features.99")
 
@@ -77,13 +87,24 @@ def test_layers_by_option(tmp_path, bundled_model):
 # --- Photos and classes ---
 
 
-def test_photos_of_one_s_own_get_the_predicted_classes(tmp_path, folder, photos, bundled_model, batch):
-    session = Session(options("--images", folder, "--out", tmp_path, "--chunk", 2), model=bundled_model)
+def test_photos_of_one_s_own_get_the_predicted_classes(
+    tmp_path, folder, photos, bundled_model, batch
+):
+    session = Session(
+        options("--images", folder, "--out", tmp_path, "--chunk", 2), model=bundled_model
+    )
     data = Dataset(session)
     predicted = bundled_model(batch[0]).argmax(1)
-    assert np.array_equal([photo.pixels for photo in session.photos.photos], photos[0]) and data.labels is None
+    assert (
+        np.array_equal([photo.pixels for photo in session.photos.photos], photos[0])
+        and data.labels is None
+    )
     pages = list(data.pages(""))
-    assert [len(page.X) for page in pages] == [2, 2, 1] and [page.number for page in pages] == [1, 2, 3]
+    assert [len(page.X) for page in pages] == [2, 2, 1] and [page.number for page in pages] == [
+        1,
+        2,
+        3,
+    ]
     assert [page.file_name("a.png") for page in pages] == ["a.png", "a_2.png", "a_3.png"]
     assert torch.equal(torch.cat([images for page in pages for images in page.batches]), batch[0])
     assert np.array_equal(np.concatenate([page.X for page in pages]), photos[0])
@@ -95,18 +116,35 @@ def test_photos_of_one_s_own_get_the_predicted_classes(tmp_path, folder, photos,
 
 def test_labels_and_numbers_of_photos(tmp_path, folder, bundled_model):
     def data(*arguments):
-        return Dataset(Session(options("--out", tmp_path, "--images", *arguments), model=bundled_model))
+        return Dataset(
+            Session(options("--out", tmp_path, "--images", *arguments), model=bundled_model)
+        )
 
-    given = data(folder / "1.png", folder / "1.png", folder / "0.png", "--labels", "espresso", "7", "egyptian")
+    given = data(
+        folder / "1.png",
+        folder / "1.png",
+        folder / "0.png",
+        "--labels",
+        "espresso",
+        "7",
+        "egyptian",
+    )
     assert given.labels.tolist() == [967, 7, 285] and given.labels.dtype == np.int64
     first, second, _ = given.session.photos.photos
     assert np.array_equal(first.pixels, second.pixels)
     assert [page.titles for page in given.pages("")] == [["espresso", "cock", "Egyptian cat"]]
     assert [len([*data(folder, "--num", num).session.photos.photos]) for num in (3, 99)] == [3, 5]
     for labels in (["1"], ["1"] * 6):
-        with pytest.raises(InputError, match=f"--labels: {len(labels)} labels for 5 photos; give one for each"):
+        with pytest.raises(
+            InputError, match=f"--labels: {len(labels)} labels for 5 photos; give one for each"
+        ):
             _ = data(folder, "--labels", *labels).labels
-    for label, words in (("cat", "ambiguous"), ("1000", "out of range"), ("-1", "out of range"), ("", "empty")):
+    for label, words in (
+        ("cat", "ambiguous"),
+        ("1000", "out of range"),
+        ("-1", "out of range"),
+        ("", "empty"),
+    ):
         with pytest.raises(InputError, match=words):
             list(data(folder, "--labels", label, "1", "1", "1", "1").pages(""))
 
@@ -115,7 +153,9 @@ def test_without_photos_of_one_s_own_the_course_s(tmp_path, course, bundled_mode
     data = Dataset(Session(options("--out", tmp_path), model=bundled_model))
     assert len(data.session.photos.photos) == 5 and data.labels.tolist() == [958, 85, 244, 182, 294]
     assert data.title(958) == "hay" and data.class_id("hay") == 958
-    data = Dataset(Session(options("--out", tmp_path, "--num", 2, "--labels", 1, 2), model=bundled_model))
+    data = Dataset(
+        Session(options("--out", tmp_path, "--num", 2, "--labels", 1, 2), model=bundled_model)
+    )
     assert len(data.session.photos.photos) == 2 and data.labels.tolist() == [1, 2]
     (page,) = data.pages("")
     assert page.y.tolist() == [1, 2] and page.titles == [data.title(1), data.title(2)]
@@ -125,7 +165,9 @@ def test_damaged_weights_are_reported_before_anything_is_predicted(tmp_path, fol
     model = copy.deepcopy(bundled_model)
     model.classifier[1].bias[5] = torch.inf
     with pytest.raises(InputError, match="scores are not finite"):
-        list(Dataset(Session(options("--out", tmp_path, "--images", folder), model=model)).pages(""))
+        list(
+            Dataset(Session(options("--out", tmp_path, "--images", folder), model=model)).pages("")
+        )
 
 
 def test_scores_and_probabilities(tmp_path, bundled_model, batch):
@@ -133,13 +175,18 @@ def test_scores_and_probabilities(tmp_path, bundled_model, batch):
     scores = data.scores(batch[0][:2])
     assert torch.equal(scores, bundled_model(batch[0][:2])) and not scores.requires_grad
     page = Page([], [batch[0][:2]], torch.tensor([3, 4]), ["a", "b"], scores)
-    assert page.probabilities() == [p[label].item() for p, label in zip(scores.softmax(dim=1), (3, 4), strict=True)]
+    assert page.probabilities() == [
+        p[label].item() for p, label in zip(scores.softmax(dim=1), (3, 4), strict=True)
+    ]
 
 
 def test_predictions():
     scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
     page = Page([], [], torch.tensor([2, 0]), ["a", "b"], scores, ["a.png", "\udcff.png"])
-    assert page.predictions() == [["a.png", 2, 1, "0.6652", 2, "0.2447"], ["\\udcff.png", 0, 0, "0.9094", 1, "0.0453"]]
+    assert page.predictions() == [
+        ["a.png", 2, 1, "0.6652", 2, "0.2447"],
+        ["\\udcff.png", 0, 0, "0.9094", 1, "0.0453"],
+    ]
     one = Page([], [], torch.tensor([0]), ["a"], torch.tensor([[5.0]]), ["a.png"])
     assert one.predictions() == [["a.png", 0, 0, "1.0000"]]
 
@@ -165,7 +212,10 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     ):
         with Image.open(tmp_path / name) as picture:
             assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "5"
-            assert picture.text["Weights"] == bundled_model.weights_name and "torch " in picture.text["Software"]
+            assert (
+                picture.text["Weights"] == bundled_model.weights_name
+                and "torch " in picture.text["Software"]
+            )
             assert json.loads(picture.text["Options"]) == facts | more
     assert np.array_equal(pixels_of(tmp_path / "image.png"), photos[0][0])
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}

@@ -1,4 +1,6 @@
-"""The students' edition and the grader: made from the solution, safe with any zip, points as the rubric says."""
+"""The students' edition and the grader: made from the solution, safe with any zip, points as the
+rubric says.
+"""
 
 import ast
 import csv
@@ -34,7 +36,13 @@ from course.make_starter import (
 )
 from files.atomic import ROOT
 
-SCRIPTS = ("saliency_map.py", "gradcam.py", "fooling_image.py", "class_visualization.py", "style_transfer.py")
+SCRIPTS = (
+    "saliency_map.py",
+    "gradcam.py",
+    "fooling_image.py",
+    "class_visualization.py",
+    "style_transfer.py",
+)
 POINTS = {item.name: item.editions["assignment"][1] for item in check.ITEMS}
 
 
@@ -57,7 +65,12 @@ def starter(starter_zip, tmp_path) -> Path:
 
 def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | environment
+        list(map(str, command)),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
     )
 
 
@@ -73,9 +86,21 @@ def points(folder: Path) -> dict[str, float]:
 def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     assert starter_zip.keys() >= {
         *required_files(ROOT),
-        *("README.md", "environment.yaml", "requirements.txt", "check.py", "checker/measures.py", "checker/process.py"),
+        *(
+            "README.md",
+            "environment.yaml",
+            "requirements.txt",
+            "check.py",
+            "checker/measures.py",
+            "checker/process.py",
+        ),
         *("collect_submission.py", "collect_submission.sh", "collect_submission.bat"),
-        *("data/expected.npz", "data/reference_values.npz", "data/get_imagenet_val.sh", "data/styles/wavy_dusk.jpg"),
+        *(
+            "data/expected.npz",
+            "data/reference_values.npz",
+            "data/get_imagenet_val.sh",
+            "data/styles/wavy_dusk.jpg",
+        ),
     }
     folders = {name.partition("/")[0] for name in starter_zip if "/" in name}
     assert folders == {"data", "visualizers", "style_modules", "cli", "files", "report", "checker"}
@@ -84,7 +109,11 @@ def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
 
 
 def test_no_line_of_a_blanked_body_survives(starter_zip):
-    sources = {name: content.decode() for name, content in course_files(ROOT).items() if name.endswith(".py")}
+    sources = {
+        name: content.decode()
+        for name, content in course_files(ROOT).items()
+        if name.endswith(".py")
+    }
     kept, blanked = dict(sources), []
     for blank in BLANKS:
         blanked += blanked_parts(blank, function_body(sources[blank.file], blank.function))
@@ -123,7 +152,9 @@ def test_every_blank_says_its_question_below_its_docstring(starter_zip):
         assert blank.parts or body.startswith(hint)
         assert raised.startswith(f'("Question {blank.question}: ')
         solution = (ROOT / blank.file).read_text()
-        of = [ast.get_docstring(find_definition(text, blank.function)) for text in (source, solution)]
+        of = [
+            ast.get_docstring(find_definition(text, blank.function)) for text in (source, solution)
+        ]
         assert of[0] == of[1]
 
 
@@ -131,7 +162,9 @@ def test_a_function_that_is_gone_is_named(tmp_path):
     write(course_files(ROOT), tmp_path)
     path = tmp_path / "style_modules/tv_loss.py"
     path.write_text(path.read_text().replace("def forward", "def ahead"))
-    with pytest.raises(StarterError, match=r"style_modules/tv_loss.py: no function TotalVariationLoss.forward"):
+    with pytest.raises(
+        StarterError, match=r"style_modules/tv_loss.py: no function TotalVariationLoss.forward"
+    ):
         starter_files(tmp_path)
 
 
@@ -140,9 +173,13 @@ def test_scripts_of_the_starter_help_and_name_the_question(starter):
     for script in SCRIPTS:
         assert run(sys.executable, script, "--help", cwd=starter).returncode == 0
         result = run(sys.executable, script, "--quiet", cwd=starter)
-        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), (
+            result.stderr
+        )
         assert f"{script}: error: Question " in result.stderr
-    assert run(sys.executable, "-m", "ruff", "check", "--no-cache", ".", cwd=starter).returncode == 0
+    assert (
+        run(sys.executable, "-m", "ruff", "check", "--no-cache", ".", cwd=starter).returncode == 0
+    )
 
 
 @pytest.mark.slow
@@ -169,17 +206,26 @@ def test_starter_solved_by_a_student_passes_everything(starter):
     for name, body in RIGHT.items():
         put(starter, name, body)
     for script in ("saliency_map.py", "gradcam.py"):
-        put(starter, script.replace("_map.py", "_captum").replace(".py", "_captum"), captum_body(script))
+        put(
+            starter,
+            script.replace("_map.py", "_captum").replace(".py", "_captum"),
+            captum_body(script),
+        )
     assert points(starter) == POINTS
 
 
 def captum_body(script: str) -> str:
     body = function_body((ROOT / script).read_text(), "draw_captum")
-    return f"import contextlib\nimport functools\n{body}"  # unused in the starter, they are not imported there
+    # Unused in the starter, they are not imported there
+    return f"import contextlib\nimport functools\n{body}"
 
 
 # Item → what else is won by it: feature inversion needs three losses.
-ALONE = {name: {name} for name in RIGHT if name not in ("guided_grad_cam", "guided_backprop", "style_loss")}
+ALONE = {
+    name: {name}
+    for name in RIGHT
+    if name not in ("guided_grad_cam", "guided_backprop", "style_loss")
+}
 
 
 @pytest.mark.slow
@@ -195,7 +241,12 @@ def test_questions_that_build_on_others(starter):
     assert points(starter) == {"style_loss": 3}  # and feature inversion without the update rule
     put(starter, "content_loss", RIGHT["content_loss"])
     put(starter, "tv_loss", RIGHT["tv_loss"])
-    assert points(starter) == {"style_loss": 3, "content_loss": 3, "tv_loss": 3, "feature_inversion": 2}
+    assert points(starter) == {
+        "style_loss": 3,
+        "content_loss": 3,
+        "tv_loss": 3,
+        "feature_inversion": 2,
+    }
 
 
 # --- The rubric and the grader ---
@@ -204,12 +255,21 @@ def test_questions_that_build_on_others(starter):
 def test_the_hand_outs_numbers_and_points():
     homework = [item.editions["homework"] for item in of_edition("homework")]
     assert [points for _, points in homework] == [10, 10, 10, 3, 3, 3, 3, 6, 2]
-    assert [number for number, _ in homework] == ["1.1", "1.2", "1.3", "2.1", "2.2", "2.2", "2.3", "2.4", "2.5"]
-    assert of_edition("assignment") == list(check.ITEMS) and EDITIONS == ("assignment", "homework")
-    assert sum(POINTS.values()) == 80 and list(dict.fromkeys(item.question for item in check.ITEMS)) == [
-        *("1.1", "1.2", "1.3", "1.4"),
-        *("2.1", "2.2", "2.3", "2.4", "2.5"),
+    assert [number for number, _ in homework] == [
+        "1.1",
+        "1.2",
+        "1.3",
+        "2.1",
+        "2.2",
+        "2.2",
+        "2.3",
+        "2.4",
+        "2.5",
     ]
+    assert of_edition("assignment") == list(check.ITEMS) and EDITIONS == ("assignment", "homework")
+    assert sum(POINTS.values()) == 80 and list(
+        dict.fromkeys(item.question for item in check.ITEMS)
+    ) == [*("1.1", "1.2", "1.3", "1.4"), *("2.1", "2.2", "2.3", "2.4", "2.5")]
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -225,13 +285,17 @@ def archive(files: dict[str, bytes], path: Path) -> Path:
 @pytest.mark.slow
 def test_grader_from_zip_to_results(tmp_path):
     code = {name: content for name, content in course_files(ROOT).items() if name.endswith(".py")}
-    full = archive({f"assignment_3/{name}": content for name, content in code.items()}, tmp_path / "full.zip")
+    full = archive(
+        {f"assignment_3/{name}": content for name, content in code.items()}, tmp_path / "full.zip"
+    )
     wrong = code | {
         # Not theirs: the course's own is put in its place.
         "check.py": b"raise SystemExit",
         "image_utils.py": b"1 / 0",
         "json.py": b"raise SystemExit('not the library')",
-        "style_modules/tv_loss.py": code["style_modules/tv_loss.py"].replace(b"vertical.square().sum() + ", b""),
+        "style_modules/tv_loss.py": code["style_modules/tv_loss.py"].replace(
+            b"vertical.square().sum() + ", b""
+        ),
         "style_modules/content_loss.py": code["style_modules/content_loss.py"].replace(
             b"        return", b"        print(1)\n        return"
         ),
@@ -255,7 +319,11 @@ def test_grader_from_zip_to_results(tmp_path):
     result = run(*command, full, "--json", tmp_path / "results.json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert sum(test["score"] for test in results["tests"]) == sum(test["max_score"] for test in results["tests"]) == 80
+    assert (
+        sum(test["score"] for test in results["tests"])
+        == sum(test["max_score"] for test in results["tests"])
+        == 80
+    )
     for test in results["tests"]:
         assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
 
@@ -263,10 +331,13 @@ def test_grader_from_zip_to_results(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
     for option in ("--json", "--csv"):
-        result = run(sys.executable, ROOT / "course/grade.py", "broken.zip", option, tmp_path, cwd=tmp_path)
+        result = run(
+            sys.executable, ROOT / "course/grade.py", "broken.zip", option, tmp_path, cwd=tmp_path
+        )
         assert (result.returncode, result.stderr.count("error:")) == (2, 1), result.stderr
         assert "cannot write" in result.stderr and "Traceback" not in result.stderr
-        assert ("broken.zip" in result.stdout) == (option == "--json")  # a table is begun before anything is graded
+        # a table is begun before anything is graded
+        assert ("broken.zip" in result.stdout) == (option == "--json")
         assert [path.name for path in tmp_path.iterdir()] == ["broken.zip"]
 
 
@@ -275,13 +346,17 @@ def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypat
     (tmp_path / "cat \u732b.zip").write_bytes(b"PK no zip")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
     result = run(sys.executable, ROOT / "course/grade.py", "cat \u732b.zip", cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, result.stderr
+    assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, (
+        result.stderr
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_an_interruption_ends_all_grading(tmp_path):
-    source = archive({n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip")
+    source = archive(
+        {n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip"
+    )
     command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -289,7 +364,9 @@ def test_an_interruption_ends_all_grading(tmp_path):
     time.sleep(5)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (130, "") and errors.endswith("grade.py: error: interrupted\n"), errors
+    assert (process.returncode, output) == (130, "") and errors.endswith(
+        "grade.py: error: interrupted\n"
+    ), errors
     assert "Traceback" not in errors
 
 
@@ -354,7 +431,10 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: unsafe("..\\outside.py"), "leads outside"),
         (lambda: unsafe("link.py", stat.S_IFLNK | 0o777, b"/etc/passwd"), "a link"),
         (lambda: unsafe("zeros.bin", content=bytes(grade.MOST_BYTES)), "more than 50 MB"),
-        (lambda: zip_files({f"{i}.py": b"" for i in range(grade.MOST_FILES + 1)}), "holds 1001 files"),
+        (
+            lambda: zip_files({f"{i}.py": b"" for i in range(grade.MOST_FILES + 1)}),
+            "holds 1001 files",
+        ),
         (lambda: zip_files({"notes.txt": b""}), "none of the files that students write"),
         (lambda: zip_files({}), "none of the files"),
         (lambda: b"", "cannot be read"),
@@ -371,13 +451,22 @@ def test_a_zip_that_is_not_safe_is_refused(content, words, tmp_path):
 
 
 def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
-    own = {OWN: b"mine = 1\n", "extra.py": b"", "cli/session.py": b"not mine\n", "visualizers/more.py": b""}
+    own = {
+        OWN: b"mine = 1\n",
+        "extra.py": b"",
+        "cli/session.py": b"not mine\n",
+        "visualizers/more.py": b"",
+    }
     for top in ("", "name/", "a/b/"):
         folder = tmp_path / f"for {top.count('/')}"
-        source = archive({top + name: content for name, content in own.items()}, tmp_path / "submission.zip")
+        source = archive(
+            {top + name: content for name, content in own.items()}, tmp_path / "submission.zip"
+        )
         grade.unpack(source, folder)
         assert (folder / OWN).read_bytes() == own[OWN] and (folder / "extra.py").is_file()
-        assert (folder / "cli" / "session.py").read_bytes() == (ROOT / "cli" / "session.py").read_bytes()
+        assert (folder / "cli" / "session.py").read_bytes() == (
+            ROOT / "cli" / "session.py"
+        ).read_bytes()
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})

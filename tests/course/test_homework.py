@@ -14,7 +14,8 @@ from helpers import ROOT
 from checker.notebooks import NETWORK, STYLE, cells
 from course.notebooks import blank, homework_files, submitted
 
-# What a student writes: function → text in the place of the exception. Otherwise than in the solved notebooks.
+# What a student writes: function → text in the place of the exception. Otherwise than in the solved
+# notebooks.
 ANSWERS = {
     "compute_saliency_maps": """
 maps = []
@@ -78,7 +79,9 @@ def answered(path: Path, answers: dict[str, str]) -> None:
 
     def write(match: re.Match) -> str:
         indent, function = match.groups()
-        lines = answers[function].strip().splitlines() if function in answers else [match[0].strip()]
+        lines = (
+            answers[function].strip().splitlines() if function in answers else [match[0].strip()]
+        )
         return "\n".join(indent + line for line in lines)
 
     content = json.loads(path.read_text("utf-8"))
@@ -88,12 +91,19 @@ def answered(path: Path, answers: dict[str, str]) -> None:
 
 
 def run(folder: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True
+    )
 
 
 def test_every_answer_is_cut_out_of_the_notebooks_and_nothing_else_of_the_homework():
     files = homework_files(ROOT)
-    asked = [match for name in (NETWORK, STYLE) for source in sources(files[name]) for match in BLANK.findall(source)]
+    asked = [
+        match
+        for name in (NETWORK, STYLE)
+        for source in sources(files[name])
+        for match in BLANK.findall(source)
+    ]
     assert sorted(function for _, function in asked) == sorted(ANSWERS)
     for name in (NETWORK, STYLE):
         given, solved = sources(files[name]), sources((ROOT / name).read_bytes())
@@ -102,7 +112,9 @@ def test_every_answer_is_cut_out_of_the_notebooks_and_nothing_else_of_the_homewo
         assert solved[len(given)].startswith("# Beyond the homework")
         assert '"outputs": []' in files[name].decode() and "image/jpeg" not in files[name].decode()
     text = "".join(map("".join, (sources(files[name]) for name in (NETWORK, STYLE))))
-    assert not re.search(r"autograd|backward\(|\.gather\(1, y\[|from visualizers|from style_modules", text)
+    assert not re.search(
+        r"autograd|backward\(|\.gather\(1, y\[|from visualizers|from style_modules", text
+    )
     for test in ("content_loss_test", "gram_matrix_test", "style_loss_test", "tv_loss_test"):
         assert f"def {test}(" in text
     assert "1.1: saliency maps (10 points)" in text and "2.2: style loss (3 + 3 points)" in text
@@ -110,7 +122,9 @@ def test_every_answer_is_cut_out_of_the_notebooks_and_nothing_else_of_the_homewo
 
 def test_a_region_becomes_one_exception_that_names_question_and_function():
     source = "def add(a, b):\n    # Yours: Question 9.1: one line\n    return a + b\n    # End\n"
-    notebook = {"cells": [{"cell_type": "code", "source": source, "outputs": [1], "execution_count": 3}]}
+    notebook = {
+        "cells": [{"cell_type": "code", "source": source, "outputs": [1], "execution_count": 3}]
+    }
     (cell,) = json.loads(blank(json.dumps(notebook).encode()))["cells"]
     lines = ['    raise NotImplementedError("Question 9.1: add")\n', "    # End\n"]
     assert cell["source"] == ["def add(a, b):\n", "    # Yours: Question 9.1: one line\n", *lines]
@@ -120,13 +134,16 @@ def test_a_region_becomes_one_exception_that_names_question_and_function():
 def test_of_a_notebook_only_definitions_are_run(tmp_path):
     code = [
         "import math, no_such_package_of_anybody\nfrom no_such_package_of_anybody import thing",
-        "%matplotlib inline\n!exit 1\nSCALE = 3\nopen('written', 'w')\ndef scaled(x):\n    return SCALE * x",
+        "%matplotlib inline\n!exit 1\nSCALE = 3\nopen('written', 'w')\ndef scaled(x):\n    return "
+        "SCALE * x",
         "def broken(x:\n    return x",
         "%%bash\nexit 1",
         "class Kept:\n    value = scaled(2)",
     ]
     path = tmp_path / "notebook.ipynb"
-    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source} for source in code]}))
+    path.write_text(
+        json.dumps({"cells": [{"cell_type": "code", "source": source} for source in code]})
+    )
     module = cells(path)
     assert module.scaled(2) == module.Kept.value == 6 and not Path("written").exists()
     with pytest.raises(SyntaxError) as caught:
@@ -137,7 +154,11 @@ def test_of_a_notebook_only_definitions_are_run(tmp_path):
 
 
 def test_notebooks_of_a_submission_are_found_by_their_names():
-    names = ["a/.ipynb_checkpoints/StyleTransfer.ipynb", "a/b/style_transfer.ipynb", "a/Network_Visualization.ipynb"]
+    names = [
+        "a/.ipynb_checkpoints/StyleTransfer.ipynb",
+        "a/b/style_transfer.ipynb",
+        "a/Network_Visualization.ipynb",
+    ]
     assert submitted(names) == {NETWORK: names[2], STYLE: names[1]}
 
 
@@ -169,7 +190,10 @@ def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path):
 
 @pytest.mark.slow
 def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
-    wrong = ANSWERS | {"tv_loss": "return tv_weight * img.abs().sum()", "gram_matrix": "raise ValueError(1)"}
+    wrong = ANSWERS | {
+        "tv_loss": "return tv_weight * img.abs().sum()",
+        "gram_matrix": "raise ValueError(1)",
+    }
     for name in (NETWORK, STYLE):
         (tmp_path / "own" / Path(name).name).parent.mkdir(exist_ok=True)
         (tmp_path / "own" / Path(name).name).write_bytes(homework_files(ROOT)[name])

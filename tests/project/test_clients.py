@@ -1,4 +1,6 @@
-"""Other people's scripts and notebooks: written from the hand-out, in a folder of their own, on our modules."""
+"""Other people's scripts and notebooks: written from the hand-out, in a folder of their own, on our
+modules.
+"""
 
 import os
 import shutil
@@ -108,7 +110,8 @@ style_transfer("mine", content, style, 96, 96, 3, 6e-2, (1, 4, 6, 7), (300000, 1
                style_loss, TotalVariationLoss(), model.features, dtype, num_iterations=3)
 """
 
-# The client's script → what it prints, and the files it leaves: by its own code and by the modules' methods.
+# The client's script → what it prints, and the files it leaves: by its own code and by the modules'
+# methods.
 CLIENTS = {
     "saliency": (SALIENCY, "", {"saliency_captum.png"}, {"visualization/saliency_map.png"}),
     "gradcam": (
@@ -118,8 +121,18 @@ CLIENTS = {
         set(),
     ),
     "fooling": (FOOLING, "Fooled the model!\n", {"fooling_image.png"}, set()),
-    "classes": (CLASSES, "", set(), {f"visualization/class_visualization_iter_{i}.png" for i in (1, 25, 50)}),
-    "style": (STYLE, "TV Loss Error is 0.000\n", set(), {"styles_images/mine.png", "styles_images/mine_before.png"}),
+    "classes": (
+        CLASSES,
+        "",
+        set(),
+        {f"visualization/class_visualization_iter_{i}.png" for i in (1, 25, 50)},
+    ),
+    "style": (
+        STYLE,
+        "TV Loss Error is 0.000\n",
+        set(),
+        {"styles_images/mine.png", "styles_images/mine_before.png"},
+    ),
 }
 
 
@@ -127,7 +140,14 @@ CLIENTS = {
 def modules(tmp_path_factory):
     """A copy of the modules in a folder of its own, as `ROOT` must not be written to."""
     folder = tmp_path_factory.mktemp("modules")
-    for pattern in ("*.py", "cli/*.py", "files/*.py", "visualizers/*.py", "style_modules/*.py", "notebooks/**/*.py"):
+    for pattern in (
+        "*.py",
+        "cli/*.py",
+        "files/*.py",
+        "visualizers/*.py",
+        "style_modules/*.py",
+        "notebooks/**/*.py",
+    ):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +159,11 @@ def run_client(modules, folder, program, **environment):
     (folder / "client.py").write_text(PREAMBLE.format(modules=str(modules)) + program)
     variables = {key: value for key, value in os.environ.items() if key != "CS7643_DATA"}
     return subprocess.run(
-        [sys.executable, "client.py"], cwd=folder, capture_output=True, text=True, env=variables | environment
+        [sys.executable, "client.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=variables | environment,
     )
 
 
@@ -168,10 +192,15 @@ def test_class_visualization_titles_its_pictures(modules, tmp_path):
     assert run_client(modules, tmp_path, program).returncode == 0
     with Image.open(modules / "visualization/class_visualization_iter_2.png") as picture:
         assert picture.text["Network"] == "squeezenet1_1"
-        heading, title = (np.asarray(picture.convert("L"))[rows] for rows in (slice(0, 34), slice(34, 76)))
-        assert heading.min() < 100 and title.min() < 100  # "Iteration 2 / 2" and "Yorkshire terrier"
+        heading, title = (
+            np.asarray(picture.convert("L"))[rows] for rows in (slice(0, 34), slice(34, 76))
+        )
+        # "Iteration 2 / 2" and "Yorkshire terrier"
+        assert heading.min() < 100 and title.min() < 100
     for kwargs, error in (("wrong=1", "TypeError"), ("show_every=0", "ValueError")):
-        result = run_client(modules, tmp_path, CLASSES.replace("num_iterations=50", f"num_iterations=1, {kwargs}"))
+        result = run_client(
+            modules, tmp_path, CLASSES.replace("num_iterations=50", f"num_iterations=1, {kwargs}")
+        )
         assert result.returncode == 1 and error in result.stderr
 
 
@@ -235,12 +264,26 @@ def test_labels_sizes_and_numbers_of_many_kinds(modules, tmp_path):
 def test_a_star_import_brings_the_interface_and_no_machinery(modules, tmp_path):
     for name in ("data_utils", "captum_utils", "image_utils", "style_utils"):
         listed = subprocess.run(
-            [sys.executable, "-c", f"from {name} import *; print(*sorted(n for n in dir() if n[0] != '_'))"],
+            [
+                sys.executable,
+                "-c",
+                f"from {name} import *; print(*sorted(n for n in dir() if n[0] != '_'))",
+            ],
             cwd=modules,
             capture_output=True,
             text=True,
         ).stdout.split()
-        assert not set(listed) & {"np", "torch", "nn", "Path", "Image", "log", "logging", "warnings", "course_file"}
+        assert not set(listed) & {
+            "np",
+            "torch",
+            "nn",
+            "Path",
+            "Image",
+            "log",
+            "logging",
+            "warnings",
+            "course_file",
+        }
         assert len(listed) >= 3
 
 
@@ -249,11 +292,15 @@ def test_a_star_import_brings_the_interface_and_no_machinery(modules, tmp_path):
 
 def run_notebook(folder, *cells):
     """Run cells of code in a notebook in a folder, without an error."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in cells])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(textwrap.dedent(cell)) for cell in cells]
+    )
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("CS7643_DATA", raising=False)
         environment.setenv("SQUEEZENET_WEIGHTS", "bundled")
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+        NotebookClient(
+            notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
+        ).execute()
     return notebook
 
 
@@ -368,11 +415,18 @@ def test_figures_are_shown_below_the_cell_of_a_notebook_and_nowhere_else(modules
     _ = ClassVisualization().create_class_visualization(187, class_names, model, torch.float32, num_iterations=2)
     """
     shown = run_notebook(tmp_path, "%matplotlib inline\n" + textwrap.dedent(drawing))
-    kinds = [output.output_type for output in shown.cells[0].outputs if "image/png" in output.get("data", {})]
+    kinds = [
+        output.output_type
+        for output in shown.cells[0].outputs
+        if "image/png" in output.get("data", {})
+    ]
     assert kinds == ["display_data"] * 4  # saliency map, attributions, iterations 1 and 2
     hidden = run_notebook(tmp_path, "%matplotlib agg\n" + textwrap.dedent(drawing))
     assert not any("data" in output for output in hidden.cells[0].outputs)
     plain = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(drawing)], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(drawing)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert (plain.returncode, plain.stdout) == (0, ""), plain.stderr

@@ -1,4 +1,6 @@
-"""conda's environment and pip's requirements are one list, and the code imports nothing that is not on it."""
+"""conda's environment and pip's requirements are one list, and the code imports nothing that is not
+on it.
+"""
 
 import ast
 import shutil
@@ -29,16 +31,22 @@ def requirements(name: str) -> list[Requirement]:
 
 
 def imported(folders: tuple[str, ...]) -> set[str]:
-    """Top-level names of the packages that the code in these folders imports anywhere, this project's left out."""
+    """Top-level names of the packages that the code in these folders imports anywhere, this
+    project's left out.
+    """
     names = set()
     pattern = {"tests": "**/*.py"}
-    for path in (path for folder in folders for path in (ROOT / folder).glob(pattern.get(folder, "*.py"))):
+    for path in (
+        path for folder in folders for path in (ROOT / folder).glob(pattern.get(folder, "*.py"))
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
-    own = {path.stem for path in (*ROOT.iterdir(), *ROOT.glob("*/*.py"), *ROOT.glob("tests/**/*.py"))}
+    own = {
+        path.stem for path in (*ROOT.iterdir(), *ROOT.glob("*/*.py"), *ROOT.glob("tests/**/*.py"))
+    }
     return names - own - set(sys.stdlib_module_names)
 
 
@@ -64,14 +72,18 @@ def test_conda_s_part_for_pip_is_found_from_any_working_directory(tmp_path):
     command.append("project/condaenv.requirements.txt")
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Requirement already satisfied") == len(requirements("requirements.txt"))
+    assert result.stdout.count("Requirement already satisfied") == len(
+        requirements("requirements.txt")
+    )
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_requirements_are_bounded_from_below_and_met_here(name):
     for requirement in requirements(name):
         assert any(bound.operator in (">=", "==") for bound in requirement.specifier), requirement
-        assert requirement.specifier.contains(version(requirement.name), prereleases=True), requirement
+        assert requirement.specifier.contains(version(requirement.name), prereleases=True), (
+            requirement
+        )
 
 
 @pytest.mark.slow
@@ -81,9 +93,16 @@ def test_requirements_are_bounded_from_below_and_met_here(name):
 )
 def test_everything_imported_is_required(folders, name, optional):
     known = {requirement.name.lower().replace("_", "-") for requirement in requirements(name)}
-    found = [(source.metadata["Name"], {file.parts[0] for file in source.files or ()}) for source in distributions()]
+    found = [
+        (source.metadata["Name"], {file.parts[0] for file in source.files or ()})
+        for source in distributions()
+    ]
     for package in imported(folders) - optional:
-        sources = {source.lower().replace("_", "-") for source, tops in found if tops & {package, f"{package}.py"}}
+        sources = {
+            source.lower().replace("_", "-")
+            for source, tops in found
+            if tops & {package, f"{package}.py"}
+        }
         assert sources & known, f"{package} (from {sources}) is imported but not in {name}"
 
 

@@ -1,4 +1,6 @@
-"""Each kind of fault once: it works, or one line says what to do, and earlier results are untouched."""
+"""Each kind of fault once: it works, or one line says what to do, and earlier results are
+untouched.
+"""
 
 import os
 import shutil
@@ -14,7 +16,9 @@ from helpers import ROOT
 
 @pytest.fixture
 def unpacked(tmp_path):
-    """The Makefile and a requirements.txt, without git, in a folder whose name has spaces and other letters."""
+    """The Makefile and a requirements.txt, without git, in a folder whose name has spaces and other
+    letters.
+    """
     folder = tmp_path / "my wörk (1) & 猫"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
@@ -25,8 +29,14 @@ def unpacked(tmp_path):
 
 def make(folder, *arguments, **environment):
     """Run make there; what the make that runs these tests was given does not count."""
-    own = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "VENV")}
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=own | environment)
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAKEFLAGS", "MAKEOVERRIDES", "VENV")
+    }
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=own | environment
+    )
 
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -47,7 +57,10 @@ def test_make_figures_in_an_odd_folder_and_with_an_environment_of_ones_own(unpac
 def test_make_says_what_is_missing(unpacked, tmp_path):
     for target in ("figures", "lint", "test-fast"):
         result = make(unpacked, target, "VENV=/no such place")
-        assert result.returncode == 2 and "VENV=/no such place: there is no bin/python in it\n" in result.stderr
+        assert (
+            result.returncode == 2
+            and "VENV=/no such place: there is no bin/python in it\n" in result.stderr
+        )
     old = tmp_path / "python2"
     old.write_text(
         f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.version_info = (3, 8); exec(sys.argv[2])' \"$@\"\n"
@@ -56,7 +69,9 @@ def test_make_says_what_is_missing(unpacked, tmp_path):
     result = make(unpacked, "figures", f"PYTHON={old}")
     assert result.returncode == 2 and "Python 3.10 or newer is needed, this is 3.8" in result.stderr
     bare = tmp_path / "bare"
-    bare.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    bare.write_text(
+        f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+    )
     bare.chmod(0o755)
     result = make(unpacked, "figures", f"PYTHON={bare}")
     assert result.returncode == 2 and "apt install python3-venv" in result.stderr

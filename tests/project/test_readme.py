@@ -1,4 +1,6 @@
-"""README and docs/ say what is so: their commands run, their options, links and pictures are there."""
+"""README and docs/ say what is so: their commands run, their options, links and pictures are
+there.
+"""
 
 import importlib
 import re
@@ -46,13 +48,16 @@ RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map g
 BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
 NEEDS_NETWORK = {
     "python gradcam.py --arch my_timm.py:network --images cat.jpg",  # timm's weights
-    ".venv/bin/python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu",
+    ".venv/bin/python -m pip install torch torchvision --index-url "
+    "https://download.pytorch.org/whl/cpu",
 }
-NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}  # held by test_environment.py
+# Held by test_environment.py
+NEEDS_CONDA = {"conda env create -f environment.yaml", "conda activate cs7643-a3"}
 RUN_HERE = [
     command
     for command in dict.fromkeys(COMMANDS)  # some stand on two pages
-    if command not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_NETWORK | NEEDS_CONDA
+    if command
+    not in RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_NETWORK | NEEDS_CONDA
 ]
 
 
@@ -76,17 +81,24 @@ def holiday(tmp_path_factory, photos):
 
     folder = tmp_path_factory.mktemp("user")
     (folder / "holiday").mkdir()
-    for name, photo in zip(("cat.jpg", "holiday/cup.jpg", "holiday/dusk.png"), photos[0], strict=False):
+    for name, photo in zip(
+        ("cat.jpg", "holiday/cup.jpg", "holiday/dusk.png"), photos[0], strict=False
+    ):
         Image.fromarray(photo).save(folder / name)
     torch.save(load_model("resnet18", "none", "cpu").state_dict(), folder / "resnet18.pth")
-    torch.save({"epoch": 3, "model": models.resnet18(num_classes=10).state_dict()}, folder / "ten_classes.pth")
+    torch.save(
+        {"epoch": 3, "model": models.resnet18(num_classes=10).state_dict()},
+        folder / "ten_classes.pth",
+    )
     for name in ("wavy_dusk.jpg", "hard_edges.jpg"):
         shutil.copy(ROOT / "data" / "styles" / name, folder)
     left = np.zeros(photos[0][0].shape[:2], np.uint8)
     left[:, : left.shape[1] // 2] = 255
     for name, mask in (("sky.png", left), ("ground.png", 255 - left)):
         Image.fromarray(mask).save(folder / name)
-    (folder / "classes.txt").write_text("\n".join(["cup", "dusk", *(f"thing {i}" for i in range(8))]))
+    (folder / "classes.txt").write_text(
+        "\n".join(["cup", "dusk", *(f"thing {i}" for i in range(8))])
+    )
     (folder / "my_network.py").write_text(MY_NETWORK)
     own: dict = {}
     exec(MY_NETWORK, own)
@@ -97,7 +109,9 @@ def holiday(tmp_path_factory, photos):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_commands_run(command, holiday, monkeypatch):
-    """As they stand, in a folder with the files that they name; only where the figures go is added."""
+    """As they stand, in a folder with the files that they name; only where the figures go is
+    added.
+    """
     *settings, rest = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
     for setting in " ".join(settings).split():
         monkeypatch.setenv(*setting.split("="))
@@ -119,29 +133,40 @@ def test_the_lines_of_python_run(holiday):
     result = subprocess.run(command, cwd=holiday, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     with Image.open(holiday / "maps.png") as picture:
-        photo, saliency, cam = (np.asarray(picture.convert("RGB"))[60:270, left : left + 224] for left in (6, 236, 466))
+        photo, saliency, cam = (
+            np.asarray(picture.convert("RGB"))[60:270, left : left + 224] for left in (6, 236, 466)
+        )
     assert photo.std() > 20 and saliency.std() > 5 and cam.std() > 20
     assert (saliency[..., 0] >= saliency[..., 2]).all()  # in the colours of heat
 
 
 def test_every_environment_variable_is_looked_at():
     code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])
-    for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", GUIDE)) - {"OMP_NUM_THREADS"}:  # torch's own
+    # torch's own
+    for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b", GUIDE)) - {"OMP_NUM_THREADS"}:
         assert f'"{name}"' in code, name
 
 
 def test_commands_that_others_run_are_there_as_they_stand():
-    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_NETWORK | NEEDS_CONDA
+    assert (
+        set(COMMANDS)
+        >= RUN_BY_CI | RUN_BY_MAKE | RUN_BY_THEIR_TESTS | BENCHMARKS | NEEDS_NETWORK | NEEDS_CONDA
+    )
     ci = (ROOT / ".ci/run").read_text().splitlines()
     assert all(command in ci for command in RUN_BY_CI)
     makefile = (ROOT / "Makefile").read_text()
     assert "$(PYTHON) -m venv .venv" in makefile and "$(python) writeup.py" in makefile
-    assert "install := -m pip install " in makefile and ".venv/bin/python $(install) -r requirements.txt" in makefile
+    assert (
+        "install := -m pip install " in makefile
+        and ".venv/bin/python $(install) -r requirements.txt" in makefile
+    )
 
 
 @pytest.mark.slow
 def test_benchmarks_start(tmp_path):
-    """They are far too long for a test; with no technique chosen they only say what they would run on."""
+    """They are far too long for a test; with no technique chosen they only say what they would run
+    on.
+    """
     assert (ROOT / "benchmarks/requirements.txt").is_file()
     options = ["--only", "no technique", "--output", tmp_path / "RESULTS.md"]
     subprocess.run([sys.executable, ROOT / "benchmarks/run.py", *options], check=True, timeout=120)
@@ -169,8 +194,13 @@ def test_every_option_exists():
 
 @pytest.mark.slow
 def test_the_readmes_options_of_other_commands_are_in_their_help():
-    for script, options in (("data_utils.py", ["--from"]), ("collect_submission.py", ["--code-only"])):
-        shown = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60)
+    for script, options in (
+        ("data_utils.py", ["--from"]),
+        ("collect_submission.py", ["--code-only"]),
+    ):
+        shown = subprocess.run(
+            [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=60
+        )
         assert all(option in shown.stdout for option in options)
 
 

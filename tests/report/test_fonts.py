@@ -11,7 +11,9 @@ UNKNOWN = "\U0010fffd"  # of private use: no font has it
 CHINESE = "你好，世界"
 
 
-needs_chinese = pytest.mark.skipif(not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters")
+needs_chinese = pytest.mark.skipif(
+    not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters"
+)
 
 
 def test_letters_of_many_languages_are_in_the_fonts_that_matplotlib_ships(tmp_path, caplog):
@@ -24,7 +26,9 @@ def test_letters_of_many_languages_are_in_the_fonts_that_matplotlib_ships(tmp_pa
 @needs_chinese
 def test_other_letters_are_taken_from_an_installed_font(tmp_path, caplog):
     reader = markdown(
-        f"**{CHINESE}** and\n\n`x = {CHINESE}`\n\n| {CHINESE} |\n|-|\n\n# {CHINESE}\n\n```\n{CHINESE}\n```", tmp_path
+        f"**{CHINESE}** and\n\n`x = {CHINESE}`\n\n| {CHINESE} |\n|-|\n\n# "
+        f"{CHINESE}\n\n```\n{CHINESE}\n```",
+        tmp_path,
     )
     assert text_of(reader).count(CHINESE) == 5 and not caplog.records
     fonts = {font for words, font, _, _ in pieces(reader.pages[0]) if "你" in words}

@@ -20,8 +20,15 @@ def test_markdown_is_set_with_its_marks_in_order(tmp_path):
     reader = markdown(text, tmp_path)
     assert text_of(reader) == "A b c d e_f g h • one • two 1. deep quote # i j"
     fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert fonts["b"] == "DejaVuSansOblique" and fonts["c"] == "DejaVuSansBold" and fonts["one"] == "DejaVuSansBook"
-    assert fonts["d"] == "DejaVuSansBoldOblique" and fonts["e_f"] == fonts["# i"] == "DejaVuSansMonoBook"
+    assert (
+        fonts["b"] == "DejaVuSansOblique"
+        and fonts["c"] == "DejaVuSansBold"
+        and fonts["one"] == "DejaVuSansBook"
+    )
+    assert (
+        fonts["d"] == "DejaVuSansBoldOblique"
+        and fonts["e_f"] == fonts["# i"] == "DejaVuSansMonoBook"
+    )
     assert reader.pages[0]["/Annots"][0].get_object()["/A"]["/URI"] == "https://x.org/y"
 
 
@@ -30,7 +37,10 @@ def test_tables_keep_words_and_the_font_of_a_whole_cell(tmp_path):
     reader = markdown(text, tmp_path)
     assert text_of(reader) == "name is a__b__ bold **c** --x-- ~~y~~ l m plain"
     fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert fonts["bold"] == fonts["name"] == "DejaVuSansBold" and fonts["a__b__"] == "DejaVuSansMonoBook"
+    assert (
+        fonts["bold"] == fonts["name"] == "DejaVuSansBold"
+        and fonts["a__b__"] == "DejaVuSansMonoBook"
+    )
     assert fonts["plain"] == "DejaVuSansBook"
 
 
@@ -47,7 +57,9 @@ def test_html_and_the_sign_for_the_number_of_pages_are_text(tmp_path):
 
 
 def test_a_picture_in_an_answer_is_told_and_its_description_set(tmp_path, caplog):
-    assert text_of(markdown(f"![a plot](data:image/png;base64,{'iVBOR' * 900})", tmp_path)) == "a plot"
+    assert (
+        text_of(markdown(f"![a plot](data:image/png;base64,{'iVBOR' * 900})", tmp_path)) == "a plot"
+    )
     assert "a plot" in caplog.text
 
 
@@ -67,7 +79,17 @@ FRAGMENTS = [
     "---\n",
     "é ",
 ]
-FRAGMENTS += ["| a | b |\n|---|:-:|\n| **x** | `y` |\n", "|", "x" * 300, "[l](u)", "![i](p)", "<b>", "\\", "{nb}", "__"]
+FRAGMENTS += [
+    "| a | b |\n|---|:-:|\n| **x** | `y` |\n",
+    "|",
+    "x" * 300,
+    "[l](u)",
+    "![i](p)",
+    "<b>",
+    "\\",
+    "{nb}",
+    "__",
+]
 FRAGMENTS += ["**", "~~", "--", "\0", "\t", "\u00ad", "\uf8f0", "  \n"]
 
 
@@ -111,7 +133,8 @@ def test_no_heading_in_code_and_underlined_headings_are_some(tmp_path):
 def test_unknown_headings_are_text_with_a_notice(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     (tmp_path / "a.md").write_text(
-        "# My answers\nA. Student\n\n## saliency_map\nOne.\n\n## In short\nTwo.\n\n# Thanks\nto all\n"
+        "# My answers\nA. Student\n\n## saliency_map\nOne.\n\n## In short\nTwo.\n\n# Thanks\nto "
+        "all\n"
     )
     assert assign(read_sections(tmp_path / "a.md")) == {
         "": "# My answers\nA. Student\n\n# Thanks\nto all",
@@ -119,4 +142,8 @@ def test_unknown_headings_are_text_with_a_notice(tmp_path, caplog):
     }
     *notices, known = [record.getMessage() for record in caplog.records]
     assert all(question.name in known and question.heading in known for question in QUESTIONS)
-    assert [re.search(r"'(.+?)'", notice)[1] for notice in notices] == ["My answers", "In short", "Thanks"]
+    assert [re.search(r"'(.+?)'", notice)[1] for notice in notices] == [
+        "My answers",
+        "In short",
+        "Thanks",
+    ]

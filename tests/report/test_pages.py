@@ -1,4 +1,6 @@
-"""The report's pages: letters that can be read, text in order, every language that a font is there for, small files."""
+"""The report's pages: letters that can be read, text in order, every language that a font is there
+for, small files.
+"""
 
 import importlib
 import re
@@ -22,12 +24,16 @@ from report.questions import QUESTIONS
 
 CHINESE = "你好，世界"
 
-needs_chinese = pytest.mark.skipif(not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters")
+needs_chinese = pytest.mark.skipif(
+    not fonts.fonts_for({"你"}), reason="needs a font with Chinese letters"
+)
 
 
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory, bundled_model, photos):
-    """A folder with every figure of the report in the size and with the words that it has by default."""
+    """A folder with every figure of the report in the size and with the words that it has by
+    default.
+    """
     folder = tmp_path_factory.mktemp("full")
     rows = {"figure1.png": 5, "attributions_captum.png": 4}
     tiles = list(photos[0])
@@ -35,10 +41,16 @@ def full_size(tmp_path_factory, bundled_model, photos):
     for question in QUESTIONS:
         parser = make_parser("")
         importlib.import_module(question.scripts[-1]).add_options(parser)
-        options = {**vars(parser.parse_args([])), "layer": "features.12", "captum_layer": "features.3"}
+        options = {
+            **vars(parser.parse_args([])),
+            "layer": "features.12",
+            "captum_layer": "features.3",
+        }
         options |= {"pictures": "night: 192 px", "iterations": options.get("iterations") or 200}
         for name in question.figures:
-            picture = draw_rows([("photo", tiles), *[("map", tiles)] * (rows.get(name, 2) - 1)], ["title"] * 5, name)
+            picture = draw_rows(
+                [("photo", tiles), *[("map", tiles)] * (rows.get(name, 2) - 1)], ["title"] * 5, name
+            )
             if name == "style_transfer.png":
                 wide = [np.asarray(Image.fromarray(tile).resize((320, 240))) for tile in tiles[:3]]
                 picture = draw_rows([("night", wide)] * 3, ["content", "style", "result"], name)
@@ -66,7 +78,10 @@ def places(page) -> list[tuple[float, float, float, float, int]]:
     images = page["/Resources"].get("/XObject", {})
     operations = page.get_contents().get_data().decode("latin-1")
     found = re.findall(r"q ([\d.]+) 0 0 ([\d.]+) ([\d.]+) ([\d.]+) cm (/I\d+) Do", operations)
-    return [(float(x), float(y), float(w), float(h), images[name]["/Width"]) for w, h, x, y, name in found]
+    return [
+        (float(x), float(y), float(w), float(h), images[name]["/Width"])
+        for w, h, x, y, name in found
+    ]
 
 
 # --- The default report ---
@@ -83,14 +98,18 @@ def test_the_default_report_is_small_and_no_word_is_too_small(reader, full_size)
             assert WORDS * width / pixels >= 7 - 1e-3 and pixels / (width / 72) <= 201
             assert left >= MARGIN - 0.01 and left + width <= wide - MARGIN + 0.01
             assert bottom >= MARGIN - 0.01 and bottom + height <= high - MARGIN + 0.01
-    assert sum(len(places(page)) for page in reader.pages) == sum(len(question.figures) for question in DEFAULT)
+    assert sum(len(places(page)) for page in reader.pages) == sum(
+        len(question.figures) for question in DEFAULT
+    )
 
 
 @pytest.mark.slow
 def test_every_caption_stands_below_its_picture(reader):
     count = 0
     for page in reader.pages:
-        captions = [height for words, _, _, height in pieces(page) if re.match(r"Figure \d+: ", words)]
+        captions = [
+            height for words, _, _, height in pieces(page) if re.match(r"Figure \d+: ", words)
+        ]
         pictures = places(page)
         assert len(captions) == len(pictures)
         for _, bottom, *_ in pictures:
@@ -116,14 +135,18 @@ def test_outline_contents_and_page_numbers_agree(reader):
 @pytest.mark.slow
 def test_no_page_of_the_default_report_is_half_empty(reader):
     for page in reader.pages[1:]:
-        lines = re.findall(r"([\d.]+) ([\d.]+) m [\d.]+ \2 l S", page.get_contents().get_data().decode("latin-1"))
+        lines = re.findall(
+            r"([\d.]+) ([\d.]+) m [\d.]+ \2 l S", page.get_contents().get_data().decode("latin-1")
+        )
         lowest = min([bottom for _, bottom, *_ in places(page)] + [float(y) for _, y in lines])
         assert lowest < MARGIN + 0.4 * (page.mediabox.height - 2 * MARGIN)
 
 
 @pytest.mark.slow
 def test_composing_takes_about_a_second(full_size):
-    """Processor time, since other programs may run; the best of three, since the first one imports."""
+    """Processor time, since other programs may run; the best of three, since the first one
+    imports.
+    """
     times = []
     for _ in range(3):
         start = time.process_time()
@@ -134,10 +157,19 @@ def test_composing_takes_about_a_second(full_size):
 
 @pytest.mark.slow
 def test_same_input_gives_the_same_bytes(full_size, tmp_path):
-    (tmp_path / "a.md").write_text(f"*Name* {CHINESE}\n\n# gradcam\n\n|a|b|\n|-|-|\n|1|`2`|\n\n- x\n")
+    (tmp_path / "a.md").write_text(
+        f"*Name* {CHINESE}\n\n# gradcam\n\n|a|b|\n|-|-|\n|1|`2`|\n\n- x\n"
+    )
     reports = []
     for _ in range(2):
-        options = ["--no-run", "--quiet", "--out", str(full_size), "--answers", str(tmp_path / "a.md")]
+        options = [
+            "--no-run",
+            "--quiet",
+            "--out",
+            str(full_size),
+            "--answers",
+            str(tmp_path / "a.md"),
+        ]
         assert writeup.main(options) == 0
         reports.append((full_size / "report.pdf").read_bytes())
     assert reports[0] == reports[1]
@@ -146,7 +178,9 @@ def test_same_input_gives_the_same_bytes(full_size, tmp_path):
 def test_help_imports_nothing_heavy():
     heavy = "{'torch', 'numpy', 'PIL', 'fpdf', 'markdown_it', 'matplotlib'}"
     code = f"import sys, writeup; print({heavy} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert result.stdout == "set()\n", result.stderr
 
 
@@ -155,10 +189,16 @@ def test_help_imports_nothing_heavy():
 
 def test_narrow_figures_stand_side_by_side_and_wide_ones_get_wide_paper(photos, tmp_path):
     report = Report("Title", DAY)
-    one, wide, widest = (draw_rows([("photo", [photos[0][0]] * n)], ["title"] * n) for n in (1, 6, 10))
-    report.figures([(one, "first"), (one, "second"), (one, "third"), (wide, "wide"), (widest, "widest")])
+    one, wide, widest = (
+        draw_rows([("photo", [photos[0][0]] * n)], ["title"] * n) for n in (1, 6, 10)
+    )
+    report.figures(
+        [(one, "first"), (one, "second"), (one, "third"), (wide, "wide"), (widest, "widest")]
+    )
     portrait, landscape, double = saved(report, tmp_path).pages
-    assert [page.mediabox[2:] for page in (portrait, landscape, double)] == [list(paper) for paper in PAPERS]
+    assert [page.mediabox[2:] for page in (portrait, landscape, double)] == [
+        list(paper) for paper in PAPERS
+    ]
     a, b, c = places(portrait)
     assert a[1] == b[1] == c[1] and a[0] + a[2] + GAP == pytest.approx(b[0], abs=0.02)
     assert c[0] + c[2] == pytest.approx(612 - MARGIN, abs=0.02)
@@ -170,7 +210,10 @@ def test_narrow_figures_stand_side_by_side_and_wide_ones_get_wide_paper(photos, 
 def test_photos_are_jpeg_and_drawings_are_indexed(photos, tmp_path):
     report = Report("Title", DAY)
     report.figures(
-        [(Image.fromarray(photos[0][0]), "photo"), (draw_losses({"a": [(1, 2, 3, 6), (1, 1, 1, 3)]}), "plot")]
+        [
+            (Image.fromarray(photos[0][0]), "photo"),
+            (draw_losses({"a": [(1, 2, 3, 6), (1, 1, 1, 3)]}), "plot"),
+        ]
     )
     (page,) = saved(report, tmp_path).pages
     images = [image.get_object() for image in page["/Resources"]["/XObject"].values()]

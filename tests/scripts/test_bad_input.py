@@ -58,18 +58,32 @@ def test_an_option_that_cannot_be_used(tmp_path, capsys, script, arguments, word
 
 def test_a_wrong_option_ends_the_process_with_2(tmp_path):
     assert_one_line_error(
-        run_script("saliency_map.py", "--steps", "1001", "--out", tmp_path), "--steps", "at most 1000"
+        run_script("saliency_map.py", "--steps", "1001", "--out", tmp_path),
+        "--steps",
+        "at most 1000",
     )
 
 
 def test_a_gradient_that_is_not_finite(tmp_path, capsys):
-    options = ["--l2-reg", "9e18", "--learning-rate", "9e18", "--show-every", "99", "--quiet", "--out", str(tmp_path)]
+    options = [
+        "--l2-reg",
+        "9e18",
+        "--learning-rate",
+        "9e18",
+        "--show-every",
+        "99",
+        "--quiet",
+        "--out",
+        str(tmp_path),
+    ]
     assert class_visualization.main(options) == 2
     one_line(capsys, "gradient is not finite")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script, figure", [("saliency_map", "saliency_captum.png"), ("gradcam", "figure1.png")])
+@pytest.mark.parametrize(
+    "script, figure", [("saliency_map", "saliency_captum.png"), ("gradcam", "figure1.png")]
+)
 def test_a_folder_in_the_way_is_told_before_any_figure_is_written(tmp_path, capsys, script, figure):
     (tmp_path / figure).mkdir()
     (tmp_path / "saliency_map.png").write_bytes(b"an earlier result")
@@ -91,7 +105,9 @@ def with_earlier_result(folder: Path) -> None:
 
 def untouched(folder: Path) -> bool:
     """Whether the folder holds the earlier result and nothing else."""
-    return [(p.name, p.read_text()) for p in folder.iterdir()] == [("saliency_map.png", "an earlier result")]
+    return [(p.name, p.read_text()) for p in folder.iterdir()] == [
+        ("saliency_map.png", "an earlier result")
+    ]
 
 
 def prepare(folder: Path) -> None:
@@ -103,7 +119,9 @@ def prepare(folder: Path) -> None:
         ("bomb.pth", pickle.dumps(Bomb(folder / "executed"))),
     ):
         (folder / name).write_bytes(content)
-    (folder / "cut.png").write_bytes(package_file("skimage", "data/coffee.png").read_bytes()[:20000])
+    (folder / "cut.png").write_bytes(
+        package_file("skimage", "data/coffee.png").read_bytes()[:20000]
+    )
     os.mkfifo(folder / "pipe")
     (folder / "nothing").mkdir()
     (folder / "none" / "below").mkdir(parents=True)
@@ -125,17 +143,26 @@ def prepare(folder: Path) -> None:
         (["--images", "chelsea.png", "absent.jpg"], ["absent.jpg"]),
         (["--images", "chelsea.png", "--labels", "unicorn"], ["unknown class 'unicorn'"]),
         (["--images", "chelsea.png", "--labels", "dog"], ["'dog' is ambiguous", "give the id"]),
-        (["--images", "chelsea.png", "--labels", "1000"], ["class 1000 is out of range; ids go from 0 to 999"]),
+        (
+            ["--images", "chelsea.png", "--labels", "1000"],
+            ["class 1000 is out of range; ids go from 0 to 999"],
+        ),
         (["--images", "chelsea.png", "--labels", "-1"], ["class -1 is out of range"]),
         (["--images", "chelsea.png", "--labels", ""], ["empty class name"]),
-        (["--images", "chelsea.png", "--labels", "1", "2"], ["2 labels for 1 photos; give one for each"]),
+        (
+            ["--images", "chelsea.png", "--labels", "1", "2"],
+            ["2 labels for 1 photos; give one for each"],
+        ),
         (["--images", "chelsea.png", "chelsea.png", "--labels", "1"], ["1 labels for 2 photos"]),
         (["--arch", "squeezenet9"], ["unknown network 'squeezenet9'; did you mean"]),
         (["--weights", "absent.pth"], ["weights 'absent.pth': no such file"]),
         (["--weights", "nothing"], ["weights 'nothing': a folder, not a file"]),
         (["--weights", "text.pth"], ["weights 'text.pth': not a readable state dict"]),
         (["--weights", "bomb.pth"], ["weights 'bomb.pth': refused"]),
-        (["--weights", "other.pth"], ["'other.pth' do not fit squeezenet1_1", "Missing key(s)", "features.0.weight"]),
+        (
+            ["--weights", "other.pth"],
+            ["'other.pth' do not fit squeezenet1_1", "Missing key(s)", "features.0.weight"],
+        ),
         (["--arch", "resnet18", "--weights", "bundled"], ["SqueezeNet 1.1's, not resnet18's"]),
         (["--device", "quantum"], ["unknown device 'quantum'"]),
         (["--device", "cuda:77"], ["device cuda:77", "use cpu or auto"]),
@@ -159,9 +186,23 @@ def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
 
 def test_weights_that_overflow_are_reported_not_drawn(tmp_path, photo, capsys, bundled_model):
     state = bundled_model.state_dict()
-    torch.save({key: state[key] * (1e20 if "features.1" in key else 1) for key in state}, tmp_path / "huge.pth")
+    torch.save(
+        {key: state[key] * (1e20 if "features.1" in key else 1) for key in state},
+        tmp_path / "huge.pth",
+    )
     for more in ([], ["--labels", "285"]):
-        assert quick("--images", photo, "--weights", tmp_path / "huge.pth", "--out", tmp_path / "out", *more) == 2
+        assert (
+            quick(
+                "--images",
+                photo,
+                "--weights",
+                tmp_path / "huge.pth",
+                "--out",
+                tmp_path / "out",
+                *more,
+            )
+            == 2
+        )
         one_line(capsys, "scores are not finite")
         assert list((tmp_path / "out").iterdir()) == []
 
@@ -178,7 +219,8 @@ def test_a_full_disk(tmp_path, photo, capsys):
     resource = pytest.importorskip("resource")
     with_earlier_result(tmp_path / "out")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file that grows further is as on a full disk
+    # a file that grows further is as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         assert quick("--images", photo, "--out", tmp_path / "out", "--labels", "285") == 2
     finally:

@@ -14,7 +14,10 @@ from visualizers import ClassVisualization
 def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
     """A tile of the last row of a figure, or of a row above it."""
     with Image.open(path) as image:
-        left, top = image.width - 230 * (columns - column), image.height - 236 - above * (230 + TITLE_BAND)
+        left, top = (
+            image.width - 230 * (columns - column),
+            image.height - 236 - above * (230 + TITLE_BAND),
+        )
         return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]
 
 
@@ -22,27 +25,51 @@ def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
 def test_script_course_figures(tmp_path):
     result = run_script("class_visualization.py", "--weights", "bundled", "--out", tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    names = {"class_visualization.png"} | {f"class_visualization_iter_{t}.png" for t in (1, 25, 50, 75, 100)}
+    names = {"class_visualization.png"} | {
+        f"class_visualization_iter_{t}.png" for t in (1, 25, 50, 75, 100)
+    }
     assert {path.name for path in tmp_path.iterdir()} == names
     places = [(0, 3, 1), (1, 3, 1), (2, 3, 1), (0, 3), (1, 3)]  # three above two
     strip = [tile(tmp_path / "class_visualization.png", *place) for place in places]
     for shown, iteration in zip(strip, (1, 25, 50, 75, 100), strict=True):
-        assert np.array_equal(shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1))
+        assert np.array_equal(
+            shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
+        )
 
 
 @pytest.mark.slow
 def test_script_several_classes_twice(bundled_model, tmp_path, capsys):
-    options = ("--weights", "bundled", "--iterations", "5", "--show-every", "3", "--seed", "7", "--chunk", "2")
+    options = (
+        "--weights",
+        "bundled",
+        "--iterations",
+        "5",
+        "--show-every",
+        "3",
+        "--seed",
+        "7",
+        "--chunk",
+        "2",
+    )
     for folder in ("one", "two"):
         targets = ("187", "tarantula", "oboe", "76")  # the last is the tarantula again
-        assert class_visualization.main([*options, "--target", *targets, "--out", str(tmp_path / folder)]) == 0
+        assert (
+            class_visualization.main(
+                [*options, "--target", *targets, "--out", str(tmp_path / folder)]
+            )
+            == 0
+        )
     assert capsys.readouterr().out == ""
     files = {
-        f"class_visualization{name}{page}.png" for name in ("", "_iter_1", "_iter_3", "_iter_5") for page in ("", "_2")
+        f"class_visualization{name}{page}.png"
+        for name in ("", "_iter_1", "_iter_3", "_iter_5")
+        for page in ("", "_2")
     }
     assert {path.name for path in (tmp_path / "one").iterdir()} == files
     for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
+            name
+        )
     alone = ClassVisualization().create_class_visualization(
         683, None, bundled_model, torch.float32, seed=7, num_iterations=5, generate_plots=False
     )
@@ -52,7 +79,17 @@ def test_script_several_classes_twice(bundled_model, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_script_strip_is_thinned_out(tmp_path, capsys):
-    options = ["--weights", "bundled", "--iterations", "21", "--show-every", "1", "--chunk", "1", "--quiet"]
+    options = [
+        "--weights",
+        "bundled",
+        "--iterations",
+        "21",
+        "--show-every",
+        "1",
+        "--chunk",
+        "1",
+        "--quiet",
+    ]
     assert class_visualization.main([*options, "--out", str(tmp_path)]) == 0
     assert len(list(tmp_path.iterdir())) == 22
     with Image.open(tmp_path / "class_visualization.png") as strip:

@@ -42,13 +42,23 @@ def test_script_the_figure_shows_the_perturbation(figures):
     photo, fooling, once, tenfold = tiles
     inside = (fooling > 0) & (fooling < 255)
     assert np.abs((fooling - photo) - (once - 128))[inside].max() <= 1
-    assert np.abs((10 * (once - 128)).clip(-128, 127) - (tenfold - 128)).max() <= 6  # once is rounded
+    # Once is rounded
+    assert np.abs((10 * (once - 128)).clip(-128, 127) - (tenfold - 128)).max() <= 6
     assert (tenfold == 0).any() and (tenfold == 255).any()
 
 
 @pytest.mark.slow
 def test_script_not_fooled(tmp_path, capsys, caplog):
-    options = ["--weights", "bundled", "--max-iter", "1", "--learning-rate", "0.01", "--out", str(tmp_path)]
+    options = [
+        "--weights",
+        "bundled",
+        "--max-iter",
+        "1",
+        "--learning-rate",
+        "0.01",
+        "--out",
+        str(tmp_path),
+    ]
     assert fooling_image.main(options) == 0
     assert capsys.readouterr().out == "The model is not fooled!\n"
     assert "fooling_image_valid.png does not fool the network" in caplog.text
@@ -56,7 +66,12 @@ def test_script_not_fooled(tmp_path, capsys, caplog):
 
 def test_script_numbers_that_overflow(bundled_model, tmp_path, capsys):
     state = bundled_model.state_dict()
-    torch.save(state | {"features.0.weight": 1e36 * state["features.0.weight"]}, tmp_path / "huge.pth")
+    torch.save(
+        state | {"features.0.weight": 1e36 * state["features.0.weight"]}, tmp_path / "huge.pth"
+    )
     out = tmp_path / "out"
-    assert fooling_image.main(["--weights", str(tmp_path / "huge.pth"), "--quiet", "--out", str(out)]) == 2
+    assert (
+        fooling_image.main(["--weights", str(tmp_path / "huge.pth"), "--quiet", "--out", str(out)])
+        == 2
+    )
     assert "not finite" in capsys.readouterr().err and not list(out.iterdir())

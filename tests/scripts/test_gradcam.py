@@ -7,7 +7,19 @@ from PIL import Image
 import gradcam
 from errors import InputError
 
-QUICK = ("--arch", SMALL, "--weights", "none", "--num", "1", "--size", "64", "--steps", "1", "--quiet")
+QUICK = (
+    "--arch",
+    SMALL,
+    "--weights",
+    "none",
+    "--num",
+    "1",
+    "--size",
+    "64",
+    "--steps",
+    "1",
+    "--quiet",
+)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +37,15 @@ def test_figures_of_some_techniques(tmp_path, chosen, figures):
 
 
 def test_only_techniques_that_the_network_has_none_of(tmp_path, capsys):
-    options = [*QUICK, "--arch", "efficientnet_b0", "--only", "guided_backprop", "--out", str(tmp_path)]
+    options = [
+        *QUICK,
+        "--arch",
+        "efficientnet_b0",
+        "--only",
+        "guided_backprop",
+        "--out",
+        str(tmp_path),
+    ]
     assert gradcam.main(options) == 2
     one_line(capsys, "--only", "ReLU")
     assert not list(tmp_path.iterdir())
@@ -61,13 +81,24 @@ def test_the_script_without_relus(make, tmp_path, caplog):
         "import torch\nfrom torchvision import models\n\n"
         "def vit():\n    model = models.VisionTransformer(224, 32, 2, 2, 12, 24, num_classes=5)\n"
         "    torch.nn.init.normal_(model.heads[-1].weight)\n    return model\n\n"
-        "def swin():\n    return models.SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=5)\n"
+        "def swin():\n    return models.SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], "
+        "num_classes=5)\n"
     )
-    options = ["--arch", f"{tmp_path}/nets.py:{make}", "--num", "2", "--steps", "1", "--device", "cpu"]
+    options = [
+        "--arch",
+        f"{tmp_path}/nets.py:{make}",
+        "--num",
+        "2",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert gradcam.main([*options, "--out", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == WITHOUT_RELU
     assert [m for m in caplog.messages if "ReLU" in m] == [
-        "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no ReLU"
+        "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has no "
+        "ReLU"
     ]
 
 
@@ -76,13 +107,22 @@ def test_the_script_without_relus(make, tmp_path, caplog):
     ("options", "words"),
     [
         (["--captum-layer", "classifier"], "--captum-layer: layer gives maps of a single pixel"),
-        (["--arch", "resnet18", "--weights", "none", "--captum-layer", "fc"], "--captum-layer: layer must give"),
-        (["--arch", "googlenet", "--weights", "none", "--captum-layer", "aux1"], "--captum-layer: layer is never"),
+        (
+            ["--arch", "resnet18", "--weights", "none", "--captum-layer", "fc"],
+            "--captum-layer: layer must give",
+        ),
+        (
+            ["--arch", "googlenet", "--weights", "none", "--captum-layer", "aux1"],
+            "--captum-layer: layer is never",
+        ),
         (
             ["--arch", "inception_v3", "--weights", "none", "--captum-layer", "AuxLogits"],
             "--captum-layer: layer is never",
         ),
-        (["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"], "--layer: layer: its patches have no"),
+        (
+            ["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"],
+            "--layer: layer: its patches have no",
+        ),
     ],
 )
 def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, capsys):
@@ -114,7 +154,9 @@ def test_script_figures_twice_the_same(tmp_path):
     assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
     assert gradcam.main([*options, "--out", str(tmp_path / "two")]) == 0
     for name in FIGURES:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
+            name
+        )
     with Image.open(tmp_path / "one" / "figure1.png") as figure:
         assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
 
@@ -123,7 +165,10 @@ def test_script_figures_twice_the_same(tmp_path):
 def test_script_layers(tmp_path):
     """Other layers give other figures, except of guided backprop, which has none."""
     options = ["--num", "1", "--steps", "1", "--device", "cpu", "--quiet"]
-    for folder, more in (("default", []), ("other", ["--layer", "features.9", "--captum-layer", "features.6"])):
+    for folder, more in (
+        ("default", []),
+        ("other", ["--layer", "features.9", "--captum-layer", "features.6"]),
+    ):
         assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
     for name in FIGURES:
         default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))

@@ -59,7 +59,8 @@ def test_a_resnet18_of_10_classes_works_in_all_scripts(resnet_state, tmp_path, c
     assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "thing d"
     assert run(fooling_image, out, *named, "--num", 1) == 0
     assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "6"
-    assert run(class_visualization, out, *network, "--iterations", 1) == 0  # 187 is none of its classes
+    # 187 is none of its classes
+    assert run(class_visualization, out, *network, "--iterations", 1) == 0
     assert json.loads(text_of(out / "class_visualization.png")["Options"])["target"] == ["9"]
     sizes = ["--image-size", 48, "--style-size", 48, "--iterations", 1]
     assert run(style_transfer, out, *network, "--content", cat, *sizes) == 0
@@ -87,7 +88,9 @@ def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, capsys):
     assert "model must give scores of shape (N, classes)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [saliency_map, gradcam, fooling_image, class_visualization, style_transfer])
+@pytest.mark.parametrize(
+    "script", [saliency_map, gradcam, fooling_image, class_visualization, style_transfer]
+)
 def test_a_network_that_fails_is_blamed_not_the_layer(script, own_file, tmp_path, capsys):
     assert run(script, tmp_path / "out", "--arch", f"{own_file}:damaged") == 2
     error = capsys.readouterr().err

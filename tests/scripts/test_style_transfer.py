@@ -1,4 +1,6 @@
-"""The script: what it prints and writes, own pictures, faults, Ctrl-C; the paintings and the reference values."""
+"""The script: what it prints and writes, own pictures, faults, Ctrl-C; the paintings and the
+reference values.
+"""
 
 import json
 import re
@@ -23,7 +25,12 @@ from style_transfer import INVERSION, presets
 sys.path.insert(0, str(ROOT / "data"))
 import make_reference_values
 
-CHECKS = ("Content Loss Maximum error", "Gram Matrix Maximum error", "Style Loss Error", "TV Loss Error")
+CHECKS = (
+    "Content Loss Maximum error",
+    "Gram Matrix Maximum error",
+    "Style Loss Error",
+    "TV Loss Error",
+)
 ALL_ZERO = "".join(f"{text} is 0.000\n" for text in CHECKS)
 FIGURES = {"style_transfer.png", "inverted_features.png", "style_losses.png"}
 SHORT = ("--optimizer", "adam", "--iterations", "4")
@@ -54,13 +61,25 @@ def test_all_pictures_twice(no_course_data, tmp_path):
     assert len(made) == 4 and INVERSION in made
     for folder in ("one", "two"):
         result = run_script(
-            "style_transfer.py", *SHORT, "--save-every", 2, "--seed", 5, "--out", tmp_path / folder, cwd=tmp_path
+            "style_transfer.py",
+            *SHORT,
+            "--save-every",
+            2,
+            "--seed",
+            5,
+            "--out",
+            tmp_path / folder,
+            cwd=tmp_path,
         )
         assert (result.returncode, result.stdout, result.stderr) == (0, ALL_ZERO, "")
     parts = ("", "_before", "_0000", "_0002", "_0004")
-    assert names(tmp_path / "one") == FIGURES | {f"{name}{part}.png" for name in made for part in parts}
+    assert names(tmp_path / "one") == FIGURES | {
+        f"{name}{part}.png" for name in made for part in parts
+    }
     for name in names(tmp_path / "one"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
+            name
+        )
         with Image.open(tmp_path / "one" / name) as image:
             assert image.text["Weights"].startswith("bundled") and image.text["Seed"] == "5"
     for name in made:
@@ -74,29 +93,72 @@ def test_all_pictures_twice(no_course_data, tmp_path):
 @pytest.mark.slow
 def test_every_picture_records_how_it_was_made(tmp_path, capsys):
     name = presets()[2].name
-    call(capsys, *SHORT, "--only", name, "--seed", 7, "--weights", "bundled", "--save-every", 4, "--out", tmp_path)
-    pictures = (f"{name}.png", f"{name}_before.png", f"{name}_0004.png", "style_transfer.png", "style_losses.png")
+    call(
+        capsys,
+        *SHORT,
+        "--only",
+        name,
+        "--seed",
+        7,
+        "--weights",
+        "bundled",
+        "--save-every",
+        4,
+        "--out",
+        tmp_path,
+    )
+    pictures = (
+        f"{name}.png",
+        f"{name}_before.png",
+        f"{name}_0004.png",
+        "style_transfer.png",
+        "style_losses.png",
+    )
     for file in pictures:
         with Image.open(tmp_path / file) as picture:
-            assert list(picture.text) == ["Network", "Weights", "Seed", "Software", "Threads", "Options"], file
+            assert list(picture.text) == [
+                "Network",
+                "Weights",
+                "Seed",
+                "Software",
+                "Threads",
+                "Options",
+            ], file
             assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "7"
-            assert picture.text["Weights"].startswith("bundled") and "torch " in picture.text["Software"]
+            assert (
+                picture.text["Weights"].startswith("bundled")
+                and "torch " in picture.text["Software"]
+            )
             options = json.loads(picture.text["Options"])
-        assert options["optimizer"] == "adam" and options["save_every"] == 4 and "seed" not in options
+        assert (
+            options["optimizer"] == "adam" and options["save_every"] == 4 and "seed" not in options
+        )
         if file != f"{name}_0004.png":
-            assert options["iterations"] == 4 and options["pictures"].startswith(name.replace("_", " "))
+            assert options["iterations"] == 4 and options["pictures"].startswith(
+                name.replace("_", " ")
+            )
 
 
 @pytest.mark.slow
 def test_the_courses_pictures_and_values(course, tmp_path, capsys):
     printed = call(
-        capsys, "--weights", course / HALF_WEIGHTS, *SHORT, "--only", "starry_tubingen", INVERSION, "--out", tmp_path
+        capsys,
+        "--weights",
+        course / HALF_WEIGHTS,
+        *SHORT,
+        "--only",
+        "starry_tubingen",
+        INVERSION,
+        "--out",
+        tmp_path,
     )
     errors = [
         float(re.fullmatch(rf"{text} is (\d\.\d{{3}})", line)[1])
         for text, line in zip(CHECKS, printed.splitlines(), strict=True)
     ]
-    assert all(error <= limit for error, limit in zip(errors, (0.001, 0.005, 0.004, 0.001), strict=True))
+    assert all(
+        error <= limit for error, limit in zip(errors, (0.001, 0.005, 0.004, 0.001), strict=True)
+    )
     assert errors[1] > 0.0005  # the course's values, which rounded weights do not meet
     assert [preset.name for preset in presets()] == [
         "composition_vii_tubingen",
@@ -104,20 +166,32 @@ def test_the_courses_pictures_and_values(course, tmp_path, capsys):
         "starry_tubingen",
         INVERSION,
     ]
-    assert {"starry_tubingen.png", "starry_tubingen_before.png", f"{INVERSION}.png"} < names(tmp_path)
+    assert {"starry_tubingen.png", "starry_tubingen_before.png", f"{INVERSION}.png"} < names(
+        tmp_path
+    )
     assert Image.open(tmp_path / "starry_tubingen.png").size == (256, 192)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", ["bundled", "none"])
 def test_the_checks_fit_any_weights(weights, tmp_path, capsys):
-    assert call(capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path) == ALL_ZERO
+    assert (
+        call(
+            capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path
+        )
+        == ALL_ZERO
+    )
 
 
 @pytest.mark.slow
 def test_a_wrong_loss_shows_in_the_checks(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("style_modules.style_loss.StyleLoss._distance", lambda self, feats, layer, target: target.sum())
-    printed = call(capsys, "--weights", "bundled", "--iterations", 1, "--only", INVERSION, "--out", tmp_path)
+    monkeypatch.setattr(
+        "style_modules.style_loss.StyleLoss._distance",
+        lambda self, feats, layer, target: target.sum(),
+    )
+    printed = call(
+        capsys, "--weights", "bundled", "--iterations", 1, "--only", INVERSION, "--out", tmp_path
+    )
     lines = printed.splitlines()
     assert [line.endswith(" 0.000") for line in lines] == [True, True, False, True]
 
@@ -134,15 +208,32 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
     out = tmp_path / "out"
     own = ("--content", tmp_path / "my photo.png", "--style", tmp_path / "glass.webp")
     call(capsys, *own, "--image-size", 40, "--style-size", 64, *SHORT, "--out", out)
-    assert names(out) == {"glass_my photo.png", "glass_my photo_before.png", "style_transfer.png", "style_losses.png"}
+    assert names(out) == {
+        "glass_my photo.png",
+        "glass_my photo_before.png",
+        "style_transfer.png",
+        "style_losses.png",
+    }
     first = np.asarray(Image.open(out / "glass_my photo.png")).astype(int)
     assert first.shape == (40, 60, 3)
-    call(capsys, *own, "--image-size", 40, "--style-size", 64, *SHORT, "--out", out, "--preserve-color")
+    call(
+        capsys,
+        *own,
+        "--image-size",
+        40,
+        "--style-size",
+        64,
+        *SHORT,
+        "--out",
+        out,
+        "--preserve-color",
+    )
     kept = np.asarray(Image.open(out / "glass_my photo.png")).astype(int)
     assert np.ptp(kept, axis=2).max() <= 1 < np.ptp(first, axis=2).max()  # the photo is grey
     call(capsys, *own, "--image-size", 40, *SHORT, "--out", out, "--init-random", "--save-every", 4)
     noise = np.asarray(Image.open(out / "glass_my photo_0000.png")).astype(int)
-    assert 14 < np.diff(noise, axis=1).std() / 2**0.5 < 19  # 255 · 0.225 / √12, and no neighbours alike
+    # 255 · 0.225 / √12, and no neighbours alike
+    assert 14 < np.diff(noise, axis=1).std() / 2**0.5 < 19
 
 
 @pytest.mark.slow
@@ -157,7 +248,9 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
     ],
 )
 def test_bad_options_are_one_line(arguments, words, tmp_path):
-    assert_one_line_error(run_script("style_transfer.py", *arguments, "--out", tmp_path, cwd=tmp_path), *words)
+    assert_one_line_error(
+        run_script("style_transfer.py", *arguments, "--out", tmp_path, cwd=tmp_path), *words
+    )
     assert not any(tmp_path.iterdir())
 
 
@@ -167,7 +260,10 @@ def test_bad_options_are_one_line(arguments, words, tmp_path):
         (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
         (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
         (["--style", "."], "'.' is not a file"),
-        (["--style", "long.png"], "long_.*: the picture is 2×900 pixels; the long side may be at most 8 times"),
+        (
+            ["--style", "long.png"],
+            "long_.*: the picture is 2×900 pixels; the long side may be at most 8 times",
+        ),
         (
             ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--style-layers", "1", "7"],
             "--style-layers: no layer '7'; there are 0 to 6, or conv1",
@@ -194,12 +290,21 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys
     def damaged(self, weight, *features):
         return forward(self, weight if next(calls) < 3 else float("nan"), *features)
 
-    monkeypatch.setattr(ContentLoss, "forward", damaged)  # the check, step 0 and step 1 are the last sound ones
+    # The check, step 0 and step 1 are the last sound ones
+    monkeypatch.setattr(ContentLoss, "forward", damaged)
     name = presets()[2].name
-    assert style_transfer.main(["--only", name, "--quiet", "--save-every", "1", "--out", str(tmp_path)]) == 2
+    assert (
+        style_transfer.main(
+            ["--only", name, "--quiet", "--save-every", "1", "--out", str(tmp_path)]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert f"{name}: the loss is not finite at step 2 (content nan" in error and "step 1 is kept" in error
+    assert (
+        f"{name}: the loss is not finite at step 2 (content nan" in error
+        and "step 1 is kept" in error
+    )
     assert names(tmp_path) == {f"{name}{part}.png" for part in ("", "_before", "_0000", "_0001")}
     assert np.array_equal(*(Image.open(tmp_path / f"{name}{part}.png") for part in ("", "_0001")))
 
@@ -219,23 +324,47 @@ def test_a_later_picture_that_fails_leaves_the_figures_of_the_first(tmp_path, ca
     options = ["--only", first, second, "--iterations", "2", "--quiet", "--out", str(tmp_path)]
     assert style_transfer.main(options) == 130 and names_seen == [first, second]
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert names(tmp_path) == {f"{first}.png", f"{first}_before.png", "style_transfer.png", "style_losses.png"}
+    assert names(tmp_path) == {
+        f"{first}.png",
+        f"{first}_before.png",
+        "style_transfer.png",
+        "style_losses.png",
+    }
 
 
 def test_a_network_that_gives_no_numbers_is_one_line(bundled_model, tmp_path, capsys):
     state = bundled_model.state_dict()
-    torch.save(state | {"features.0.weight": 1e30 * state["features.0.weight"]}, tmp_path / "huge.pth")
+    torch.save(
+        state | {"features.0.weight": 1e30 * state["features.0.weight"]}, tmp_path / "huge.pth"
+    )
     options = ["--weights", str(tmp_path / "huge.pth"), "--only", presets()[2].name, "--quiet"]
     assert style_transfer.main([*options, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and "the loss is not finite at step 0" in error and "kept" not in error
+    assert (
+        len(error.splitlines()) == 1
+        and "the loss is not finite at step 0" in error
+        and "kept" not in error
+    )
 
 
 def interrupted(folder, step, number):
-    """Run the first preset, send a signal once the picture of a step is on disk. Returns status, output, last step."""
+    """Run the first preset, send a signal once the picture of a step is on disk. Returns status,
+    output, last step.
+    """
     name = presets()[0].name
-    command = [sys.executable, str(ROOT / "style_transfer.py"), "--only", name, "--save-every", "1", "--out", folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        str(ROOT / "style_transfer.py"),
+        "--only",
+        name,
+        "--save-every",
+        "1",
+        "--out",
+        folder,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (folder / f"{name}_{step:04}.png").exists():
             assert process.poll() is None and time.monotonic() < deadline
@@ -253,9 +382,12 @@ def test_interrupted_it_leaves_the_picture_reached(number, status, tmp_path):
     returned, printed, error, last = interrupted(tmp_path / "first", 2, number)
     assert returned == status and len(printed.splitlines()) == 4 and "Traceback" not in error
     if number == signal.SIGINT:
-        assert len(error.splitlines()) == 1 and "interrupted after" in error and f"{name}.png" in error
+        assert (
+            len(error.splitlines()) == 1 and "interrupted after" in error and f"{name}.png" in error
+        )
     assert not [name for name in names(tmp_path / "first") if name.endswith(".part")]
-    # The signal may come while a picture is reached but not saved, so a second run says what the next one is.
+    # The signal may come while a picture is reached but not saved, so a second run says what the
+    # next one is.
     interrupted(tmp_path / "second", last + 1, number)
     steps = [tmp_path / "second" / f"{name}_{step:04}.png" for step in (last - 1, last, last + 1)]
     reached = np.asarray(Image.open(tmp_path / "first" / f"{name}.png"))
@@ -270,7 +402,10 @@ def test_the_reference_values_are_what_their_generator_computes(tmp_path, monkey
     (tmp_path / "styles").symlink_to(folder / "styles")
     monkeypatch.setattr(make_reference_values, "FOLDER", tmp_path)
     make_reference_values.main()
-    with np.load(tmp_path / "reference_values.npz") as made, np.load(folder / "reference_values.npz") as stored:
+    with (
+        np.load(tmp_path / "reference_values.npz") as made,
+        np.load(folder / "reference_values.npz") as stored,
+    ):
         assert set(made) == set(stored) == {"cl_out", "gm_out", "sl_out", "tv_out"}
         for key in stored:
             np.testing.assert_allclose(made[key], stored[key], rtol=1e-5)
@@ -281,8 +416,20 @@ def test_style_transfer_of_a_uniform_picture_with_itself_and_an_odd_name(tmp_pat
     picture = tmp_path / "$grey^_{.png"
     Image.new("RGB", (64, 64), (124, 116, 104)).save(picture)
     result = run_script(
-        *("style_transfer.py", "--content", picture, "--style", picture, "--image-size", "64", "--style-size", "64"),
+        *(
+            "style_transfer.py",
+            "--content",
+            picture,
+            "--style",
+            picture,
+            "--image-size",
+            "64",
+            "--style-size",
+            "64",
+        ),
         *("--iterations", "2", "--out", tmp_path / "out", "--quiet"),
     )
     assert (result.returncode, result.stderr) == (0, "") and result.stdout.count("\n") == 4
-    assert (tmp_path / "out" / "$grey^_{_$grey^_{.png").is_file() and (tmp_path / "out" / "style_losses.png").is_file()
+    assert (tmp_path / "out" / "$grey^_{_$grey^_{.png").is_file() and (
+        tmp_path / "out" / "style_losses.png"
+    ).is_file()

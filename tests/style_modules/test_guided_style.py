@@ -1,4 +1,6 @@
-"""Gram matrices under masks: the other edition's numbers, and what its check cannot see; mixed styles."""
+"""Gram matrices under masks: the other edition's numbers, and what its check cannot see; mixed
+styles.
+"""
 
 import numpy as np
 import pytest
@@ -42,14 +44,18 @@ def by_hand(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def test_the_other_editions_numbers():
-    torch.testing.assert_close(guided_gram_matrix(FEATURES, TRIANGLES)[0], torch.tensor(GRAMS), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        guided_gram_matrix(FEATURES, TRIANGLES)[0], torch.tensor(GRAMS), rtol=0, atol=1e-4
+    )
     loss = guided_style_loss([FEATURES], [0], [TARGET], [15], [TRIANGLES])
     assert loss.item() == pytest.approx(267.6274, rel=1e-6)
 
 
 def test_two_pictures_two_fractional_masks_and_sides_that_differ():
     features, masks = numbers(0, 2, 3, 4, 5, 6), numbers(1, 2, 3, 5, 6)
-    np.testing.assert_allclose(guided_gram_matrix(features, masks), by_hand(features.numpy(), masks.numpy()))
+    np.testing.assert_allclose(
+        guided_gram_matrix(features, masks), by_hand(features.numpy(), masks.numpy())
+    )
     plain = guided_gram_matrix(features, masks, normalize=False)
     torch.testing.assert_close(plain, guided_gram_matrix(features, masks) * 120)
 
@@ -69,12 +75,15 @@ def test_masks_of_ones_change_nothing():
     guided = guided_style_loss([maps], [0], [target[:, None]], [3], [torch.ones(2, 1, 5, 6)])
     torch.testing.assert_close(guided, plain, rtol=1e-6, atol=0)
     torch.testing.assert_close(
-        guided_gram_matrix(maps[:, None], torch.ones(2, 1, 5, 6))[:, 0], StyleLoss().gram_matrix(maps)
+        guided_gram_matrix(maps[:, None], torch.ones(2, 1, 5, 6))[:, 0],
+        StyleLoss().gram_matrix(maps),
     )
 
 
 def test_a_regions_target_is_smaller_by_its_area():
-    masks = scaled_masks(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), [torch.Size((4, 4)), torch.Size((1, 1))])
+    masks = scaled_masks(
+        torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), [torch.Size((4, 4)), torch.Size((1, 1))]
+    )
     assert masks[0].shape == (1, 1, 4, 4) and masks[1].item() == 0.5
     targets = GuidedStyleLoss(masks).targets([0, 1], [[torch.ones(1, 2, 2), torch.ones(1, 2, 2)]])
     assert [target.shape for target in targets] == [(1, 1, 2, 2)] * 2

@@ -12,7 +12,11 @@ BLACK = torch.zeros(1, 3, 64, 64)
 
 @pytest.mark.parametrize(
     ("name", "content", "style"),
-    [("vgg16", 20, (1, 6, 11, 18, 25)), ("vgg19", 22, (1, 6, 11, 20, 29)), ("squeezenet1_1", 3, (1, 4, 6, 7))],
+    [
+        ("vgg16", 20, (1, 6, 11, 18, 25)),
+        ("vgg19", 22, (1, 6, 11, 20, 29)),
+        ("squeezenet1_1", 3, (1, 4, 6, 7)),
+    ],
 )
 def test_layers_by_their_meaning(name, content, style):
     with torch.device("meta"):

@@ -8,7 +8,9 @@ from style_modules.rules import RULES, AdamRule, CourseRule, LBFGSRule
 
 
 def picture(seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        1, 3, 8, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def step(rule, t: int, content: torch.Tensor) -> None:
@@ -42,7 +44,9 @@ def test_until_five_steps_before_the_end_the_content_counts_less(make_rule):
 @pytest.mark.parametrize("make_rule", [AdamRule, LBFGSRule])
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_in_five_steps_or_fewer_the_content_counts_fully(make_rule, count):
-    assert [share_of_content(make_rule, count, t) for t in range(count)] == pytest.approx([1.0] * count)
+    assert [share_of_content(make_rule, count, t) for t in range(count)] == pytest.approx(
+        [1.0] * count
+    )
 
 
 def test_the_course_s_rule_weighs_the_content_fully():
@@ -64,7 +68,9 @@ def test_any_size_of_picture(make_rule, size):
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_reaches_a_picture(name):
-    """Its squared distance from a target shrinks to a fraction, in the rule's own number of steps."""
+    """Its squared distance from a target shrinks to a fraction, in the rule's own number of
+    steps.
+    """
     make_rule, count = RULES[name]
     target, start = 0.5 * picture(1).clamp(-2, 2), picture(0).clamp(-1.4, 1.4)
     rule = make_rule(start, count)
@@ -87,7 +93,9 @@ HALVES = [torch.float16, torch.bfloat16]
 def test_rules_step_on_pictures_of_half_precision(make, dtype):
     start = torch.rand(1, 3, 20, 31, generator=torch.Generator().manual_seed(0)).to(dtype)
     rule = make(start, 30)
-    assert rule.picture(0).dtype == dtype and torch.allclose(rule.picture(0).float(), start.float(), atol=1e-2)
+    assert rule.picture(0).dtype == dtype and torch.allclose(
+        rule.picture(0).float(), start.float(), atol=1e-2
+    )
     with torch.enable_grad():
         content = rule.picture(0).float().square().sum()
         content.backward()

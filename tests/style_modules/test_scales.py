@@ -36,7 +36,9 @@ def test_an_enlarged_picture_keeps_its_colours():
     picture = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     large = enlarged(picture, torch.Size((16, 24)))
     assert large.shape == (1, 3, 16, 24) and large.dtype == torch.bfloat16
-    torch.testing.assert_close(large.float().mean((2, 3)), picture.float().mean((2, 3)), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        large.float().mean((2, 3)), picture.float().mean((2, 3)), rtol=0, atol=0.02
+    )
 
 
 def test_a_layer_evaluated_twice_gives_the_same_bits():

@@ -1,4 +1,6 @@
-"""The three losses against NumPy in float64, central differences, and numbers worked out by hand."""
+"""The three losses against NumPy in float64, central differences, and numbers worked out by
+hand.
+"""
 
 import numpy as np
 import pytest
@@ -22,20 +24,26 @@ LAYOUTS = {
 
 
 def features(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def numpy_gram(x, normalize=True):
     """Entry by entry, as the definition reads."""
     n, c, h, w = x.shape
-    gram = np.array([[[(x[b, i] * x[b, j]).sum() for j in range(c)] for i in range(c)] for b in range(n)])
+    gram = np.array(
+        [[[(x[b, i] * x[b, j]).sum() for j in range(c)] for i in range(c)] for b in range(n)]
+    )
     return gram / (c * h * w) if normalize else gram
 
 
 def central_differences(function, x, eps=1e-5):
     """The gradient of a scalar function of a tensor, element by element."""
     steps = eps * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
-    return torch.stack([(function(x + step) - function(x - step)) / (2 * eps) for step in steps]).view(x.shape)
+    return torch.stack(
+        [(function(x + step) - function(x - step)) / (2 * eps) for step in steps]
+    ).view(x.shape)
 
 
 def style_term(x):
@@ -57,7 +65,9 @@ def test_numbers_worked_out_by_hand():
     assert tv_loss(x, 10.0).item() == 10 * ((9 + 36 + 0 + 0) + (1 + 16 + 1 + 1))
     assert gram_matrix(x, normalize=False).tolist() == [[[85.0, 10.0], [10.0, 2.0]]]
     assert gram_matrix(x).tolist() == [[[85 / 8, 10 / 8], [10 / 8, 2 / 8]]]
-    assert style_loss([x, x], [1], [torch.zeros(1, 2, 2)], [64.0]).item() == 85**2 + 2 * 10**2 + 2**2
+    assert (
+        style_loss([x, x], [1], [torch.zeros(1, 2, 2)], [64.0]).item() == 85**2 + 2 * 10**2 + 2**2
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -68,9 +78,13 @@ def test_losses_agree_with_numpy_for_any_layout_and_batch(layout, dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     np.testing.assert_allclose(content_loss(0.3, x, y), 0.3 * ((a - b) ** 2).sum(), rtol=tolerance)
     np.testing.assert_allclose(gram_matrix(x), numpy_gram(a), rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(gram_matrix(x, normalize=False), numpy_gram(a, False), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        gram_matrix(x, normalize=False), numpy_gram(a, False), rtol=tolerance, atol=tolerance
+    )
     expected = 3 * ((numpy_gram(a) - numpy_gram(b)) ** 2).sum()
-    np.testing.assert_allclose(style_loss([y, x], [1], [gram_matrix(y)], [3.0]), expected, rtol=tolerance)
+    np.testing.assert_allclose(
+        style_loss([y, x], [1], [gram_matrix(y)], [3.0]), expected, rtol=tolerance
+    )
     expected = 2 * ((np.diff(a, axis=2) ** 2).sum() + (np.diff(a, axis=3) ** 2).sum())
     np.testing.assert_allclose(tv_loss(x, 2.0), expected, rtol=tolerance)
     for loss in (content_loss(1, x, y), style_loss([x], [0], [gram_matrix(y)], [1]), tv_loss(x, 1)):
@@ -80,7 +94,10 @@ def test_losses_agree_with_numpy_for_any_layout_and_batch(layout, dtype):
 def test_several_style_layers_add_up():
     feats = [features(1, c, 6, 7, seed=c) for c in (2, 3, 4)]
     targets = [gram_matrix(features(1, c, 5, 5, seed=10 + c)) for c in (4, 2)]
-    alone = [style_loss(feats, [layer], [a], [w]) for layer, a, w in zip((2, 0), targets, (5.0, 0.25), strict=True)]
+    alone = [
+        style_loss(feats, [layer], [a], [w])
+        for layer, a, w in zip((2, 0), targets, (5.0, 0.25), strict=True)
+    ]
     torch.testing.assert_close(style_loss(feats, (2, 0), targets, (5.0, 0.25)), sum(alone))
 
 
@@ -89,7 +106,9 @@ def test_several_style_layers_add_up():
 def test_gradients_agree_with_central_differences(term, layout):
     x = LAYOUTS[layout](features(2, 3, 4, 5)).requires_grad_()
     (gradient,) = torch.autograd.grad(term(x), x)
-    torch.testing.assert_close(gradient, central_differences(term, x.detach()), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        gradient, central_differences(term, x.detach()), rtol=1e-6, atol=1e-6
+    )
     assert gradient.abs().max() > 1e-3
 
 
@@ -129,7 +148,11 @@ def test_gram_matrix_is_symmetric_and_positive_semi_definite(array):
 
 
 @settings(deadline=None, max_examples=30)
-@given(npst.arrays(np.float64, npst.array_shapes(min_dims=4, max_dims=4, max_side=4), elements=st.floats(-9, 9)))
+@given(
+    npst.arrays(
+        np.float64, npst.array_shapes(min_dims=4, max_dims=4, max_side=4), elements=st.floats(-9, 9)
+    )
+)
 def test_losses_are_zero_at_their_targets_and_never_negative(array):
     x = torch.from_numpy(array)
     shifted = x + 1
@@ -160,16 +183,28 @@ def test_modules_hold_no_state():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x: content_loss(1, x, x[:, :1]), ["content_current", "(1, 2, 3, 3)", "(1, 1, 3, 3)"]),
+        (
+            lambda x: content_loss(1, x, x[:, :1]),
+            ["content_current", "(1, 2, 3, 3)", "(1, 1, 3, 3)"],
+        ),
         (lambda x: content_loss(1, x, x[0]), ["content_original", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[0]), ["features", "(N, C, H, W)", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[..., :0]), ["features", "(1, 2, 3, 0)"]),
-        (lambda x: style_loss([x], [0], [], [1]), ["style_layers", "style_targets", "style_weights", "1, 0 and 1"]),
+        (
+            lambda x: style_loss([x], [0], [], [1]),
+            ["style_layers", "style_targets", "style_weights", "1, 0 and 1"],
+        ),
         (lambda x: style_loss([x], [0], [gram_matrix(x)], [1, 2]), ["style_weights", "1, 1 and 2"]),
         (lambda x: style_loss([x], [1], [gram_matrix(x)], [1]), ["style_layers", "1", "0 to 0"]),
         (lambda x: style_loss([x], [-2], [gram_matrix(x)], [1]), ["style_layers", "-2", "0 to 0"]),
-        (lambda x: style_loss([x], [0], [torch.zeros(1, 3, 3)], [1]), ["layer 0", "(1, 3, 3)", "(1, 2, 2)"]),
-        (lambda x: style_loss([x], [0], [gram_matrix(x)[0]], [1]), ["layer 0", "(2, 2)", "(1, 2, 2)"]),
+        (
+            lambda x: style_loss([x], [0], [torch.zeros(1, 3, 3)], [1]),
+            ["layer 0", "(1, 3, 3)", "(1, 2, 2)"],
+        ),
+        (
+            lambda x: style_loss([x], [0], [gram_matrix(x)[0]], [1]),
+            ["layer 0", "(2, 2)", "(1, 2, 2)"],
+        ),
         (lambda x: tv_loss(x[0], 1), ["img", "(N, C, H, W)", "(2, 3, 3)"]),
     ],
 )

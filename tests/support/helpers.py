@@ -43,10 +43,16 @@ def network_state(model: nn.Module) -> tuple:
     """All that a visualizer must give back as it was: modules, tensors, modes, gradients, hooks."""
     hooks = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
     return (
-        [(name, id(module), module.training, type(module).forward) for name, module in model.named_modules()],
+        [
+            (name, id(module), module.training, type(module).forward)
+            for name, module in model.named_modules()
+        ],
         [tuple(len(getattr(module, name)) for name in hooks) for module in model.modules()],
         ["forward" in vars(module) for module in model.modules()],
-        [(name, id(p), p.requires_grad, p.grad is None, p.detach().clone()) for name, p in model.named_parameters()],
+        [
+            (name, id(p), p.requires_grad, p.grad is None, p.detach().clone())
+            for name, p in model.named_parameters()
+        ],
         [(name, b.clone()) for name, b in model.named_buffers()],
     )
 
@@ -63,7 +69,9 @@ def same_state(before: tuple, after: tuple) -> bool:
     )
 
 
-def run_script(name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment):
+def run_script(
+    name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment
+):
     """Run a root script as a user does; returns the completed process with text output."""
     return subprocess.run(
         [sys.executable, str(ROOT / name), *map(str, arguments)],
@@ -75,8 +83,12 @@ def run_script(name: str, *arguments: str, cwd: Path | None = None, timeout: flo
     )
 
 
-def assert_one_line_error(result: subprocess.CompletedProcess, *words: str, status: int = 2) -> None:
-    """The script ended with one clear line on standard error that has these words in it, and no output."""
+def assert_one_line_error(
+    result: subprocess.CompletedProcess, *words: str, status: int = 2
+) -> None:
+    """The script ended with one clear line on standard error that has these words in it, and no
+    output.
+    """
     lines = result.stderr.strip().splitlines()
     assert result.returncode == status, result.stderr
     assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
@@ -86,7 +98,9 @@ def assert_one_line_error(result: subprocess.CompletedProcess, *words: str, stat
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[str]:
-    """A real HTTP server on this machine that answers every request by `answer(handler)`; gives its address."""
+    """A real HTTP server on this machine that answers every request by `answer(handler)`; gives its
+    address.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -152,7 +166,9 @@ def missing(handler):
 
 @contextmanager
 def without_privileges() -> Iterator[Path]:
-    """Run as somebody whom file permissions bind (root is not bound), in an open temporary folder."""
+    """Run as somebody whom file permissions bind (root is not bound), in an open temporary
+    folder.
+    """
     with tempfile.TemporaryDirectory() as folder:
         if not hasattr(os, "geteuid"):
             pytest.skip("permissions are tried on POSIX systems only")
@@ -182,7 +198,9 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def tiles(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+    return list(
+        np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    )
 
 
 def quick(*arguments) -> int:
@@ -192,7 +210,9 @@ def quick(*arguments) -> int:
         for page in Dataset(session).pages("saliency maps"):
             saliency_map.draw_manual(session.model, page, figure_saver(session, page))
 
-    return run(saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments])
+    return run(
+        saliency_map.__doc__, saliency_map.add_options, make_figures, [str(a) for a in arguments]
+    )
 
 
 def one_line(capsys, *words: str) -> None:
@@ -221,7 +241,9 @@ def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarr
 def smooth(size: tuple[int, int] = (48, 32)) -> Image.Image:
     """A small piece of a real photo, which every format keeps well."""
     with Image.open(package_file("skimage", "data/chelsea.png")) as photo:
-        return photo.convert("RGB").crop((100, 50, 100 + 4 * size[0], 50 + 4 * size[1])).resize(size)
+        return (
+            photo.convert("RGB").crop((100, 50, 100 + 4 * size[0], 50 + 4 * size[1])).resize(size)
+        )
 
 
 def difference(a, b) -> float:
@@ -233,10 +255,20 @@ def png_header(width: int, height: int) -> bytes:
     """The beginning of a PNG that claims a size, with hardly any content."""
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 # A user's file with networks, beside a file helper.py that says how many CLASSES there are.

@@ -27,7 +27,9 @@ def vit(**changes) -> nn.Module:
     """A small ViT for pictures of 32×32: a class token before 4×4 patches."""
     torch.manual_seed(0)
     sizes = {"num_layers": 3, "num_heads": 2, "hidden_dim": 12, "mlp_dim": 24, "num_classes": 5}
-    model = models.VisionTransformer(**({"image_size": SIZE, "patch_size": 8} | sizes | changes)).eval()
+    model = models.VisionTransformer(
+        **({"image_size": SIZE, "patch_size": 8} | sizes | changes)
+    ).eval()
     nn.init.normal_(model.heads[-1].weight)
     return model
 
@@ -35,5 +37,11 @@ def vit(**changes) -> nn.Module:
 def swin(**changes) -> nn.Module:
     """A small Swin: 8×8 and 4×4 places for pictures of 32×32, with 8 and 16 channels last."""
     torch.manual_seed(0)
-    sizes = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4], "num_classes": 5}
+    sizes = {
+        "embed_dim": 8,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": [4, 4],
+        "num_classes": 5,
+    }
     return models.SwinTransformer(**({"patch_size": [4, 4]} | sizes | changes)).eval()

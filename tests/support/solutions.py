@@ -1,7 +1,8 @@
-"""Right solutions as students might write them, and one mistake each in them, for the tests of check and grader.
+"""Right solutions as students might write them, and one mistake each in them, for the tests of
+check and grader.
 
-They are written otherwise than the package and than course/mistakes.py: backward() and hooks, loops over photos, NumPy
-at the end, contiguous layout, PIL's resizing.
+They are written otherwise than the package and than course/mistakes.py: backward() and hooks, loops
+over photos, NumPy at the end, contiguous layout, PIL's resizing.
 """
 
 from pathlib import Path
@@ -207,19 +208,49 @@ return tv_weight * total
 # Item, what is there (None: all of it), what takes its place, words of the diagnosis.
 WRONG = (
     ("saliency_map", "max(axis=0)", "sum(axis=0)", "sum instead of maximum over channels"),
-    ("saliency_map", "np.abs(photo.grad[0].numpy())", "photo.grad[0].numpy()", "absolute value missing"),
-    ("saliency_map", "model(photo)[0, label]", f"{LOSS}(model(photo), label[None])", "gradient of the loss"),
-    ("saliency_map", "model(photo)[0, label]", "model(photo).softmax(1)[0, label]", "gradient of the probability"),
+    (
+        "saliency_map",
+        "np.abs(photo.grad[0].numpy())",
+        "photo.grad[0].numpy()",
+        "absolute value missing",
+    ),
+    (
+        "saliency_map",
+        "model(photo)[0, label]",
+        f"{LOSS}(model(photo), label[None])",
+        "gradient of the loss",
+    ),
+    (
+        "saliency_map",
+        "model(photo)[0, label]",
+        "model(photo).softmax(1)[0, label]",
+        "gradient of the probability",
+    ),
     ("saliency_map", "model.eval()", "", "dropout is left on"),
     ("saliency_map", "model.eval()", "model.eval()\nprint('maps')", "prints 'maps'"),
     ("saliency_map", "photo.grad[0]", "photo.grad[0].mul_(3)", "3 times what they should be"),
-    ("saliency_map", "return torch", "model.classifier[1].weight.data *= 2\nreturn torch", "network is ruined"),
+    (
+        "saliency_map",
+        "return torch",
+        "model.classifier[1].weight.data *= 2\nreturn torch",
+        "network is ruined",
+    ),
     ("custom_relu", "gradient[output == 0] = 0", "", "guided rule without the forward mask"),
     ("custom_relu", "gradient[gradient < 0] = 0", "", "only the forward mask"),
-    ("guided_backprop", "        setattr(parent, name, child)\nreturn", "        pass\nreturn", "network is ruined"),
+    (
+        "guided_backprop",
+        "        setattr(parent, name, child)\nreturn",
+        "        pass\nreturn",
+        "network is ruined",
+    ),
     ("guided_backprop", "CustomReLU.apply(x)", "x.relu()", "the guided rule is not in use"),
     ("guided_backprop", "gc_model.eval()", "", "dropout is left on"),
-    ("guided_backprop", ".permute(0, 2, 3, 1)", "", "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)"),
+    (
+        "guided_backprop",
+        ".permute(0, 2, 3, 1)",
+        "",
+        "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)",
+    ),
     ("grad_cam", "cam = np.maximum(cam, 0)", "", "ReLU missing"),
     ("grad_cam", "cam = np.array(", "np.array(", "not enlarged"),
     (
@@ -229,15 +260,40 @@ WRONG = (
         "height and width, or channels, are exchanged",
     ),
     ("grad_cam", "    handle.remove()", "    pass", "hooks are left on it"),
-    ("grad_cam", "maps.append(cam)", "maps.append((cam - cam.min()) / np.ptp(cam))", "scaled to [0, 1] alone"),
+    (
+        "grad_cam",
+        "maps.append(cam)",
+        "maps.append((cam - cam.min()) / np.ptp(cam))",
+        "scaled to [0, 1] alone",
+    ),
     ("guided_grad_cam", None, BOTH_INTO_ONE_GRADIENT, "gradients accumulated"),
     ("fooling_image", None, LATE, "stops a step late"),
-    ("fooling_image", "10 * fooling.grad / fooling.grad.norm()", "10 * fooling.grad", "not brought to length 1"),
-    ("fooling_image", "scores[0, target_y]", f"-{LOSS}(scores, torch.tensor([target_y]))", "gradient of the loss or"),
-    ("fooling_image", "return fooling", "X.copy_(fooling)\nreturn fooling", "is overwritten; work on a copy"),
+    (
+        "fooling_image",
+        "10 * fooling.grad / fooling.grad.norm()",
+        "10 * fooling.grad",
+        "not brought to length 1",
+    ),
+    (
+        "fooling_image",
+        "scores[0, target_y]",
+        f"-{LOSS}(scores, torch.tensor([target_y]))",
+        "gradient of the loss or",
+    ),
+    (
+        "fooling_image",
+        "return fooling",
+        "X.copy_(fooling)\nreturn fooling",
+        "is overwritten; work on a copy",
+    ),
     ("class_visualization", " - l2_reg * (img**2).sum()", "", "L2 term left out"),
     ("class_visualization", "- l2_reg", "+ l2_reg", "L2 term with the wrong sign"),
-    ("class_visualization", "model(img)[0, target_y]", "model(img).softmax(1)[0, target_y]", "gradient of the prob"),
+    (
+        "class_visualization",
+        "model(img)[0, target_y]",
+        "model(img).softmax(1)[0, target_y]",
+        "gradient of the prob",
+    ),
     ("class_visualization", "(img**2).sum()", "img.norm()", "norm not squared"),
     ("class_visualization", "(img**2).sum()", "img.data.norm()", "L2 term left out"),
     ("class_visualization", "img.grad.zero_()", "", "gradients accumulated"),

@@ -51,7 +51,9 @@ def test_one_layer_more_is_random_at_each_step_of_a_copy(bundled_model):
             assert torch.equal(value, original[name]) != is_random, (layer, name)
         assert network is not bundled_model and not network.training
     assert seen == SQUEEZENET
-    assert same_state(before, network_state(bundled_model)) and torch.equal(random_state, torch.get_rng_state())
+    assert same_state(before, network_state(bundled_model)) and torch.equal(
+        random_state, torch.get_rng_state()
+    )
 
 
 # --- Parameters as before a training ---
@@ -71,7 +73,10 @@ def test_normalisation_layers_begin_anew():
         value.fill_(7)
     norm = reinitialised(network, 0)[1]
     assert norm.weight.tolist() == norm.running_var.tolist() == [1] * 4
-    assert norm.bias.tolist() == norm.running_mean.tolist() == [0] * 4 and network[1].weight.tolist() == [7] * 4
+    assert (
+        norm.bias.tolist() == norm.running_mean.tolist() == [0] * 4
+        and network[1].weight.tolist() == [7] * 4
+    )
 
 
 class Block(nn.Module):
@@ -86,15 +91,21 @@ class Block(nn.Module):
 
 def test_what_no_layer_resets_has_a_rule():
     block = reinitialised(nn.Sequential(Block(0.5)), seed=0)[0]
-    assert block.layer_scale.flatten().tolist() == pytest.approx([1e-6] * 4)  # the constructor's default
+    # The constructor's default
+    assert block.layer_scale.flatten().tolist() == pytest.approx([1e-6] * 4)
     assert block.weight.tolist() == [1] * 4 and block.bias.tolist() == [0] * 4
-    assert block.token.std().item() == pytest.approx(SCALE, rel=0.1) and abs(block.token.mean()) < SCALE / 10
+    assert (
+        block.token.std().item() == pytest.approx(SCALE, rel=0.1)
+        and abs(block.token.mean()) < SCALE / 10
+    )
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5),
+        VisionTransformer(
+            32, 16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5
+        ),
         SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=5),
         ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 1)], num_classes=5),
     ],
@@ -119,7 +130,11 @@ def test_weights_below_a_norm_are_drawn_too(older):
     weight_norm = utils.weight_norm if older else utils.parametrizations.weight_norm
     spectral_norm = utils.spectral_norm if older else utils.parametrizations.spectral_norm
     model = nn.Sequential(
-        *(weight_norm(nn.Conv2d(3, 8, 3, padding=1)), nn.ReLU(), spectral_norm(nn.Conv2d(8, 8, 3, padding=1))),
+        *(
+            weight_norm(nn.Conv2d(3, 8, 3, padding=1)),
+            nn.ReLU(),
+            spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),
+        ),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
     ).eval()
     with torch.no_grad():
@@ -132,7 +147,9 @@ def test_weights_below_a_norm_are_drawn_too(older):
     network(torch.zeros(1, 3, 8, 8))
     bound = (3 * 9) ** -0.5
     assert 0.9 * bound < network[0].weight.abs().max() <= bound * 1.0001
-    assert torch.linalg.matrix_norm(network[2].weight.flatten(1), 2).item() == pytest.approx(1, rel=0.02)
+    assert torch.linalg.matrix_norm(network[2].weight.flatten(1), 2).item() == pytest.approx(
+        1, rel=0.02
+    )
 
 
 # --- The score ---
@@ -142,7 +159,11 @@ def test_scores_before_a_relu_at_the_end(bundled_model, tiny_model):
     X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     opened, y = without_last_relu(bundled_model, X), torch.tensor([0, 500])
     scores = opened(X)
-    assert scores.min() < 0 <= bundled_model(X).min() and isinstance(bundled_model.classifier[2], nn.ReLU)
-    assert class_scores(opened, X, y).tolist() == pytest.approx(scores.gather(1, y[:, None])[:, 0].tolist(), abs=1e-4)
+    assert scores.min() < 0 <= bundled_model(X).min() and isinstance(
+        bundled_model.classifier[2], nn.ReLU
+    )
+    assert class_scores(opened, X, y).tolist() == pytest.approx(
+        scores.gather(1, y[:, None])[:, 0].tolist(), abs=1e-4
+    )
     unchanged = without_last_relu(tiny_model, X.double())  # its ReLUs stand before parameters
     assert torch.equal(unchanged(X.double()), tiny_model(X.double()))

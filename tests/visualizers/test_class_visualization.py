@@ -1,4 +1,6 @@
-"""Class visualization against a numpy loop, SciPy's blur and itself; on the real network, many classes and abuse."""
+"""Class visualization against a numpy loop, SciPy's blur and itself; on the real network, many
+classes and abuse.
+"""
 
 import itertools
 import math
@@ -27,7 +29,9 @@ def blurred(images: np.ndarray, sigma: float) -> np.ndarray:
 def visualize(*arguments, **options) -> tuple[torch.Tensor, list]:
     """The pictures, and the progress that was reported on the way."""
     reports = []
-    return ClassVisualization().visualize_classes(*arguments, callback=reports.append, **options), reports
+    return ClassVisualization().visualize_classes(
+        *arguments, callback=reports.append, **options
+    ), reports
 
 
 # --- Jitter ---
@@ -64,12 +68,17 @@ def test_blur_default_sigma():
 def test_blur_on_the_device():
     X = torch.randn(1, 3, 50, 40)
     on_gpu = ClassVisualization().blur_image(X.cuda(), 0.5)
-    assert on_gpu.is_cuda and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
+    assert (
+        on_gpu.is_cuda
+        and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
+    )
 
 
 @pytest.fixture(scope="module")
 def linear() -> nn.Module:
-    """Two classes whose scores are linear in the pixels, each pixel with its own weight, so that a shift matters."""
+    """Two classes whose scores are linear in the pixels, each pixel with its own weight, so that a
+    shift matters.
+    """
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2)).double()
 
@@ -96,15 +105,23 @@ def by_hand(weight, seed, *, iterations=1, l2_reg=1e-3, rate=25.0, blur_every=10
     ("ours", "theirs"),
     [
         ({"num_iterations": 1}, {"iterations": 1}),
-        ({"num_iterations": 1, "l2_reg": 0, "max_jitter": 0}, {"iterations": 1, "l2_reg": 0, "max_jitter": 0}),
-        ({"num_iterations": 1, "l2_reg": 10}, {"iterations": 1, "l2_reg": 10}),  # the L2 term is most of the gradient
-        ({"num_iterations": 5, "blur_every": 3, "learning_rate": 200}, {"iterations": 5, "blur_every": 3, "rate": 200}),
+        (
+            {"num_iterations": 1, "l2_reg": 0, "max_jitter": 0},
+            {"iterations": 1, "l2_reg": 0, "max_jitter": 0},
+        ),
+        # The L2 term is most of the gradient
+        ({"num_iterations": 1, "l2_reg": 10}, {"iterations": 1, "l2_reg": 10}),
+        (
+            {"num_iterations": 5, "blur_every": 3, "learning_rate": 200},
+            {"iterations": 5, "blur_every": 3, "rate": 200},
+        ),
     ],
 )
 def test_numpy_loop_equal(linear, ours, theirs):
     weight = linear[1].weight[1].detach().numpy().reshape(1, 3, 224, 224)
     image, _ = visualize([1], linear, torch.float64, seed=3, **ours)
-    assert np.abs(image.numpy() - by_hand(weight, 3, **theirs)).max() < 1e-6  # bounds are rounded to float32
+    # Bounds are rounded to float32
+    assert np.abs(image.numpy() - by_hand(weight, 3, **theirs)).max() < 1e-6
 
 
 # --- Each iteration ---
@@ -116,12 +133,15 @@ def test_each_iteration_pixels_stay_in_range(bundled_model):
     low, high = (torch.from_numpy(bound).view(3, 1, 1) for bound in (LOW, HIGH))
     for report in reports:
         assert (report.image >= low).all() and (report.image <= high).all()
-    assert all(((report.image == low) | (report.image == high)).any() for report in reports[1:10])  # not blurred
+    # Not blurred
+    assert all(((report.image == low) | (report.image == high)).any() for report in reports[1:10])
 
 
 @pytest.mark.slow
 def test_each_iteration_reports(tiny_model):
-    image, reports = visualize([1, 4], tiny_model, torch.float64, seed=0, num_iterations=11, max_jitter=0)
+    image, reports = visualize(
+        [1, 4], tiny_model, torch.float64, seed=0, num_iterations=11, max_jitter=0
+    )
     assert [report.iteration for report in reports] == list(range(1, 12))
     assert torch.equal(reports[-1].image, image) and not image.requires_grad
     for before, after in itertools.pairwise(reports):
@@ -150,7 +170,11 @@ def test_reproducible_sources_of_random_numbers(tiny_model):
     torch.manual_seed(5)
     by_global, _ = visualize([1], tiny_model, num_iterations=3)
     other, _ = visualize([1], tiny_model, seed=6, num_iterations=3)
-    assert torch.equal(first, again) and torch.equal(first, by_generator) and torch.equal(first, by_global)
+    assert (
+        torch.equal(first, again)
+        and torch.equal(first, by_generator)
+        and torch.equal(first, by_global)
+    )
     assert not torch.equal(first, goes_on) and not torch.equal(first, other)
 
 
@@ -176,9 +200,10 @@ def test_reproducible_several_are_what_each_is_alone(bundled_model):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", COURSE_CLASSES)
 def test_real_network_reaches_99_per_cent(real_model, target):
-    """Within 100 iterations. The class's score grows always, but whether it outgrows that of a class that looks
-    alike is up to the noise and to how a processor rounds: for the original release's oboe, which has a cornet
-    beside it, with about half of the seeds; for the others with nearly every one.
+    """Within 100 iterations. The class's score grows always, but whether it outgrows that of a
+    class that looks alike is up to the noise and to how a processor rounds: for the original
+    release's oboe, which has a cornet beside it, with about half of the seeds; for the others with
+    nearly every one.
     """
 
     class Reached(Exception):
@@ -203,7 +228,9 @@ def test_course_interface_picture(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
     options = {"seed": 1, "num_iterations": 3}
     arguments = (3, {3: "cat"}, tiny_model, torch.DoubleTensor)
-    picture = ClassVisualization().create_class_visualization(*arguments, generate_plots=False, **options)
+    picture = ClassVisualization().create_class_visualization(
+        *arguments, generate_plots=False, **options
+    )
     image, _ = visualize([3], tiny_model, torch.float64, **options)
     assert (picture.mode, picture.size) == ("RGB", (224, 224))
     assert np.array_equal(np.asarray(picture), np.asarray(deprocess(image, should_rescale=False)))
@@ -211,25 +238,47 @@ def test_course_interface_picture(tiny_model, tmp_path, monkeypatch):
 
 
 def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
-    """The first, each `show_every`-th and the last iteration; the last is the picture that is returned."""
+    """The first, each `show_every`-th and the last iteration; the last is the picture that is
+    returned.
+    """
     monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
     reports = []
     picture = ClassVisualization().create_class_visualization(
-        3, None, tiny_model, torch.float64, show_every=2, seed=1, num_iterations=5, callback=reports.append
+        3,
+        None,
+        tiny_model,
+        torch.float64,
+        show_every=2,
+        seed=1,
+        num_iterations=5,
+        callback=reports.append,
     )
     shown = {path.name for path in (tmp_path / "visualization").iterdir()}
-    assert shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
-    assert np.array_equal(tile(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1), np.asarray(picture))
+    assert (
+        shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
+    )
+    assert np.array_equal(
+        tile(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1), np.asarray(picture)
+    )
 
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float32, torch.float64, torch.FloatTensor, torch.DoubleTensor, "torch.DoubleTensor", torch.device("cpu")],
+    [
+        torch.float32,
+        torch.float64,
+        torch.FloatTensor,
+        torch.DoubleTensor,
+        "torch.DoubleTensor",
+        torch.device("cpu"),
+    ],
 )
 def test_course_interface_dtypes(tiny_model, dtype):
     before = network_state(tiny_model)
     image, _ = visualize([3], tiny_model.train(), dtype, seed=1, num_iterations=2)
-    assert image.dtype == (torch.float32 if "oat32" in str(dtype) or "FloatT" in str(dtype) else torch.float64)
+    assert image.dtype == (
+        torch.float32 if "oat32" in str(dtype) or "FloatT" in str(dtype) else torch.float64
+    )
     assert same_state(before, network_state(tiny_model.eval()))
     assert all(parameter.dtype == torch.float64 for parameter in tiny_model.parameters())
     expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
@@ -261,7 +310,9 @@ def test_network_is_left_as_it_was_and_dropout_is_off(tiny_model, training):
 def test_network_is_left_as_it_was_after_an_exception(tiny_model):
     before = network_state(tiny_model.train())
     with pytest.raises(ZeroDivisionError):
-        ClassVisualization().visualize_classes([3], tiny_model, torch.float64, callback=lambda _: 1 / 0)
+        ClassVisualization().visualize_classes(
+            [3], tiny_model, torch.float64, callback=lambda _: 1 / 0
+        )
     assert same_state(before, network_state(tiny_model))
 
 
@@ -270,7 +321,9 @@ def test_network_is_left_as_it_was_after_an_exception(tiny_model):
 
 def test_bad_arguments_unknown_keyword(tiny_model):
     with pytest.raises(TypeError, match="num_iteration'"):
-        ClassVisualization().create_class_visualization(3, {}, tiny_model, torch.float32, num_iteration=3)
+        ClassVisualization().create_class_visualization(
+            3, {}, tiny_model, torch.float32, num_iteration=3
+        )
 
 
 @pytest.mark.parametrize(
@@ -280,7 +333,10 @@ def test_bad_arguments_unknown_keyword(tiny_model):
         ({"target_y": -1}, "target_y must be at least 0, got -1"),
         ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
         ({"model": "net"}, "model must be a torch.nn.Module, got str"),
-        ({"dtype": torch.int64}, "dtype must be a floating-point type or a device, got torch.int64"),
+        (
+            {"dtype": torch.int64},
+            "dtype must be a floating-point type or a device, got torch.int64",
+        ),
         ({"dtype": 7}, "dtype 7 cannot be used here"),
         ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
         ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
@@ -293,7 +349,12 @@ def test_bad_arguments_unknown_keyword(tiny_model):
     ],
 )
 def test_bad_arguments_are_named(tiny_model, changed, words):
-    arguments = {"target_y": 3, "class_names": {}, "model": tiny_model, "dtype": torch.float32} | changed
+    arguments = {
+        "target_y": 3,
+        "class_names": {},
+        "model": tiny_model,
+        "dtype": torch.float32,
+    } | changed
     with pytest.raises(ValueError, match=words):
         ClassVisualization().create_class_visualization(**arguments)
 
@@ -313,5 +374,8 @@ def test_bad_arguments_damaged_weights(tiny_model):
 def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
     """A tile of the last row of a figure, or of a row above it."""
     with Image.open(path) as image:
-        left, top = image.width - 230 * (columns - column), image.height - 236 - above * (230 + TITLE_BAND)
+        left, top = (
+            image.width - 230 * (columns - column),
+            image.height - 236 - above * (230 + TITLE_BAND),
+        )
         return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]

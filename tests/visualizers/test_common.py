@@ -1,4 +1,6 @@
-"""The score that the techniques differentiate: the labelled channels alone where that is the same, else all."""
+"""The score that the techniques differentiate: the labelled channels alone where that is the same,
+else all.
+"""
 
 import copy
 import shutil
@@ -47,10 +49,14 @@ def full(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_the_score_is_that_of_the_whole_network(real_model, batch):
     X, y = batch
     expected = full(real_model, X, y)
-    assert torch.allclose(class_scores(real_model, X, y), expected, rtol=1e-6, atol=1e-6 * expected.abs().max())
+    assert torch.allclose(
+        class_scores(real_model, X, y), expected, rtol=1e-6, atol=1e-6 * expected.abs().max()
+    )
     other = (y + 500) % 1000
     expected = full(real_model, X, other)
-    assert torch.allclose(class_scores(real_model, X, other), expected, rtol=1e-6, atol=1e-6 * expected.abs().max())
+    assert torch.allclose(
+        class_scores(real_model, X, other), expected, rtol=1e-6, atol=1e-6 * expected.abs().max()
+    )
 
 
 @pytest.mark.slow
@@ -64,7 +70,9 @@ def test_in_float64_and_with_gradients(model, batch):
 
 def test_the_quick_way_evaluates_no_classifier(model, batch, monkeypatch):
     calls, forward = [], nn.Conv2d.forward
-    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: calls.append(self) or forward(self, x))
+    monkeypatch.setattr(
+        nn.Conv2d, "forward", lambda self, x: calls.append(self) or forward(self, x)
+    )
     class_scores(model, batch[0][:1], batch[1][:1])
     assert calls and model.classifier[1] not in calls
     calls.clear()
@@ -87,7 +95,9 @@ def test_hooks_see_one_call_with_every_channel(model, batch):
     assert torch.equal(expected, full(model, X, y))
 
 
-@pytest.mark.parametrize("where", ["", "classifier", "classifier.0", "classifier.1", "classifier.2", "classifier.3"])
+@pytest.mark.parametrize(
+    "where", ["", "classifier", "classifier.0", "classifier.1", "classifier.2", "classifier.3"]
+)
 @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
 def test_any_hook_on_the_classifier_is_called(model, batch, where, kind):
     seen, module = [], model.get_submodule(where)
@@ -144,7 +154,9 @@ def test_changed_classifiers(model, batch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler's own
-@pytest.mark.skipif(shutil.which("c++") is None or sys.platform == "win32", reason="torch.compile needs a compiler")
+@pytest.mark.skipif(
+    shutil.which("c++") is None or sys.platform == "win32", reason="torch.compile needs a compiler"
+)
 def test_a_compiled_network(model, batch):
     X, y = batch[0][:1, :, :64, :64], batch[1][:1]
     expected, whole = full(model, X, y), []
@@ -159,7 +171,10 @@ def test_a_compiled_network(model, batch):
 
 def test_damaged_networks_and_unknown_classes(model, batch):
     X, y = batch[0][:2], batch[1][:2]
-    for bad, words in (([0, 1000], "target_y must lie in 0…999, got 0…1000"), ([-1, 5], "got -1…5")):
+    for bad, words in (
+        ([0, 1000], "target_y must lie in 0…999, got 0…1000"),
+        ([-1, 5], "got -1…5"),
+    ):
         for network in (model, nn.Sequential(model)):
             with pytest.raises(InputError, match=words):
                 class_scores(network, X, torch.tensor(bad), "target_y")
@@ -171,10 +186,13 @@ def test_damaged_networks_and_unknown_classes(model, batch):
 
 
 @pytest.mark.parametrize(
-    ("scores", "got"), [(torch.zeros(2, 3, 1), r"\(2, 3, 1\)"), ((torch.zeros(2, 3),), "tuple"), (None, "NoneType")]
+    ("scores", "got"),
+    [(torch.zeros(2, 3, 1), r"\(2, 3, 1\)"), ((torch.zeros(2, 3),), "tuple"), (None, "NoneType")],
 )
 def test_scores_of_another_kind(scores, got):
-    with pytest.raises(InputError, match=rf"model must give scores of shape \(N, classes\), got {got}"):
+    with pytest.raises(
+        InputError, match=rf"model must give scores of shape \(N, classes\), got {got}"
+    ):
         evaluated(lambda _: scores, torch.zeros(2, 3, 4, 4))
 
 
@@ -195,9 +213,14 @@ def test_a_random_squeezenet_1_0_takes_the_quick_way_too(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="older torch pretends no GPU without a driver")
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.9"),
+    reason="older torch pretends no GPU without a driver",
+)
 def test_no_tensor_of_another_device_is_mixed_in():
-    """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices raises."""
+    """On pretended GPU tensors, which have shapes and devices but no numbers: mixing devices
+    raises.
+    """
     with FakeTensorMode():
         X = torch.empty(2, 3, 32, 40, device="cuda")
         for result in (
@@ -232,10 +255,16 @@ def test_networks_without_a_gradient(data):
             with torch.no_grad():
                 return self.net(x)
 
-    for method in (SaliencyMap().compute_saliency_maps, GradCam().guided_backprop, GradCam().grad_cam):
+    for method in (
+        SaliencyMap().compute_saliency_maps,
+        GradCam().guided_backprop,
+        GradCam().grad_cam,
+    ):
         with pytest.raises(InputError, match=r"scores without a gradient: .* torch\.no_grad\(\)"):
             method(*data, Detached())
-    with pytest.raises(InputError, match="no influence on the scores, or none that a gradient shows"):
+    with pytest.raises(
+        InputError, match="no influence on the scores, or none that a gradient shows"
+    ):
         GradCam().grad_cam(*data, Detached(), layer="net.4")
 
 
@@ -260,4 +289,19 @@ def test_style_layers_without_feature_maps_are_refused():
     losses = ContentLoss(), StyleLoss(), TotalVariationLoss()
     picture = Image.new("RGB", (64, 64))
     with pytest.raises(InputError, match=r"style layer 1 gives \(1, 4, 3844\)"):
-        style_transfer("x", picture, picture, 64, 64, 0, 1, (1,), (1,), 0, *losses, cnn, torch.float32, testing=True)
+        style_transfer(
+            "x",
+            picture,
+            picture,
+            64,
+            64,
+            0,
+            1,
+            (1,),
+            (1,),
+            0,
+            *losses,
+            cnn,
+            torch.float32,
+            testing=True,
+        )

@@ -26,8 +26,17 @@ MATMUL = torch.backends.cuda.matmul
 
 def settings() -> list:
     """Everything that can be read about a GPU's precision, by the old interface and the new one."""
-    new = [MATMUL.fp32_precision, torch.backends.cudnn.conv.fp32_precision] if hasattr(MATMUL, "fp32_precision") else []
-    return [torch.backends.cudnn.allow_tf32, MATMUL.allow_tf32, torch.get_float32_matmul_precision(), *new]
+    new = (
+        [MATMUL.fp32_precision, torch.backends.cudnn.conv.fp32_precision]
+        if hasattr(MATMUL, "fp32_precision")
+        else []
+    )
+    return [
+        torch.backends.cudnn.allow_tf32,
+        MATMUL.allow_tf32,
+        torch.get_float32_matmul_precision(),
+        *new,
+    ]
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -38,7 +47,10 @@ def test_full_precision_gives_back_the_caller_s_settings(changed):
         before = settings()
         with pytest.raises(KeyError), full_precision():
             if hasattr(MATMUL, "fp32_precision"):
-                assert (MATMUL.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == ("ieee", "ieee")
+                assert (MATMUL.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == (
+                    "ieee",
+                    "ieee",
+                )
             else:
                 assert not (torch.backends.cudnn.allow_tf32 or MATMUL.allow_tf32)
             raise KeyError
@@ -84,7 +96,9 @@ def test_halves_where_memory_does_not_hold_all_images(most):
 def test_no_number_is_waited_for_before_the_end():
     """Of a fake CUDA tensor no number can be read: to ask for one is an error."""
     with FakeTensorMode():
-        model = nn.Sequential(nn.Conv2d(3, 5, 3, device="cuda"), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        model = nn.Sequential(
+            nn.Conv2d(3, 5, 3, device="cuda"), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ).eval()
         X, y = torch.randn(2, 3, 8, 8, device="cuda"), torch.tensor([1, 9], device="cuda")
         at_the_end = False
         with pytest.raises(DataDependentOutputException), evaluation_mode(model):
@@ -92,7 +106,11 @@ def test_no_number_is_waited_for_before_the_end():
             at_the_end = True
     assert at_the_end and scores.shape == (2,)
     X = torch.randn(1, 3, 8, 8)  # nothing is left over for the next call
-    assert SaliencyMap().compute_saliency_maps(X, 0, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())).any()
+    assert (
+        SaliencyMap()
+        .compute_saliency_maps(X, 0, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        .any()
+    )
 
 
 @pytest.fixture
@@ -170,7 +188,9 @@ def test_default_types(data, dtype):
     assert_close(found, expected, 0)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.1)]
+)
 def test_networks_of_other_types(data, dtype, tolerance):
     expected, model = results(small_network(), *data), small_network().to(dtype)
     found = GradCam().grad_cam(*data, model)
@@ -218,22 +238,32 @@ def test_compiled_networks_that_were_used_before(data, how):
         assert torch.allclose(model(data[0]), small_network()(data[0]), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_torchscript_and_quantised_networks(data):
     for made in (torch.jit.script(small_network()), torch.jit.trace(small_network(), data[0])):
         saliency = SaliencyMap().compute_saliency_maps(*data, made)
-        assert torch.allclose(saliency, SaliencyMap().compute_saliency_maps(*data, small_network()), atol=1e-6)
+        assert torch.allclose(
+            saliency, SaliencyMap().compute_saliency_maps(*data, small_network()), atol=1e-6
+        )
         for method in (GradCam().guided_backprop, GradCam().grad_cam, GradCam().guided_grad_cam):
             with pytest.raises(InputError, match="TorchScript hides a network's layers and ReLUs"):
                 method(*data, made)
     quantised = torch.ao.quantization.quantize_dynamic(small_network(), {nn.Linear})
-    for method in (SaliencyMap().compute_saliency_maps, GradCam().guided_backprop, GradCam().grad_cam):
+    for method in (
+        SaliencyMap().compute_saliency_maps,
+        GradCam().guided_backprop,
+        GradCam().grad_cam,
+    ):
         with pytest.raises(InputError, match="the network is quantised, so it has no gradients"):
             method(*data, quantised)
 
 
 def normed() -> nn.Module:
-    """By the older `weight_norm` and `spectral_norm`, whose hooks compute the weight before each evaluation."""
+    """By the older `weight_norm` and `spectral_norm`, whose hooks compute the weight before each
+    evaluation.
+    """
     torch.manual_seed(0)
     features = nn.Sequential(*(nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(8)))
     utils.weight_norm(features[0])
@@ -255,7 +285,9 @@ def test_networks_with_computed_weights(tmp_path):
         copy.deepcopy(model)
     before, X = network_state(model), torch.randn(2, 3, 8, 8)
     assert torch.equal(copied(model)(X), model(X))
-    double = ClassVisualization().visualize_classes([1], model, torch.float64, num_iterations=2, seed=0)
+    double = ClassVisualization().visualize_classes(
+        [1], model, torch.float64, num_iterations=2, seed=0
+    )
     single = ClassVisualization().visualize_classes([1], model, num_iterations=2, seed=0)
     assert double.dtype == torch.float64 and torch.allclose(double.float(), single, atol=1e-3)
     rng = np.random.default_rng(0)
@@ -265,7 +297,16 @@ def test_networks_with_computed_weights(tmp_path):
     pictures = Image.fromarray(content), Image.fromarray(style)
     with torch.inference_mode():
         result = style_transfer(
-            "x", *pictures, 40, 40, *weights, *losses, model, torch.float32, testing=True, num_iterations=2
+            "x",
+            *pictures,
+            40,
+            40,
+            *weights,
+            *losses,
+            model,
+            torch.float32,
+            testing=True,
+            num_iterations=2,
         )
     assert result.isfinite().all() and not torch.allclose(result, to_batch(content[None]), atol=0.1)
     assert same_state(before, network_state(model))

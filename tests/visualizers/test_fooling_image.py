@@ -1,4 +1,6 @@
-"""Fooling images against hand-worked steps and a textbook loop, on the real network, saved and loaded, and abused."""
+"""Fooling images against hand-worked steps and a textbook loop, on the real network, saved and
+loaded, and abused.
+"""
 
 import math
 
@@ -9,7 +11,14 @@ from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
-from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess, preprocess, round_to_8_bits, to_batch
+from image_utils import (
+    SQUEEZENET_MEAN,
+    SQUEEZENET_STD,
+    deprocess,
+    preprocess,
+    round_to_8_bits,
+    to_batch,
+)
 from visualizers import FoolingImage
 from visualizers.fooling_image import unit_length
 
@@ -18,7 +27,9 @@ TARGETS = (6, 120, 487, 950)  # stingray, fiddler crab, mobile phone, orange
 
 @pytest.fixture
 def linear() -> nn.Module:
-    """Three classes whose scores are linear in an image (1, 3, 2, 2); class 2 does not depend on it at all."""
+    """Three classes whose scores are linear in an image (1, 3, 2, 2); class 2 does not depend on it
+    at all.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
     with torch.no_grad():
@@ -40,7 +51,9 @@ def pixels(image: torch.Tensor) -> np.ndarray:
 def make(*arguments, **options) -> tuple[torch.Tensor, list]:
     """The fooling image and the progress that was reported on the way."""
     reports = []
-    return FoolingImage().make_fooling_image(*arguments, callback=reports.append, **options), reports
+    return FoolingImage().make_fooling_image(
+        *arguments, callback=reports.append, **options
+    ), reports
 
 
 # --- By hand ---
@@ -56,7 +69,9 @@ def test_by_hand_steps(linear, small, steps):
 
 
 def test_by_hand_stops_at_the_first_success(linear, small):
-    """Each step raises score 1 by 4·‖w1‖ and score 0 by 4·w0·w1/‖w1‖, so the number of steps can be worked out."""
+    """Each step raises score 1 by 4·‖w1‖ and score 0 by 4·w0·w1/‖w1‖, so the number of steps can be
+    worked out.
+    """
     weight, length = linear[1].weight.detach(), linear[1].weight[1].norm().item()
     gap = (linear(small)[0, 0] - linear(small)[0, 1]).item()
     gain = 4 * (length - (weight[0] @ weight[1]).item() / length)
@@ -76,7 +91,9 @@ def test_by_hand_nothing_to_do(linear, small):
 def test_by_hand_too_few_steps(linear, small):
     image, reports = make(small, 1, linear, learning_rate=0.01, max_iter=7)
     assert len(reports) == 7 and abs((image - small).norm().item() - 0.07) < 1e-12
-    assert not FoolingImage().is_fooled(image, 1, linear) and FoolingImage().is_fooled(image, 0, linear)
+    assert not FoolingImage().is_fooled(image, 1, linear) and FoolingImage().is_fooled(
+        image, 0, linear
+    )
 
 
 def test_by_hand_zero_gradient(linear, small):
@@ -85,7 +102,9 @@ def test_by_hand_zero_gradient(linear, small):
 
 
 def test_by_hand_unit_length_is_per_image():
-    gradient = torch.arange(1.0, 181).view(3, 3, 4, 5) * torch.tensor([1e-9, 0, 1e9]).view(3, 1, 1, 1)
+    gradient = torch.arange(1.0, 181).view(3, 3, 4, 5) * torch.tensor([1e-9, 0, 1e9]).view(
+        3, 1, 1, 1
+    )
     lengths = unit_length(gradient).flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0]))
 
@@ -94,11 +113,17 @@ def test_by_hand_unit_length_is_per_image():
 
 
 def textbook(X, target, model, valid):
-    mean, std = (torch.tensor(a, dtype=X.dtype).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
+    mean, std = (
+        torch.tensor(a, dtype=X.dtype).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD)
+    )
     state = X.clone()
 
     def look():
-        return ((((state * std + mean) * 255).round() / 255).clip(0, 1) - mean) / std if valid else state
+        return (
+            ((((state * std + mean) * 255).round() / 255).clip(0, 1) - mean) / std
+            if valid
+            else state
+        )
 
     for _ in range(6):
         image = look().clone().requires_grad_()
@@ -115,7 +140,9 @@ def textbook(X, target, model, valid):
 @pytest.mark.parametrize("valid", [False, True])
 @pytest.mark.parametrize("target", range(5))
 def test_textbook_loop_equal(tiny_model, target, valid):
-    X = 2 * torch.randn(1, 3, 9, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    X = 2 * torch.randn(
+        1, 3, 9, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     ours, _ = make(X, target, tiny_model, learning_rate=0.7, max_iter=6, valid=valid)
     torch.testing.assert_close(ours, textbook(X, target, tiny_model, valid), rtol=0, atol=1e-10)
 
@@ -144,7 +171,9 @@ def test_real_network_photos(real_model, batch, valid, tmp_path):
                 deprocess(image, should_rescale=False).save(tmp_path / "valid.png")
                 with Image.open(tmp_path / "valid.png") as stored:
                     loaded = preprocess(stored)
-                assert torch.equal(loaded, image) and FoolingImage().is_fooled(loaded, target, real_model)
+                assert torch.equal(loaded, image) and FoolingImage().is_fooled(
+                    loaded, target, real_model
+                )
     assert np.median(lengths) < 20
 
 
@@ -189,7 +218,9 @@ def test_network_is_left_as_it_was_after_an_exception(tiny_model):
     tiny_model.train()
     before = network_state(tiny_model)
     with pytest.raises(ZeroDivisionError):
-        FoolingImage().make_fooling_image(torch.zeros(1, 3, 8, 8), 3, tiny_model, callback=lambda _: 1 / 0)
+        FoolingImage().make_fooling_image(
+            torch.zeros(1, 3, 8, 8), 3, tiny_model, callback=lambda _: 1 / 0
+        )
     assert same_state(before, network_state(tiny_model))
 
 
@@ -220,7 +251,9 @@ def test_tensors_without_gradients(tiny_model):
 @pytest.mark.parametrize("target", [np.int64(3), torch.tensor(3), torch.tensor([3])])
 def test_tensors_kinds_of_target(tiny_model, target):
     X = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-    assert torch.equal(make(X, target, tiny_model, max_iter=3)[0], make(X, 3, tiny_model, max_iter=3)[0])
+    assert torch.equal(
+        make(X, target, tiny_model, max_iter=3)[0], make(X, 3, tiny_model, max_iter=3)[0]
+    )
 
 
 @pytest.mark.gpu

@@ -1,4 +1,6 @@
-"""Guided backprop, Grad-CAM and Guided Grad-CAM against Captum, PIL, hand-worked numbers, and under abuse."""
+"""Guided backprop, Grad-CAM and Guided Grad-CAM against Captum, PIL, hand-worked numbers, and under
+abuse.
+"""
 
 import copy
 import threading
@@ -28,14 +30,26 @@ def off(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def captum_guided(model, X, y) -> np.ndarray:
     with pytest.warns(UserWarning, match="backward hooks"):
-        return GuidedBackprop(model).attribute(X.clone().requires_grad_(), target=y).permute(0, 2, 3, 1).numpy()
+        return (
+            GuidedBackprop(model)
+            .attribute(X.clone().requires_grad_(), target=y)
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
 
 
 def captum_cam(model, layer, X, y) -> np.ndarray:
     """LayerGradCam, ReLU'd, enlarged by PIL, scaled over the batch."""
-    maps = LayerGradCam(model, layer).attribute(X, target=y, relu_attributions=True)[:, 0].detach().numpy()
+    maps = (
+        LayerGradCam(model, layer)
+        .attribute(X, target=y, relu_attributions=True)[:, 0]
+        .detach()
+        .numpy()
+    )
     size = X.shape[:1:-1]
-    maps = np.stack([np.asarray(Image.fromarray(m).resize(size, Image.Resampling.BICUBIC)) for m in maps])
+    maps = np.stack(
+        [np.asarray(Image.fromarray(m).resize(size, Image.Resampling.BICUBIC)) for m in maps]
+    )
     maps -= maps.min()
     return maps / maps.max()
 
@@ -83,7 +97,10 @@ def test_captum_kept_values(bundled_model, batch):
     assert torch.allclose(ours.gradient_value, gradient, rtol=1e-5)
     by_cam = ours.gradient_value, ours.activation_value
     ours.guided_grad_cam(X, y, bundled_model)
-    assert all(torch.equal(a, b) for a, b in zip(by_cam, (ours.gradient_value, ours.activation_value), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(by_cam, (ours.gradient_value, ours.activation_value), strict=True)
+    )
 
 
 # --- By hand ---
@@ -98,8 +115,11 @@ def test_by_hand_custom_relu():
 
 
 def test_by_hand_guided_differs_from_plain():
-    # s = 2·relu(3x₁) − relu(x₂) per pixel: plain gradient (6, −1, 0), guided drops the negative path.
-    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten())
+    # s = 2·relu(3x₁) − relu(x₂) per pixel: plain gradient (6, −1, 0), guided drops the negative
+    # path.
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten()
+    )
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, 0, 0], [0, 1, 0]])[..., None, None])
         model[2].weight.copy_(torch.tensor([[2.0, -1.0]])[..., None, None])
@@ -110,11 +130,16 @@ def test_by_hand_guided_differs_from_plain():
 
 
 def test_by_hand_grad_cam():
-    # Feature maps = the image's channels; scores = mean of map 0 minus twice the mean of map 1, over 2×2 pixels.
-    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1, bias=False))
+    # Feature maps = the image's channels; scores = mean of map 0 minus twice the mean of map 1,
+    # over 2×2 pixels.
+    model = nn.Sequential(
+        nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1, bias=False)
+    )
     with torch.no_grad():
         model[3].weight.copy_(torch.tensor([[1.0, -2.0, 0.0]]))
-    X = torch.tensor([[[8.0, 4.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
+    X = torch.tensor(
+        [[[8.0, 4.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[9.0, 9.0], [9.0, 9.0]]]
+    )[None]
     ours = GradCam()
     cam = ours.grad_cam(X, torch.tensor([0]), model, layer="0")
     # α = (1/4, −1/2, 0): maps 2, 1 − 0.5, −0.5 → 0, 0.5; divided by the largest, 2.
@@ -244,7 +269,10 @@ def test_relus_custom_relu_in_the_place_of_every_relu(bundled_model, batch):
     replace(model)
     leaf = X.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(leaf).gather(1, y[:, None]).sum(), leaf)
-    assert off(GradCam().guided_backprop(X, y, bundled_model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
+    assert (
+        off(GradCam().guided_backprop(X, y, bundled_model), gradient.permute(0, 2, 3, 1).numpy())
+        < 1e-6
+    )
     assert off(GradCam().guided_backprop(X, y, model), gradient.permute(0, 2, 3, 1).numpy()) < 1e-6
 
 
@@ -252,7 +280,10 @@ def test_relus_custom_relu_in_the_place_of_every_relu(bundled_model, batch):
 @pytest.mark.parametrize("layer", ["layer4.1.conv1", "layer3.0.downsample", "layer1"])
 def test_relus_what_goes_round_the_layer_counts(batch, layer):
     X, y, model = batch[0][:2], batch[1][:2], load_model("resnet18", "none", "cpu")
-    product = GradCam().guided_backprop(X, y, model) * GradCam().grad_cam(X, y, model, layer=layer)[..., None]
+    product = (
+        GradCam().guided_backprop(X, y, model)
+        * GradCam().grad_cam(X, y, model, layer=layer)[..., None]
+    )
     assert off(GradCam().guided_grad_cam(X, y, model, layer=layer), product) < 1e-5
 
 
@@ -295,8 +326,16 @@ def test_network_as_it_was(batch, train, frozen):
     model = load_model("squeezenet1_1", "bundled", "cpu").train(train).requires_grad_(not frozen)
     X, y = batch[0][:2], batch[1][:2]
     before, X_before, ours = network_state(model), X.clone(), GradCam()
-    first = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
-    second = [ours.guided_backprop(X, y, model), ours.grad_cam(X, y, model), ours.guided_grad_cam(X, y, model)]
+    first = [
+        ours.guided_backprop(X, y, model),
+        ours.grad_cam(X, y, model),
+        ours.guided_grad_cam(X, y, model),
+    ]
+    second = [
+        ours.guided_backprop(X, y, model),
+        ours.grad_cam(X, y, model),
+        ours.guided_grad_cam(X, y, model),
+    ]
     assert same_state(before, network_state(model))
     assert torch.equal(X, X_before) and X.grad is None and not X.requires_grad
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -379,7 +418,11 @@ def test_inputs_any_number(tiny_model, count):
     assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
     if count == 33:  # two chunks or more
         alone = {"layer": "3", "per_image": True}
-        for method, how in (("guided_backprop", {}), ("grad_cam", alone), ("guided_grad_cam", alone)):
+        for method, how in (
+            ("guided_backprop", {}),
+            ("grad_cam", alone),
+            ("guided_grad_cam", alone),
+        ):
             maps = getattr(ours, method)
             parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
             assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
@@ -396,7 +439,9 @@ def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
     plain, both = GradCam(), GradCam()
     cam = plain.grad_cam(X, y, model, layer="0")
     product = both.guided_grad_cam(X, y, model, layer="0")
-    assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(both.activation_value, X)
+    assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(
+        both.activation_value, X
+    )
     assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
 
 
@@ -419,7 +464,9 @@ def test_inputs_refused(tiny_model, method, X, y, words):
 
 
 def test_the_peak_follows_the_label(bundled_model, photos):
-    """A picture with the cat on the left and the cup on the right: Grad-CAM's peak goes where the label says."""
+    """A picture with the cat on the left and the cup on the right: Grad-CAM's peak goes where the
+    label says.
+    """
     cat, coffee = Image.fromarray(photos[0][0]), Image.fromarray(photos[0][1])
     both = Image.new("RGB", (448, 224))
     both.paste(cat, (0, 0))
@@ -465,7 +512,9 @@ class GuidedReLU6(torch.autograd.Function):
         return gradient.clamp(min=0) * ((x > 0) & (x < 6))
 
 
-@pytest.mark.parametrize("relu6", [F.relu6, nn.ReLU6(), nn.ReLU6(inplace=True), lambda x: F.hardtanh(x, 0, 6)])
+@pytest.mark.parametrize(
+    "relu6", [F.relu6, nn.ReLU6(), nn.ReLU6(inplace=True), lambda x: F.hardtanh(x, 0, 6)]
+)
 def test_relu6_counts_as_a_relu(data, relu6):
     X, y = data
     leaf = X.clone().requires_grad_()

@@ -32,7 +32,9 @@ def test_layer_default(arch, name, batch):
 def test_layer_by_name_and_by_module(bundled_model, batch):
     X, y = batch[0][:1], batch[1][:1]
     name, module = "features.4.expand3x3", bundled_model.features[4].expand3x3
-    by_name, by_module = (GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module))
+    by_name, by_module = (
+        GradCam().grad_cam(X, y, bundled_model, layer=layer) for layer in (name, module)
+    )
     assert np.array_equal(by_name, by_module)
 
 
@@ -40,7 +42,9 @@ def test_layer_changes_the_product_by_its_map_alone(bundled_model, batch):
     X, y = batch[0][:1], batch[1][:1]
     product = GradCam().guided_backprop(X, y, bundled_model)
     product = product * GradCam().grad_cam(X, y, bundled_model, layer="features.4")[..., None]
-    assert np.array_equal(product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4"))
+    assert np.array_equal(
+        product, GradCam().guided_grad_cam(X, y, bundled_model, layer="features.4")
+    )
 
 
 @pytest.mark.parametrize("layer", ["features.99", "", 12, nn.ReLU()])
@@ -63,7 +67,11 @@ def test_layer_without_influence_or_never_evaluated():
     class Side(nn.Module):
         def __init__(self):
             super().__init__()
-            self.side, self.never, self.main = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
+            self.side, self.never, self.main = (
+                nn.Conv2d(3, 2, 1),
+                nn.Conv2d(3, 2, 1),
+                nn.Conv2d(3, 5, 1),
+            )
 
         def forward(self, x):
             self.side(x)

@@ -1,4 +1,6 @@
-"""Grad-CAM where maps are tokens or have their channels last: against the same computed by hand, and refused."""
+"""Grad-CAM where maps are tokens or have their channels last: against the same computed by hand,
+and refused.
+"""
 
 import numpy as np
 import pytest
@@ -35,11 +37,19 @@ def data():
     return torch.randn(3, 3, SIZE, SIZE), torch.tensor([4, 0, 2])
 
 
-def by_hand(activation: torch.Tensor, gradient: torch.Tensor, h: int, w: int, size=(SIZE, SIZE)) -> np.ndarray:
-    """Equations 1 and 2 for vectors (N, h·w, C) of the patches in rows, enlarged by PIL, scaled over the batch."""
+def by_hand(
+    activation: torch.Tensor, gradient: torch.Tensor, h: int, w: int, size=(SIZE, SIZE)
+) -> np.ndarray:
+    """Equations 1 and 2 for vectors (N, h·w, C) of the patches in rows, enlarged by PIL, scaled
+    over the batch.
+    """
     activation, gradient = activation.detach().numpy(), gradient.numpy()
-    maps = np.maximum((gradient.mean(axis=1, keepdims=True) * activation).sum(axis=2), 0).reshape(-1, h, w)
-    maps = np.stack([np.asarray(Image.fromarray(m).resize(size[::-1], Image.Resampling.BICUBIC)) for m in maps])
+    maps = np.maximum((gradient.mean(axis=1, keepdims=True) * activation).sum(axis=2), 0).reshape(
+        -1, h, w
+    )
+    maps = np.stack(
+        [np.asarray(Image.fromarray(m).resize(size[::-1], Image.Resampling.BICUBIC)) for m in maps]
+    )
     assert maps.max() > 0
     return (maps - maps.min()) / (maps.max() - maps.min())
 
@@ -75,17 +85,22 @@ def test_vit(data, block):
 def test_swin(data):
     model, (X, y) = swin(), data
     kept = model.norm(model.features(X)).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=(1, 2))).gather(1, y[:, None]).sum(), kept)
+    (gradient,) = torch.autograd.grad(
+        model.head(kept.mean(dim=(1, 2))).gather(1, y[:, None]).sum(), kept
+    )
     assert kept.shape == (3, 4, 4, 16)
     expected = by_hand(kept.flatten(1, 2), gradient.flatten(1, 2), 4, 4)
     assert np.allclose(GradCam().grad_cam(X, y, model), expected, atol=1e-4)
-    assert np.allclose(GradCam().grad_cam(X, y, model, layer="permute"), expected, atol=1e-4)  # the same, laid out
+    # The same, laid out
+    assert np.allclose(GradCam().grad_cam(X, y, model, layer="permute"), expected, atol=1e-4)
 
 
 def test_tokens_without_a_class_token(data):
     model, (X, y) = Pooled().eval(), data
     kept = model.norm(model.block(model.patches(X).flatten(2).mT)).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept)
+    (gradient,) = torch.autograd.grad(
+        model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept
+    )
     assert default_layer(model, X).name == "norm"
     assert np.allclose(GradCam().grad_cam(X, y, model), by_hand(kept, gradient, 4, 4), atol=1e-4)
 
@@ -95,7 +110,9 @@ def test_pictures_that_are_not_square():
     torch.manual_seed(1)
     X, y, model = torch.randn(2, 3, 48, 24), torch.tensor([1, 3]), Pooled().eval()
     kept = model.norm(model.block(model.patches(X).flatten(2).mT)).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept)
+    (gradient,) = torch.autograd.grad(
+        model.head(kept.mean(dim=1)).gather(1, y[:, None]).sum(), kept
+    )
     expected = by_hand(kept, gradient, 6, 3, (48, 24))
     assert np.allclose(GradCam().grad_cam(X, y, model), expected, atol=1e-4)
     small = swin(window_size=[3, 3])
@@ -129,7 +146,9 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
     handle.remove()
     (gradient,) = torch.autograd.grad(score, outputs[0])
     maps = [layout.maps(t, X.shape[2:]) for t in (outputs[0], gradient)]
-    assert np.allclose(cam, by_hand(*(m.flatten(2).mT for m in maps), *maps[0].shape[2:], (224, 224)), atol=2e-3)
+    assert np.allclose(
+        cam, by_hand(*(m.flatten(2).mT for m in maps), *maps[0].shape[2:], (224, 224)), atol=2e-3
+    )
 
 
 # --- What is not recognised is refused ---
@@ -140,7 +159,10 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
     [
         ("encoder", "patches have no influence"),
         ("encoder.ln", "patches have no influence .* last block's norm before attention"),
-        ("encoder.layers.encoder_layer_0.self_attention", r"layer must give feature maps .*got tuple"),
+        (
+            "encoder.layers.encoder_layer_0.self_attention",
+            r"layer must give feature maps .*got tuple",
+        ),
         ("encoder.layers.encoder_layer_0.self_attention.out_proj", "never evaluated"),
         ("heads", r"got \(3, 5\) for images \(3, 3, 32, 32\)"),
     ],
@@ -151,11 +173,17 @@ def test_refused_of_a_vit(data, layer, words):
 
 
 class Sequence(nn.Module):
-    """Gives what `arrange` makes of 4×4 feature maps through a layer of its own, `out`; `channels` of them."""
+    """Gives what `arrange` makes of 4×4 feature maps through a layer of its own, `out`; `channels`
+    of them.
+    """
 
     def __init__(self, channels: int, arrange):
         super().__init__()
-        self.conv, self.out, self.head = nn.Conv2d(3, channels, 8, 8), nn.Identity(), nn.Linear(channels, 5)
+        self.conv, self.out, self.head = (
+            nn.Conv2d(3, channels, 8, 8),
+            nn.Identity(),
+            nn.Linear(channels, 5),
+        )
         self.arrange = arrange
 
     def forward(self, x):
@@ -172,7 +200,8 @@ class Sequence(nn.Module):
         (16, lambda m: m.flatten(2)),  # (N, 16, 16), which might be tokens
         (7, lambda m: m.flatten(2).mT[:, None]),  # (N, 1, L, C), as of heads of attention
         (7, lambda m: m[..., None]),
-        (7, lambda m: (m.flatten(2).mT @ m.flatten(2)).softmax(dim=-1)[:, None]),  # weights of attention
+        # Weights of attention
+        (7, lambda m: (m.flatten(2).mT @ m.flatten(2)).softmax(dim=-1)[:, None]),
     ],
 )
 def test_sequences_that_cannot_be_told(data, channels, arrange):
@@ -183,7 +212,10 @@ def test_sequences_that_cannot_be_told(data, channels, arrange):
 def test_as_many_channels_as_rows_and_columns(data):
     """Both axes could be the width; a wider picture tells."""
     X, _ = data
-    for arrange, kind in ((lambda m: m, "channels first"), (lambda m: m.permute(0, 2, 3, 1), "channels last")):
+    for arrange, kind in (
+        (lambda m: m, "channels first"),
+        (lambda m: m.permute(0, 2, 3, 1), "channels last"),
+    ):
         model = Sequence(4, arrange).eval()
         assert layout_of(model, model.out, X) == Layout(kind)
     square = swin(embed_dim=4, num_heads=[1, 2])  # 8×8 places of 4 channels, then 4×4 of 8

@@ -1,4 +1,6 @@
-"""Saliency maps against Captum, central differences and themselves; what is left behind; the script's figures."""
+"""Saliency maps against Captum, central differences and themselves; what is left behind; the
+script's figures.
+"""
 
 import threading
 
@@ -29,7 +31,9 @@ def tiny_batch():
 
 @pytest.fixture
 def training_model():
-    """A tiny network in train mode whose dropout and batch norm would make every evaluation another."""
+    """A tiny network in train mode whose dropout and batch norm would make every evaluation
+    another.
+    """
     torch.manual_seed(0)
     model = (
         nn.Sequential(
@@ -64,7 +68,8 @@ def test_the_maps_are_captum_s_on_the_real_network(real_model, batch):
     assert ours.shape == (5, 224, 224) and ours.dtype == torch.float32 and ours.min() >= 0
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine - other).abs().max() <= 1e-5 * other.max() and other.max() > 0
-    assert (compute(X, (y + 1) % 1000, real_model) - ours).abs().max() > 0.1 * ours.max()  # the class matters
+    # The class matters
+    assert (compute(X, (y + 1) % 1000, real_model) - ours).abs().max() > 0.1 * ours.max()
 
 
 def test_the_maps_are_central_differences(tiny_model, tiny_batch):
@@ -75,8 +80,12 @@ def test_the_maps_are_central_differences(tiny_model, tiny_batch):
             for channel in range(3):
                 moved = X.new_zeros(X.shape)
                 moved[:, channel, row, column] = step
-                slope = (tiny_model(X + moved) - tiny_model(X - moved)).gather(1, y[:, None])[:, 0] / (2 * step)
-                expected[:, row, column] = torch.maximum(expected[:, row, column], slope.abs().detach())
+                slope = (tiny_model(X + moved) - tiny_model(X - moved)).gather(1, y[:, None])[
+                    :, 0
+                ] / (2 * step)
+                expected[:, row, column] = torch.maximum(
+                    expected[:, row, column], slope.abs().detach()
+                )
     assert torch.allclose(compute(X, y, tiny_model), expected, rtol=1e-6, atol=1e-9)
     assert expected.max() > 1e-3
 
@@ -87,7 +96,9 @@ def test_any_number_of_photos(tiny_model, tiny_batch, count):
     maps = compute(X, y, tiny_model)
     assert maps.shape == (count, 7, 11) and maps.dtype == torch.float64 and not maps.requires_grad
     for i in range(count):
-        assert torch.allclose(maps[i], compute(X[i : i + 1], y[i : i + 1], tiny_model)[0], rtol=1e-12)
+        assert torch.allclose(
+            maps[i], compute(X[i : i + 1], y[i : i + 1], tiny_model)[0], rtol=1e-12
+        )
 
 
 @pytest.mark.slow
@@ -132,7 +143,9 @@ def test_types_of_photos_and_labels(tiny_model, tiny_batch):
         assert torch.equal(compute(X, labels, tiny_model), expected)
     for one in (4, np.int64(4), torch.tensor(4)):  # for all images
         assert torch.equal(compute(X, one, tiny_model), compute(X, [4, 4, 4], tiny_model))
-    assert torch.allclose(compute(X.to(memory_format=torch.channels_last), y, tiny_model), expected, rtol=1e-9)
+    assert torch.allclose(
+        compute(X.to(memory_format=torch.channels_last), y, tiny_model), expected, rtol=1e-9
+    )
     single = compute(X.float(), y, tiny_model)
     assert single.dtype == torch.float32 and torch.allclose(single.double(), expected, atol=1e-5)
     with torch.no_grad():
@@ -144,7 +157,11 @@ def test_labels_and_photos_on_another_device_than_the_network(bundled_model, bat
     X, y = batch
     expected = compute(X, y, bundled_model)
     on_gpu = load_model(weights="bundled", device="cuda")
-    for photos, labels, model in ((X.cuda(), y, on_gpu), (X, y.cuda(), on_gpu), (X.cuda(), y.cuda(), bundled_model)):
+    for photos, labels, model in (
+        (X.cuda(), y, on_gpu),
+        (X, y.cuda(), on_gpu),
+        (X.cuda(), y.cuda(), bundled_model),
+    ):
         maps = compute(photos, labels, model)
         assert (maps.cpu() - expected).abs().max() < 0.02 * expected.max()
     assert compute(X, y.cuda(), on_gpu).device == X.device
@@ -185,7 +202,10 @@ def test_also_after_an_exception(training_model, tiny_batch):
     with pytest.raises(RuntimeError):
         compute(X[:, :, :2, :2], y, training_model)  # smaller than the kernel
     assert same_state(before, network_state(training_model))
-    for register in (training_model[2].register_forward_hook, training_model[4].register_full_backward_hook):
+    for register in (
+        training_model[2].register_forward_hook,
+        training_model[4].register_full_backward_hook,
+    ):
         handle = register(stop)
         with_hook = network_state(training_model)
         with pytest.raises(Stop):
@@ -232,13 +252,19 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
         ({"y": [1, 2, 3]}, r"y must hold one label for each of the 2 images, got shape \(3,\)"),
         ({"y": torch.zeros(2)}, "y must hold integers, got torch.float32"),
         ({"y": torch.tensor([True, False])}, "y must hold integers, got torch.bool"),
-        ({"y": torch.tensor([1])}, r"y must hold one label for each of the 2 images, got shape \(1,\)"),
+        (
+            {"y": torch.tensor([1])},
+            r"y must hold one label for each of the 2 images, got shape \(1,\)",
+        ),
         ({"y": torch.tensor([[1], [2]])}, r"got shape \(2, 1\)"),
         ({"y": torch.tensor([0, 5])}, "y must lie in 0…4, got 0…5"),
         ({"y": torch.tensor([-1, 2])}, "got -1…2"),
         ({"model": None}, "model must be a torch.nn.Module, got NoneType"),
         ({"model": torch.relu}, "got builtin"),
-        ({"model": nn.ReLU()}, r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)"),
+        (
+            {"model": nn.ReLU()},
+            r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)",
+        ),
     ],
 )
 def test_arguments_are_checked(tiny_model, tiny_batch, change, words):
@@ -251,7 +277,9 @@ def test_damaged_weights_are_reported_not_drawn(tiny_model, tiny_batch):
     for value in (torch.nan, torch.inf):
         with torch.no_grad():
             tiny_model[8].bias[0] = value
-        with pytest.raises(InputError, match=r"the network's scores are not finite .* its weights are damaged"):
+        with pytest.raises(
+            InputError, match=r"the network's scores are not finite .* its weights are damaged"
+        ):
             compute(*tiny_batch, tiny_model)
 
 
@@ -259,18 +287,31 @@ def test_damaged_weights_are_reported_not_drawn(tiny_model, tiny_batch):
 
 
 @pytest.mark.slow
-def test_show_saliency_maps_writes_the_course_s_figure(tmp_path, monkeypatch, bundled_model, photos):
+def test_show_saliency_maps_writes_the_course_s_figure(
+    tmp_path, monkeypatch, bundled_model, photos
+):
     monkeypatch.setattr("figure_utils.FOLDER", tmp_path / "visualization")
     X, y = photos
-    names = {int(label): f"name {label}, synonym" for label in y[1:]}  # the course's own map lacks a class, too
+    # The course's own map lacks a class, too
+    names = {int(label): f"name {label}, synonym" for label in y[1:]}
     SaliencyMap().show_saliency_maps(X, y, names, bundled_model)
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == ["visualization/saliency_map.png"]
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == [
+        "visualization/saliency_map.png"
+    ]
     with Image.open(tmp_path / "visualization" / "saliency_map.png") as figure:
-        assert figure.text["Network"] == "squeezenet1_1" and figure.text["Weights"].startswith("bundled")
+        assert figure.text["Network"] == "squeezenet1_1" and figure.text["Weights"].startswith(
+            "bundled"
+        )
         pixels = np.asarray(figure.convert("RGB"))
     assert pixels.shape[1] > pixels.shape[0] > 2 * 224
-    top, left = next((r, c) for r in range(30, 120) for c in (6, 160) if (pixels[r, c : c + 224] == X[0, 0]).all())
-    assert np.array_equal(pixels[top : top + 224, left : left + 224], X[0])  # a photo pixel by pixel
+    top, left = next(
+        (r, c)
+        for r in range(30, 120)
+        for c in (6, 160)
+        if (pixels[r, c : c + 224] == X[0, 0]).all()
+    )
+    # a photo pixel by pixel
+    assert np.array_equal(pixels[top : top + 224, left : left + 224], X[0])
     with pytest.raises(ValueError, match="X must hold at least one photo"):
         SaliencyMap().show_saliency_maps(X[:0], y[:0], names, bundled_model)
     with pytest.raises(ValueError, match="X must be uint8"):

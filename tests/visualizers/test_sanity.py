@@ -1,4 +1,6 @@
-"""Sanity checks: numbers worked out by hand on toy networks, other libraries', and findings on the real network."""
+"""Sanity checks: numbers worked out by hand on toy networks, other libraries', and findings on the
+real network.
+"""
 
 import itertools
 
@@ -22,7 +24,9 @@ from visualizers.sanity import Measurement
 
 @pytest.fixture
 def linear():
-    """A linear network with two classes, an image of 2×3 pixels, and what each pixel adds to class 1's advantage."""
+    """A linear network with two classes, an image of 2×3 pixels, and what each pixel adds to class
+    1's advantage.
+    """
     generator = torch.Generator().manual_seed(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 2)).double()
     with torch.no_grad():
@@ -36,14 +40,17 @@ def linear():
 def areas(model, image, maps, **kwargs) -> np.ndarray:
     """The areas of deletion to black and of insertion for class 1, (2,), a step a pixel."""
     label, black = torch.ones(len(image), dtype=torch.int64), torch.zeros_like(image)
-    return sanity.area(sanity.deletion_insertion(model, image, label, maps, (black, black), steps=6, **kwargs))[0]
+    return sanity.area(
+        sanity.deletion_insertion(model, image, label, maps, (black, black), steps=6, **kwargs)
+    )[0]
 
 
 # --- Ranks, similarity, order, areas ---
 
 
 def test_rank_correlations_worked_out_by_hand():
-    def blocks(*values):  # 8×8 pixels of each value, which leaves the correlation of the ranks what it is
+    # 8×8 pixels of each value, which leaves the correlation of the ranks what it is
+    def blocks(*values):
         return np.kron(np.array(values, dtype=float).reshape(1, 2, 2), np.ones((8, 8)))
 
     first = blocks(10, 20, 20, 70)  # ranks 1, 2.5, 2.5, 4
@@ -69,7 +76,12 @@ def test_similarity_is_that_of_the_paper():
 
     covariance, c1, c2 = blur(x * y) - blur(x) * blur(y), 0.01**2, 0.03**2
     variances = blur(x * x) - blur(x) ** 2 + blur(y * y) - blur(y) ** 2
-    index = (2 * blur(x) * blur(y) + c1) / (blur(x) ** 2 + blur(y) ** 2 + c1) * (2 * covariance + c2) / (variances + c2)
+    index = (
+        (2 * blur(x) * blur(y) + c1)
+        / (blur(x) ** 2 + blur(y) ** 2 + c1)
+        * (2 * covariance + c2)
+        / (variances + c2)
+    )
     assert sanity.agreement(a, 3 * b)[0, 1] == pytest.approx(index[5:-5, 5:-5].mean(), abs=1e-12)
     assert sanity.agreement(a, 7 * a)[0, 1] == pytest.approx(1, abs=1e-12)
 
@@ -92,7 +104,8 @@ def test_ties_are_broken_at_random_and_only_ties():
     orders = np.array([sanity.pixel_order(maps, seed)[0].tolist() for seed in range(400)])
     assert (orders[:, 0] == 1).all() and (orders[:, 5] == 5).all()
     shares = [(orders[:, 1] == pixel).mean() for pixel in (0, 2, 3, 4)]
-    assert sum(shares) == 1 and max(shares) < 0.33 and min(shares) > 0.17  # 1/4 each, standard error 0.02
+    # 1/4 each, standard error 0.02
+    assert sum(shares) == 1 and max(shares) < 0.33 and min(shares) > 0.17
     assert (orders[7] == sanity.pixel_order(maps, 7)[0].numpy()).all()
 
 
@@ -105,7 +118,9 @@ def test_areas_worked_out_by_hand():
 
 
 def test_deletion_and_insertion_worked_out_by_hand():
-    """Scores are the sum of a pixel's colours, and zero: the probability is the logistic function of what is there."""
+    """Scores are the sum of a pixel's colours, and zero: the probability is the logistic function
+    of what is there.
+    """
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).double()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 12))
@@ -113,11 +128,18 @@ def test_deletion_and_insertion_worked_out_by_hand():
     image = torch.tensor([[3.0, -1.0], [1.0, 0.0]], dtype=torch.float64).expand(1, 3, 2, 2) / 3
     maps = torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])  # 3 goes first, then 1, 0 and −1
     before = network_state(model)
-    found = sanity.deletion_insertion(model, image, torch.tensor([0]), maps, (torch.zeros_like(image),) * 2, steps=4)
-    logistic = [1 / (1 + np.exp(-x)) for x in (3, 0, -1, -1, 0)], [1 / (1 + np.exp(-x)) for x in (0, 3, 4, 4, 3)]
+    found = sanity.deletion_insertion(
+        model, image, torch.tensor([0]), maps, (torch.zeros_like(image),) * 2, steps=4
+    )
+    logistic = (
+        [1 / (1 + np.exp(-x)) for x in (3, 0, -1, -1, 0)],
+        [1 / (1 + np.exp(-x)) for x in (0, 3, 4, 4, 3)],
+    )
     assert found.shape == (1, 2, 5) and found[0] == pytest.approx(np.array(logistic), abs=1e-12)
     deleted = [0.95257, 0.5, 0.26894, 0.26894, 0.5]
-    assert sanity.area(found)[0, 0] == pytest.approx((sum(deleted) - (deleted[0] + deleted[-1]) / 2) / 4, abs=1e-4)
+    assert sanity.area(found)[0, 0] == pytest.approx(
+        (sum(deleted) - (deleted[0] + deleted[-1]) / 2) / 4, abs=1e-4
+    )
     assert same_state(before, network_state(model))
 
 
@@ -131,8 +153,14 @@ def test_the_truth_about_a_linear_network_has_the_best_possible_areas(linear):
         ]
     )
     best = areas(model, image, truth)
-    assert best[0] == pytest.approx(every[:, 0].min(), abs=1e-12) and best[0] < np.median(every[:, 0]) - 0.05
-    assert best[1] == pytest.approx(every[:, 1].max(), abs=1e-12) and best[1] > np.median(every[:, 1]) + 0.05
+    assert (
+        best[0] == pytest.approx(every[:, 0].min(), abs=1e-12)
+        and best[0] < np.median(every[:, 0]) - 0.05
+    )
+    assert (
+        best[1] == pytest.approx(every[:, 1].max(), abs=1e-12)
+        and best[1] > np.median(every[:, 1]) + 0.05
+    )
     worst = areas(model, image, -truth)
     assert worst == pytest.approx([every[:, 0].max(), every[:, 1].min()], abs=1e-12)
 
@@ -152,19 +180,22 @@ def test_noise_has_the_areas_of_a_random_order_within_their_error(linear):
 def test_every_photo_has_its_own_order_class_and_baseline(tiny_model):
     X = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y, maps = torch.tensor([4, 0, 2]), X.sum(dim=1)
-    together = sanity.deletion_insertion(tiny_model.train(), X, y, maps, (sanity.baseline(X, "blur"),) * 2)
+    together = sanity.deletion_insertion(
+        tiny_model.train(), X, y, maps, (sanity.baseline(X, "blur"),) * 2
+    )
     assert together.shape == (3, 2, sanity.STEPS + 1) and tiny_model.training
     for i in range(3):
         alone = sanity.deletion_insertion(
-            *(tiny_model, X[i : i + 1], y[i : i + 1], maps[i : i + 1]), (sanity.baseline(X[i : i + 1], "blur"),) * 2
+            *(tiny_model, X[i : i + 1], y[i : i + 1], maps[i : i + 1]),
+            (sanity.baseline(X[i : i + 1], "blur"),) * 2,
         )
         assert alone[0] == pytest.approx(together[i], abs=1e-12)
     assert together[:, 0] == pytest.approx(together[:, 1, ::-1], abs=1) and not np.allclose(
         together[:, 0], together[:, 1]
     )
-    assert together[:, 0, 0] == pytest.approx(together[:, 1, -1]) and together[:, 0, -1] == pytest.approx(
-        together[:, 1, 0]
-    )
+    assert together[:, 0, 0] == pytest.approx(together[:, 1, -1]) and together[
+        :, 0, -1
+    ] == pytest.approx(together[:, 1, 0])
 
 
 def test_what_cannot_be_checked_is_refused(tiny_model):
@@ -182,7 +213,9 @@ def test_the_edge_detector_finds_a_step_and_nothing_else():
     image = torch.zeros(1, 3, 6, 8)
     image[..., 4:] = 1
     found = sanity.edges(None, image, None)
-    assert found.shape == (1, 6, 8) and found[0, :, 3:5] == pytest.approx(np.full((6, 2), np.sqrt(0.5)))
+    assert found.shape == (1, 6, 8) and found[0, :, 3:5] == pytest.approx(
+        np.full((6, 2), np.sqrt(0.5))
+    )
     assert not found[0, :, :3].any() and not found[0, :, 5:].any()
     assert not sanity.edges(None, torch.full((1, 3, 64, 64), -1.7), None).any()
 
@@ -199,7 +232,11 @@ def test_the_blob_lies_in_the_middle():
 @pytest.mark.parametrize("count", [1, 3])
 def test_sensitivity_is_captum_s(count):
     X = torch.randn(count, 3, 6, 5, generator=torch.Generator().manual_seed(2))
-    own = {"squares": (X**2).sum(dim=1).numpy(), "constant": np.ones((count, 6, 5)), "none": np.zeros((count, 6, 5))}
+    own = {
+        "squares": (X**2).sum(dim=1).numpy(),
+        "constant": np.ones((count, 6, 5)),
+        "none": np.zeros((count, 6, 5)),
+    }
     seen = []
 
     def explained(images):
@@ -207,23 +244,31 @@ def test_sensitivity_is_captum_s(count):
         return {**own, "squares": (images**2).sum(dim=1).numpy()}
 
     found = sanity.max_sensitivity(explained, X, own, seed=4)
-    assert len(seen) == sanity.SAMPLES and all(0.015 < (images - X).abs().max() <= sanity.RADIUS for images in seen)
+    assert len(seen) == sanity.SAMPLES and all(
+        0.015 < (images - X).abs().max() <= sanity.RADIUS for images in seen
+    )
     moved = torch.stack(seen, dim=1).flatten(0, 1)  # as Captum has them, image by image
 
     def squares(inputs):
         X = inputs[0] if isinstance(inputs, tuple) else inputs
         return ((X**2).sum(dim=1),)
 
-    expected = sensitivity_max(squares, X, perturb_func=lambda *_: (moved,), n_perturb_samples=sanity.SAMPLES)
+    expected = sensitivity_max(
+        squares, X, perturb_func=lambda *_: (moved,), n_perturb_samples=sanity.SAMPLES
+    )
     assert found["squares"] == pytest.approx(expected.numpy(), rel=1e-5)
     assert not found["constant"].any() and np.isnan(found["none"]).all()
 
 
 def test_infidelity_worked_out_by_hand():
-    """Foretold are 1 and 2, lost 2 and 2: the best factor is 6/5, and (0.8² + 0.4²) / (2² + 2²) stays unexplained."""
+    """Foretold are 1 and 2, lost 2 and 2: the best factor is 6/5, and (0.8² + 0.4²) / (2² + 2²)
+    stays unexplained.
+    """
     squares = np.array([[[1, 0], [0, 0]], [[1, 1], [0, 0]]])
     losses = np.array([[2.0, 2.0]])
-    assert sanity.unexplained(np.array([[[1.0, 1], [5, 5]]]), squares, losses) == pytest.approx([0.1])
+    assert sanity.unexplained(np.array([[[1.0, 1], [5, 5]]]), squares, losses) == pytest.approx(
+        [0.1]
+    )
     assert sanity.unexplained(np.array([[[1.0, 0], [5, 5]]]), squares, losses) == pytest.approx([0])
     assert sanity.unexplained(np.array([[[0.0, 0], [5, 5]]]), squares, losses) == pytest.approx([1])
     assert np.isnan(sanity.unexplained(np.array([[[1.0, 0], [5, 5]]]), squares, 0 * losses)).all()
@@ -251,7 +296,9 @@ def test_infidelity_is_captum_s_as_a_share_of_the_squared_losses(tiny_model):
             *(maps, None, None, None, S),
             normalize=True,
         )
-        lost = score(torch.ones(2, 16, 16)).repeat_interleave(S) - score(1 - squares.repeat(2, 1, 1))
+        lost = score(torch.ones(2, 16, 16)).repeat_interleave(S) - score(
+            1 - squares.repeat(2, 1, 1)
+        )
     assert found == pytest.approx((theirs / lost.view(2, S).square().mean(dim=1)).numpy(), rel=1e-9)
 
 
@@ -276,19 +323,28 @@ def test_composites_hold_the_photo_and_three_of_other_classes():
 
 
 def test_localisation_worked_out_by_hand():
-    maps = torch.tensor([[[1.0, 0, 2, 2], [0, -9, 0, 0], [1, 1, 0, -1], [1, 0, 0, 2]]]).expand(4, 4, 4)
+    maps = torch.tensor([[[1.0, 0, 2, 2], [0, -9, 0, 0], [1, 1, 0, -1], [1, 0, 0, 2]]]).expand(
+        4, 4, 4
+    )
     found = sanity.localisation(maps, torch.tensor([0, 1, 2, 3]))
     assert found == pytest.approx([0.1, 0.4, 0.3, 0.2])
     assert np.isnan(sanity.localisation(-torch.ones(1, 4, 4), torch.tensor([0]))).all()
 
 
 def test_the_exact_map_of_a_linear_network_ranks_first():
-    """Four colours, each of which speaks for one class and against the others, on photos bright here and dark there."""
-    colours = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    """Four colours, each of which speaks for one class and against the others, on photos bright
+    here and dark there.
+    """
+    colours = torch.tensor(
+        [[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64
+    )
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4, bias=False)).double()
     with torch.no_grad():
         model[1].weight.copy_(colours[:, :, None].expand(4, 3, 64).flatten(1))
-    bright = torch.rand(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 4 / 10
+    bright = (
+        torch.rand(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 4
+        / 10
+    )
     images = colours[:, :, None, None] * bright
     y, black = torch.arange(4), torch.zeros_like(images)
 
@@ -299,7 +355,10 @@ def test_the_exact_map_of_a_linear_network_ranks_first():
 
     maps = every_map(images)
     grids, quarters = sanity.composites(images, y)
-    curves = {name: sanity.deletion_insertion(model, images, y, own, (black, black)) for name, own in maps.items()}
+    curves = {
+        name: sanity.deletion_insertion(model, images, y, own, (black, black))
+        for name, own in maps.items()
+    }
 
     def every_gradient(X: torch.Tensor) -> dict[str, np.ndarray]:
         return {"exact": np.ones((4, 8, 8)), "photo": X.sum(dim=1).numpy()}
@@ -309,13 +368,18 @@ def test_the_exact_map_of_a_linear_network_ranks_first():
         "deletion": {name: sanity.area(own[:, 0]) for name, own in curves.items()},
         "insertion": {name: -sanity.area(own[:, 1]) for name, own in curves.items()},
         "infidelity": sanity.infidelity(model, images, y, maps, black, seed=0),
-        "localisation": {name: -sanity.localisation(own, quarters) for name, own in every_map(grids).items()},
+        "localisation": {
+            name: -sanity.localisation(own, quarters) for name, own in every_map(grids).items()
+        },
         # Of a linear network the gradient is exact, too, and never changes.
         "sensitivity": sanity.max_sensitivity(every_gradient, images, gradients, 0),
     }
     for measure, own in results.items():
         means = {name: values.mean() for name, values in own.items()}
-        assert all(not means["exact"] >= mean for name, mean in means.items() if name != "exact"), (measure, means)
+        assert all(not means["exact"] >= mean for name, mean in means.items() if name != "exact"), (
+            measure,
+            means,
+        )
     assert results["infidelity"]["exact"] == pytest.approx(np.zeros(4), abs=1e-12)
     assert results["localisation"]["exact"] == pytest.approx(-np.ones(4))
 
@@ -326,9 +390,14 @@ def test_the_exact_map_of_a_linear_network_ranks_first():
 def test_baselines_are_the_mean_colour_black_and_the_blurred_photo():
     X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert not sanity.baseline(X, "mean").any()
-    pixels = sanity.baseline(X, "zero").permute(0, 2, 3, 1).numpy() * SQUEEZENET_STD + SQUEEZENET_MEAN
+    pixels = (
+        sanity.baseline(X, "zero").permute(0, 2, 3, 1).numpy() * SQUEEZENET_STD + SQUEEZENET_MEAN
+    )
     assert pixels.shape == (2, 8, 8, 3) and np.abs(pixels).max() < 1e-6
-    assert torch.equal(sanity.baseline(X, "blur"), blur_image(X.clone(), sanity.BLUR)) and X.std() > 0.9
+    assert (
+        torch.equal(sanity.baseline(X, "blur"), blur_image(X.clone(), sanity.BLUR))
+        and X.std() > 0.9
+    )
 
 
 def test_a_summary_worked_out_by_hand():
@@ -337,7 +406,12 @@ def test_a_summary_worked_out_by_hand():
     table += [Measurement("b", "area", "", 0, seed, np.nan) for seed in (1, 2)]
     found = sanity.summarise(table, recognised=[True, False, False, True, True])
     a = found["a", "area", ""]
-    assert a.quartiles == (1.75, 3, 5) and (a.mean, a.mean_recognised, a.maps, a.asked) == (3.75, 4.5, 4, 5)
+    assert a.quartiles == (1.75, 3, 5) and (a.mean, a.mean_recognised, a.maps, a.asked) == (
+        3.75,
+        4.5,
+        4,
+        5,
+    )
     b = found["b", "area", ""]
     assert np.isnan([*b.quartiles, b.mean, b.mean_recognised]).all() and (b.maps, b.asked) == (0, 2)
 
@@ -352,21 +426,34 @@ def methods():
 
 @pytest.mark.slow
 def test_down_the_cascade_grad_cam_is_lost_and_guided_backprop_kept_longest(real_model, batch):
-    chosen = {name: explanation_methods(1)[name] for name in ("saliency", "guided backprop", "Grad-CAM")}
+    chosen = {
+        name: explanation_methods(1)[name] for name in ("saliency", "guided backprop", "Grad-CAM")
+    }
     before, X, y = network_state(real_model), batch[0][:3], batch[1][:3]
     originals, ranks = explain(chosen, real_model, X, y), []
     for _, network in cascade(real_model, X, seed=1):
         maps = explain(chosen, network, X, y)
-        ranks.append({name: np.median(sanity.agreement(maps[name], originals[name])[:, 0]) for name in chosen})
+        ranks.append(
+            {
+                name: np.median(sanity.agreement(maps[name], originals[name])[:, 0])
+                for name in chosen
+            }
+        )
     assert same_state(before, network_state(real_model))
-    assert all(each["guided backprop"] > each["saliency"] for each in ranks[:8])  # down to features.4
+    # Down to features.4
+    assert all(each["guided backprop"] > each["saliency"] for each in ranks[:8])
     assert ranks[0]["guided backprop"] > 0.9 and abs(ranks[-1]["Grad-CAM"]) < 0.4
 
 
 @pytest.mark.slow
 def test_guided_grad_cam_follows_from_its_factors(real_model, batch):
     X, y = batch[0][:2], batch[1][:2]
-    ours = explain({name: explanation_methods(1)[name] for name in ("guided backprop", "Grad-CAM")}, real_model, X, y)
+    ours = explain(
+        {name: explanation_methods(1)[name] for name in ("guided backprop", "Grad-CAM")},
+        real_model,
+        X,
+        y,
+    )
     theirs = abs(GradCam().guided_grad_cam(X, y, real_model, per_image=True)).max(axis=-1)
     assert ours["Guided Grad-CAM"] == pytest.approx(theirs, abs=1e-6 * float(theirs.max()))
 
@@ -378,7 +465,9 @@ def mean_areas(model, images, labels, method) -> np.ndarray:
 
 @pytest.mark.slow
 def test_grad_cam_and_integrated_gradients_name_pixels_that_count(real_model, batch, methods):
-    """Not by every measure: inserted by integrated gradients, these photos do no better than in a random order."""
+    """Not by every measure: inserted by integrated gradients, these photos do no better than in a
+    random order.
+    """
     random = mean_areas(real_model, *batch, sanity.random_order)
     cam = mean_areas(real_model, *batch, methods["Grad-CAM"])
     assert cam[1] > 1.5 * random[1]  # not by deletion, with one of the two sets of weights
@@ -386,10 +475,14 @@ def test_grad_cam_and_integrated_gradients_name_pixels_that_count(real_model, ba
 
 
 @pytest.mark.slow
-def test_integrated_gradients_beat_a_random_order_on_the_course_s_photos(course, real_model, methods):
+def test_integrated_gradients_beat_a_random_order_on_the_course_s_photos(
+    course, real_model, methods
+):
     X, y, _ = load_imagenet_val(5)
     arguments = real_model, to_batch(X), torch.from_numpy(y)
-    ours, random = (mean_areas(*arguments, m) for m in (methods["integrated gradients"], sanity.random_order))
+    ours, random = (
+        mean_areas(*arguments, m) for m in (methods["integrated gradients"], sanity.random_order)
+    )
     assert ours[0] < random[0] and ours[1] > random[1]
 
 
@@ -401,8 +494,13 @@ def test_the_methods_are_those_of_captum(real_model, batch, methods):
     X, y = batch[0][:2], batch[1][:2]
     windows = {"sliding_window_shapes": (3, 64, 64), "strides": (3, 54, 54)}
     expected = {
-        "saliency": Saliency(real_model).attribute(X.clone().requires_grad_(), target=y).amax(dim=1),
-        "guided backprop": GuidedBackprop(real_model).attribute(X.clone().requires_grad_(), target=y).abs().amax(dim=1),
+        "saliency": Saliency(real_model)
+        .attribute(X.clone().requires_grad_(), target=y)
+        .amax(dim=1),
+        "guided backprop": GuidedBackprop(real_model)
+        .attribute(X.clone().requires_grad_(), target=y)
+        .abs()
+        .amax(dim=1),
         "integrated gradients": IntegratedGradients(real_model)
         .attribute(X, target=y, n_steps=10, internal_batch_size=10)
         .sum(dim=1),
@@ -410,4 +508,6 @@ def test_the_methods_are_those_of_captum(real_model, batch, methods):
     }
     for name, theirs in expected.items():
         mine = torch.as_tensor(methods[name](real_model, X, y))
-        assert mine.shape == (2, 224, 224) and (mine - theirs).abs().max() < 1e-3 * theirs.abs().max(), name
+        assert (
+            mine.shape == (2, 224, 224) and (mine - theirs).abs().max() < 1e-3 * theirs.abs().max()
+        ), name
