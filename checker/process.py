@@ -17,10 +17,14 @@ import torch
 from torch import nn
 
 from checker import measures
+from checker.editions import Edition
 from checker.items import UNASKED
+from checker.solution import LOST, Missing, Solution
+
+WRITES_NOTHING = ("feature_inversion",)  # items that call what belongs to others
 
 
-def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
+def run(item: str, edition: Edition, root: str, folder: str, patience: float) -> None:
     """Measure an item of the solution in `root` and write folder/measured.npz; the frame of
     check.py's `measure`.
     """
@@ -36,11 +40,17 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
         del sys.modules[name]  # imported by whoever has started this
     torch.set_num_threads(1)
     faulthandler.enable(stack)  # a crash names its place too
+    solution = Solution(Path(root), edition)
     with _recorded_output(root) as output:
         before = _globals()
-        found = _measured(item, Path(root), Path(root) / file)
+        found = _measured(item, solution)
         found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
-    if found["status"] == "ok" and output.text.strip():
+    if (
+        edition.quiet
+        and found["status"] == "ok"
+        and output.text.strip()
+        and item not in WRITES_NOTHING
+    ):
         printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, {UNASKED}"
         found["findings"].append(printed)
         found["place"] = found["place"] or output.place
@@ -51,32 +61,33 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
     os._exit(0)  # nothing that the solution has left behind is waited for
 
 
-def _measured(item: str, root: Path, file: Path) -> dict:
+def _measured(item: str, solution: Solution) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
-    found: dict = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
+    found: dict = {"status": "ok", "words": "", "place": "", "arrays": {}}
     try:
-        found["arrays"] = getattr(measures, f"measure_{item}")()
+        found["arrays"] = getattr(measures, f"measure_{item}")(solution)
     except measures.Finding as finding:
-        found["findings"].append(str(finding)[:300])
+        solution.findings.append(str(finding)[:300])
         found["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        found["place"] = _place(error, root, file)
+        found["place"] = _place(error, solution.root, solution.path(item))
         # torch raises NotImplementedError too, with other words.
-        blank = type(error) is NotImplementedError and (
-            not str(error) or str(error).startswith("Question ")
+        blank = isinstance(error, Missing) or (
+            type(error) is NotImplementedError
+            and (not str(error) or str(error).startswith("Question "))
         )
         found["words"] = (
             f"{type(error).__name__[:80]}: {error}"[:300]
             if not blank
             else str(error)[:300] or "not written yet"
         )
-        if isinstance(error, ModuleNotFoundError) and not file.is_file():
-            blank, found["words"] = True, "there is no such file"
+        if isinstance(error, NameError) and LOST:
+            found["words"] += f" ({LOST[0]})"
         found["status"] = "missing" if blank else "error"
-    return found
+    return found | {"findings": solution.findings, "remarks": solution.remarks}
 
 
-def _place(error: BaseException, root: Path, file: Path) -> str:
+def _place(error: BaseException, root: Path, file: Path | None) -> str:
     """Return the innermost line of the item's file, or of the solution, that an exception passed
     through.
     """
