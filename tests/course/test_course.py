@@ -150,7 +150,7 @@ def test_every_blank_says_its_question_below_its_docstring(starter_zip):
         body = function_body(source, blank.function)
         hint, raised = body[body.index("# Hint: ") :].split("raise NotImplementedError", 1)
         assert blank.parts or body.startswith(hint)
-        assert raised.startswith(f'("Question {blank.question}: ')
+        assert raised.lstrip("( \n").startswith(f'"Question {blank.question}: ')
         solution = (ROOT / blank.file).read_text()
         of = [
             ast.get_docstring(find_definition(text, blank.function)) for text in (source, solution)
