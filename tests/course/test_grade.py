@@ -1,4 +1,4 @@
-"""The students' edition and the grader: made from the solution, safe with any zip, points as the
+"""The grader: safe with any zip, points as the table says.
 rubric says.
 """
 
@@ -23,11 +23,6 @@ from collect_submission import zip_files
 from course import grade
 from course.make_starter import course_files
 from files.atomic import ROOT
-
-# --- The starter ---
-
-
-# --- The rubric and the grader ---
 
 
 @pytest.mark.slow
