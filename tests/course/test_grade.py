@@ -1,6 +1,4 @@
-"""The grader: safe with any zip, points as the table says.
-rubric says.
-"""
+"""The grader: safe with any zip, points as the table says."""
 
 import csv
 import io
