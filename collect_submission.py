@@ -220,7 +220,7 @@ def check_imports(archive: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
-        how: dict[str, Any] = {
+        kwargs: dict[str, Any] = {
             "cwd": folder,
             "stdin": subprocess.DEVNULL,
             "timeout": PATIENCE,
@@ -228,7 +228,7 @@ def check_imports(archive: bytes) -> None:
         }
         any_letter = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
         try:
-            check = subprocess.run(command, capture_output=True, env=any_letter, **how)
+            check = subprocess.run(command, capture_output=True, env=any_letter, **kwargs)
         except subprocess.TimeoutExpired:
             raise SubmissionError(
                 f"the imports take more than {PATIENCE} s: nothing should run at import"

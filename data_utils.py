@@ -208,7 +208,7 @@ class Photos:
         self.size, self.whole, self.num = size, whole, num
         # Each with the folder that it was found in
         self.files = [file for path in paths for file in _find(path)]
-        self._told: set[str | Path] = set()  # the files whose notice has been given
+        self._warned: set[str | Path] = set()  # the files whose notice has been given
         for path, folder in self.files[:num]:
             if folder is None:
                 check_image(path)
@@ -227,20 +227,20 @@ class Photos:
 
     def _open(self) -> Iterator[Photo]:
         for folder, files in itertools.groupby(self.files, key=lambda file: file[1]):
-            barren = folder is not None
+            empty = folder is not None
             for path, _ in files:
                 try:
                     photo = self._read(path)
                 except InputError as error:
                     if folder is None:
                         raise
-                    if path not in self._told:
+                    if path not in self._warned:
                         log.warning("left out: %s", error)
-                    self._told.add(path)
+                    self._warned.add(path)
                 else:
-                    barren = False
+                    empty = False
                     yield photo
-            if barren:
+            if empty:
                 raise _no_image_in(folder)
 
     def _read(self, path: str | Path) -> Photo:

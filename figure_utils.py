@@ -151,12 +151,12 @@ def _font(pixels: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _wrapped(words: str, font: ImageFont.FreeTypeFont, room: float, most: int) -> str:
-    """Break words into at most `most` lines of `room` pixels; an ellipsis stands for what is left
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: float, most: int) -> str:
+    """Break a text into at most `most` lines of `room` pixels; an ellipsis stands for what is left
     over.
     """
     lines: list[str] = []
-    rest = " ".join(words.encode(errors="replace").decode().split("\n"))[:400]
+    rest = " ".join(text.encode(errors="replace").decode().split("\n"))[:400]
     while rest and len(lines) < most:
         fits = bisect.bisect(range(1, len(rest) + 1), room, key=lambda n: font.getlength(rest[:n]))
         if fits < len(rest):

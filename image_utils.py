@@ -59,7 +59,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # No others: EPS starts Ghostscript, and some rare formats' decoders run for hours.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "GIF", "BMP", "JPEG2000")
-UPRIGHT = {  # EXIF orientation → what puts the picture right
+ORIENTATIONS = {  # EXIF orientation → what puts the picture right
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -185,7 +185,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     turn = None
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing
-        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+        turn = ORIENTATIONS.get(image.getexif().get(0x0112, 1))
     return image.transpose(turn) if turn is not None else image
 
 

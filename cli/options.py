@@ -20,10 +20,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = (
+        stated = (
             action.default is None or action.default is False or "(default" in (action.help or "")
         )
-        return (action.help or "") if told else super()._get_help_string(action) or ""
+        return (action.help or "") if stated else super()._get_help_string(action) or ""
 
 
 def make_parser(description: str) -> Parser:
@@ -172,7 +172,7 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
 }
 # Recorded in the figures where they are not the default.
-TOLD = ("size", "whole", "per_image")
+RECORDED = ("size", "whole", "per_image")
 # Which figures are made, not how: recorded in none.
 SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.

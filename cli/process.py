@@ -61,8 +61,8 @@ def advice(error: Exception) -> str | None:
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
-    said = ("out of memory", "allocate memory", "not enough memory")
-    if isinstance(error, MemoryError) or any(words in str(error) for words in said):
+    phrases = ("out of memory", "allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
         return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
     return None
 

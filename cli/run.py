@@ -77,15 +77,15 @@ def run(
             make_figures(Session(options))
             return 0
         except KeyboardInterrupt as error:
-            words: str | None = str(error) or "interrupted"
+            message: str | None = str(error) or "interrupted"
             status = 130
         except Exception as error:
-            words, status = advice(error), 2
+            message, status = advice(error), 2
             if received:  # the interruption has become another error
-                words, status = "interrupted", 128 + received[-1]
-            if words is None:
+                message, status = "interrupted", 128 + received[-1]
+            if message is None:
                 raise
-        print(f"{parser.prog}: error: {words}", file=sys.stderr)
+        print(f"{parser.prog}: error: {message}", file=sys.stderr)
         return status
 
 

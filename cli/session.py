@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 import figure_utils
-from cli.options import PHOTO_OPTIONS, SELECTION, SHARED_OPTIONS, TOLD, photo_option
+from cli.options import PHOTO_OPTIONS, RECORDED, SELECTION, SHARED_OPTIONS, photo_option
 from data_utils import PhotoSet, find_photos
 from errors import InputError, cause, quoted
 from files.atomic import ROOT
@@ -149,7 +149,7 @@ class Session:
             for key, value in vars(self.options).items()
             if key not in SHARED_OPTIONS | SELECTION
         }
-        values = {name: photo_option(self.options, name) for name in TOLD}
+        values = {name: photo_option(self.options, name) for name in RECORDED}
         own |= {
             name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]
         }

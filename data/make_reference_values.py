@@ -70,9 +70,9 @@ def pooling(x: np.ndarray) -> np.ndarray:
 def features(x: np.ndarray, weights: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Return the outputs of SqueezeNet 1.1's layers features[0] to features[7]."""
 
-    def conv(x: np.ndarray, name: str, **how) -> np.ndarray:
+    def conv(x: np.ndarray, name: str, **kwargs) -> np.ndarray:
         return convolution(
-            x, weights[f"features.{name}.weight"], weights[f"features.{name}.bias"], **how
+            x, weights[f"features.{name}.weight"], weights[f"features.{name}.bias"], **kwargs
         )
 
     def fire(x: np.ndarray, index: int) -> np.ndarray:

@@ -88,16 +88,16 @@ def _decoded(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """Words in one font."""
+    """A piece of text in one font."""
 
-    words: str
+    text: str
     family: str = FONT
     style: str = ""  # of the letters B, I and U
     link: str | int | None = None  # an address, or a page of the report
 
 
 def runs_in(node: SyntaxTreeNode, style: str = "", link: str | None = None) -> Iterator[Run]:
-    """Yield the words of a Markdown node, each in its font."""
+    """Yield the text of a Markdown node, font by font."""
     for child in node.children:
         if child.type == "text":
             yield Run(child.content, FONT, style, link)

@@ -23,7 +23,7 @@ from .layers import Layer, check_visible, default_layer, find_layer
 __all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer"]
 
 # Nodes of the graph that stand for whole parts of a network: torch.compile's, TorchScript's.
-HIDING = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
+OPAQUE_NODES = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
@@ -271,7 +271,7 @@ def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
 
 def _is_relu(node: torch.autograd.graph.Node) -> bool:
     name = node.name()
-    if name.endswith(HIDING):
+    if name.endswith(OPAQUE_NODES):
         raise InputError(
             "a part of the network is compiled or TorchScript, which hides its ReLUs; give the "
             "original"
