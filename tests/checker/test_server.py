@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 from solutions import put
 
 from checker import server
-from course.make_starter import course_files
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,17 +29,14 @@ if os.fork() == 0:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(solution):
     """Run the content loss with a body, in a server of its own; the server, and what was found."""
-    for name, content in course_files(ROOT).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
     one = server.Server()
 
     def started(body: str) -> tuple[server.Server, dict]:
-        put(tmp_path, "content_loss", body)
+        put(solution, "content_loss", body)
         file = "style_modules/content_loss.py"
-        arguments = ("content_loss", file, str(tmp_path), str(tmp_path), 30)
+        arguments = ("content_loss", file, str(solution), str(solution), 30)
         return one, one.run(arguments, 30)[0]
 
     yield started
@@ -67,12 +62,12 @@ def test_what_outlives_the_watcher_is_ended_with_the_server(run):
         one.run((), 1)
 
 
-def test_items_end_when_whoever_asked_has_gone(run, tmp_path):
+def test_items_end_when_whoever_asked_has_gone(run, solution):
     one, _ = run("pass")
-    put(tmp_path, "content_loss", "import time\ntime.sleep(1000)")
+    put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()
     file = "style_modules/content_loss.py"
-    arguments = ["content_loss", file, str(tmp_path), str(tmp_path), 60]
+    arguments = ["content_loss", file, str(solution), str(solution), 60]
     one._ask(json.dumps([arguments, 60]).encode(), writer)
     assert len(server._marked(one._mark)) >= 2
     for descriptor in (reader, writer):
