@@ -9,16 +9,16 @@ it, compares and prints, without torch.
 """
 
 import ast
+import atexit
 import concurrent.futures
 import contextlib
-import importlib
+import io
 import json
-import multiprocessing
 import os
 import re
-import signal
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from checker.editions import ASSIGNMENT, TABLE, Edition, Function, files, name_of, recognised
+from checker.editions import ASSIGNMENT, TABLE, Function, files, recognised
 from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
+from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from errors import InputError
@@ -40,7 +41,6 @@ MOST_LETTERS = 400  # of a message
 NEARER = 0.4
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
-PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
 
 
 @dataclass
@@ -68,51 +68,37 @@ class Measured:
 
 # --- Running an item ---
 
+SERVER = Server()
+atexit.register(SERVER.close)
+
 
 def measure(
-    item: Item, root: Path, patience: float = PATIENCE, edition: Edition = TABLE[ASSIGNMENT]
+    item: Item, root: Path, patience: float = PATIENCE, edition: str = ASSIGNMENT
 ) -> Measured:
     """Run an item on the solution in a folder, in a process of its own."""
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(kind)
-    if kind == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        arguments = (item.name, edition, str(root), str(folder), patience)
-        process = context.Process(target=_start_item, args=arguments, daemon=True)
-        process.start()
-        process.join(patience)
-        late = process.is_alive()
-        _end(process)
-        if late:
+        arguments = (item.name, edition, str(root), name, patience)
+        try:
+            how, report = SERVER.run(arguments, patience)
+        except ServerError as error:
+            return Measured("error", str(error))
+        if how["late"]:
             words = f"not done after {patience:g} s: a loop without end, or many times too slow"
             return Measured("error", words, _last_place(folder, root))
         try:
-            return _read(folder)
-        except Exception:
-            # The solution has ended the process, or has itself written something there
-            words = (
-                f"the process was ended with status {process.exitcode} before the check was done"
-            )
+            return _read(report)
+        except Exception:  # the solution has ended the process, or has itself written something
+            status = "" if how["status"] is None else f" with status {how['status']}"
+            words = f"the process was ended{status} before the check was done"
             return Measured("error", words, _last_place(folder, root))
 
 
-def _start_item(*arguments) -> None:
-    # With torch: in the item's own process
-    importlib.import_module("checker.process").run(*arguments)
-
-
-def _end(process: Any) -> None:
-    """End a process and, where it leads a group of its own, those that it started."""
-    process.kill()
-    process.join()
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows knows no groups
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read(folder: Path) -> Measured:
-    with np.load(folder / "measured.npz") as file:
+def _read(report: bytes) -> Measured:
+    with zipfile.ZipFile(io.BytesIO(report)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
+            raise ValueError("a report that no item makes")
+    with np.load(io.BytesIO(report)) as file:
         arrays = dict(file)
     return Measured(**json.loads(str(arrays.pop("words"))), arrays=arrays)
 
@@ -203,22 +189,19 @@ def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
 
 
 def judge(
-    item: Item,
-    measured: Measured,
-    expected: Expected,
-    root: Path,
-    edition: Edition = TABLE[ASSIGNMENT],
+    item: Item, measured: Measured, expected: Expected, root: Path, edition: str = ASSIGNMENT
 ) -> Outcome:
     """Return the verdict on what was measured."""
     status, words = measured.status, measured.words
     where = measured.place or _definition(root, place(edition, item.name))
-    name = edition.values(item.name)
+    name = TABLE[edition].values(item.name)
+    question, _ = item.editions.get(edition, ("", 0))
     if status == "ok":
         findings = list(measured.findings)
         if item.name.endswith("_captum"):
             findings = [*lacking_rows(item, measured.arrays, expected), *findings]
         elif item.tolerance and not expected.values(name):
-            return Outcome(item.name, item.question, item.title, "error", "no values are stored")
+            return Outcome(item.name, question, item.title, "error", "no values are stored")
         elif measured.arrays or not findings:
             error = distance(measured.arrays, expected.values(name))
             if not error <= item.tolerance:
@@ -232,7 +215,6 @@ def judge(
     words = one_line(words)
     if status != "ok" and where:
         words = f"{words} ({where})"
-    question, _ = item.editions.get(name_of(edition), ("", 0))
     return Outcome(item.name, question, item.title, status, words)
 
 
@@ -328,7 +310,7 @@ def check(
     items: Sequence[Item],
     patience: float = PATIENCE,
     jobs: int = 2,
-    edition: Edition = TABLE[ASSIGNMENT],
+    edition: str = ASSIGNMENT,
 ) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order."""
     expected = Expected(EXPECTED)
@@ -338,10 +320,11 @@ def check(
         try:
             for item, future in zip(items, pending, strict=True):
                 yield judge(item, future.result(), expected, root, edition)
+        except (KeyboardInterrupt, SystemExit):
+            SERVER.close()  # so that nobody waits for the items that run
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
 
 
 def make_parser() -> Parser:
@@ -394,16 +377,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
     if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
-    name = options.edition or recognised(options.root)
-    if not name:
+    edition = options.edition or recognised(options.root)
+    if not edition:
         known = ", ".join(EDITIONS)
         parser.error(f"--root: {str(options.root)!r} looks like no edition; --edition: {known}")
-    items = [item for item in of_edition(name) if not options.only or item.name in options.only]
+    items = [item for item in of_edition(edition) if not options.only or item.name in options.only]
     outcomes: list[Outcome] = []
     try:
         with unwinding_signals():
             root = options.root.resolve()
-            for outcome in check(root, items, options.limit, edition=TABLE[name]):
+            for outcome in check(root, items, options.limit, edition=edition):
                 outcomes.append(outcome)
                 where = f"{outcome.question:4} {outcome.name:20}"
                 print_line(f"{where} {outcome.status:8} {outcome.words}".rstrip())
@@ -422,6 +405,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except InputError as error:
         parser.error(str(error))
+    finally:
+        SERVER.close()
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

@@ -253,11 +253,6 @@ TABLE = {
 }
 
 
-def name_of(edition: Edition) -> str:
-    """Return an edition's name."""
-    return next(name for name, row in TABLE.items() if row.title == edition.title)
-
-
 def recognised(root: Path) -> str:
     """Return the name of the edition that a folder's solution is of, "" where none is known."""
     marked = (

@@ -232,9 +232,10 @@ ELSEWHERE = (
 )
 
 
-def place(edition: Edition, name: str) -> Function:
+def place(edition: str | Edition, name: str) -> Function:
     """Return where an item's function is, by the edition's row or by the item's own."""
     item = next(item for item in (*ITEMS, *ELSEWHERE) if item.name == name)
-    return edition.places.get(name) or Function(
+    row = TABLE[edition] if isinstance(edition, str) else edition
+    return row.places.get(name) or Function(
         item.file, item.measured or item.function, TAKES.get(name, "")
     )

@@ -337,8 +337,7 @@ def _scratch(tmp_path, monkeypatch):
 
 def verdict(root, name: str, body: str, expected) -> check.Outcome:
     """Write a function's body into a file that holds nothing else, and judge it."""
-    edition, item = TABLE["assignment"], ITEMS[name]
-    where = place(edition, name)
+    item, where = ITEMS[name], place("assignment", name)
     owner, _, function = where.name.rpartition(".")
     method = f"def {function}(self, {PARAMETERS[name]}):\n{textwrap.indent(body, '    ')}\n"
     source = f"import torch\nfrom torch import nn\n\nclass {owner}(nn.Module):\n"
@@ -348,9 +347,9 @@ def verdict(root, name: str, body: str, expected) -> check.Outcome:
         )
     (root / where.file).parent.mkdir()
     (root / where.file).write_text(source + textwrap.indent(method, "    "))
-    solution = Solution(root, edition)
+    solution = Solution(root, TABLE["assignment"])
     found = process._measured(name, solution)
-    return check.judge(item, check.Measured(**found), expected, root, edition)
+    return check.judge(item, check.Measured(**found), expected, root)
 
 
 @pytest.mark.parametrize(
