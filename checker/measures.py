@@ -686,6 +686,8 @@ def measure_feature_inversion(solution: Solution) -> Arrays:
             "tv_loss": tv(img=image, tv_weight=2e-2),
         }
         for name, term in terms.items():
+            if term is None:
+                raise Missing(f"{solution.place(name).file} gives nothing back")
             if not isinstance(term, torch.Tensor | float | int):
                 raise Finding(f"{solution.place(name).file} gives {type(term).__name__}, no loss")
         torch.as_tensor(sum(terms.values())).backward()

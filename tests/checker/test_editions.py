@@ -1,7 +1,9 @@
 """The table of editions: what a folder is recognised as, and that every row can be asked."""
 
 import pytest
+from helpers import ROOT
 
+import check
 from checker.editions import TABLE, TAKES, recognised
 from checker.items import ITEMS, of_edition, place
 
@@ -59,3 +61,40 @@ def test_a_row_says_of_each_item_where_it_is_and_how_it_is_called(name):
 def test_what_only_our_starter_asks_for_is_no_part_of_another_editions_points():
     ours = {item.name for item in ITEMS if item.name.endswith("_captum")} | {"guided_grad_cam"}
     assert not any(ours & set(TABLE[name].asks) for name in TABLE if name != "assignment")
+
+
+STUB = """def {name}(*given, **options):
+    return {value}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cs231n", "cs182", "eecs-2022"])
+def test_of_an_empty_starter_everything_is_missing(name, tmp_path):
+    """The courses' starters give back None, or the image as it was."""
+    for item in of_edition(name):
+        where = place(name, item.name)
+        path = tmp_path / where.file
+        path.parent.mkdir(exist_ok=True)
+        first = {"fooling_image": "given[0].clone()", "class_visualization": "given[0]"}
+        value = first.get(item.name) if name != "cs182" else None
+        with path.open("a") as file:
+            file.write(STUB.format(name=where.name.partition("|")[0], value=value))
+    assert recognised(tmp_path) == name
+    found = list(check.check(tmp_path, of_edition(name), edition=name))
+    assert {outcome.status for outcome in found} == {"missing"}, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, items",
+    [
+        ("eecs-2022", [item.name for item in of_edition("eecs-2022")]),
+        ("cs231n", ["fooling_image", "class_visualization", "style_loss"]),
+        ("cs182", ["saliency_map", "class_visualization", "tv_loss"]),
+    ],
+)
+def test_our_own_modules_for_the_notebooks_are_ok(name, items):
+    asked = [item for item in of_edition(name) if item.name in items]
+    found = list(check.check(ROOT / "notebooks", asked, edition=name))
+    assert {outcome.status for outcome in found} == {"ok"}, found
