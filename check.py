@@ -156,7 +156,7 @@ class Expected:
             scaled[words] = min(scaled.get(words, np.inf), scale(found, values)[1])
         nearest, *others = sorted(errors, key=lambda words: errors[words]) or [""]
         rivals = [distance(found, reference), *(errors[words] for words in others)]
-        if nearest and errors[nearest] <= max(tolerance, NEARER * min(rivals)):
+        if errors.get(nearest, np.inf) < min(np.inf, max(tolerance, NEARER * min(rivals))):
             return nearest
         factor, error = scale(found, reference)
         if error <= tolerance:
@@ -203,7 +203,7 @@ def judge(
         elif item.tolerance and not expected.values(name):
             return Outcome(item.name, question, item.title, "error", "no values are stored")
         elif measured.arrays or not findings:
-            error = distance(measured.arrays, expected.values(name))
+            error = distance(measured.arrays, comparable(expected.values(name), measured))
             if not error <= item.tolerance:
                 likeness = expected.likeness(name, item.tolerance, measured.arrays)
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
@@ -216,6 +216,14 @@ def judge(
     if status != "ok" and where:
         words = f"{words} ({where})"
     return Outcome(item.name, question, item.title, status, words)
+
+
+def comparable(wanted: Arrays, measured: Measured) -> Arrays:
+    """Return the values that are asked for; where a finding says why some are lacking, the
+    others.
+    """
+    there = {key: array for key, array in wanted.items() if key in measured.arrays}
+    return there if there and measured.findings else wanted
 
 
 def one_line(text: str) -> str:
@@ -264,7 +272,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     finite.
     """
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+    if found.shape != wanted.shape or not (np.isfinite(found) & np.isfinite(wanted)).all():
         return np.inf
     return float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-30))
 

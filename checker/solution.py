@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 import torch
 import torchvision
 from torch import nn
@@ -51,7 +52,7 @@ class Solution:
     def __init__(self, root: Path, edition: Edition):
         """Keep them."""
         self.root, self.edition = root, edition
-        self.once = False  # leave out the second call that shows what the first one has left
+        self.once = False  # leave out further calls, which show what the first one has left
         self.findings: list[str] = []  # what is wrong beside the values
         self.remarks: list[str] = []  # what is not, but worth a word
 
@@ -166,6 +167,12 @@ def _run(node: ast.stmt, file: str, module: ModuleType) -> None:
 
 
 LOST: list[str] = []  # the imports that failed
+# What older NumPy, SciPy and Python have, and solutions use.
+for _name, _now in (("product", np.prod), ("float", float), ("int", int), ("bool", bool)):
+    if _name not in vars(np):
+        setattr(np, _name, _now)
+sys.modules.setdefault("scipy.ndimage.filters", scipy.ndimage)
+sys.modules.setdefault("imp", importlib)
 COMMON = {"torch": torch, "nn": nn, "F": nn.functional, "np": np, "T": torchvision.transforms}
 
 

@@ -36,6 +36,7 @@ from model_utils import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 Arrays = dict[str, np.ndarray]
+PLAIN_STEP = re.compile(r"rate \* gradient$", re.MULTILINE)
 UNIT, PLAIN = "rate * gradient / gradient.norm()", "rate * gradient"
 ALONE = "alone.py"  # the file of a function that our starter lacks
 OWN = ("visualizers", "style_modules", "style_utils", "alone")  # modules that are changed
@@ -74,9 +75,9 @@ def main() -> None:
                     key = f"{name}~{len(known)}" if words else name
                     known += [words] if words else []
                     found = measured(item, folder, body, edition)
-                    if not words and "plain/change" in found:  # only the way that the body takes
-                        way = "unit" if ".norm()" in body else "plain"
-                        found = {f"{way}/change": found[f"{way}/change"]}
+                    if "plain/change" in found:  # only the way that the body takes
+                        way = "plain" if PLAIN_STEP.search(body) else "unit"
+                        found = {key: found[key] for key in found if key.startswith(way)}
                     values |= {f"{key}/{array}": found[array] for array in found}
                 arrays, mistakes[name] = arrays | values, known
                 print(f"{name}: {len(known)} mistakes", flush=True)
@@ -133,12 +134,7 @@ def bodies(item: Item, edition: Edition) -> Iterator[tuple[str, str]]:
                 raise ValueError(f"{item.name}: {old!r} is not in the right solution")
             body = way.replace(old, new)
             if body not in ways:
-                # The steps of a fooling image are 10 long in the text.
-                length = f"{edition.step} * gradient"
-                yield (
-                    body.replace("10 * gradient", length).replace("20 * gradient", f"2 * {length}"),
-                    words,
-                )
+                yield body, words
 
 
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
@@ -193,6 +189,8 @@ def measured(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
     other finding may accompany it.
     """
     where = place(edition, item.name)
+    for steps in (1, 2):  # of a fooling image; they are 10 long in the text
+        body = body.replace(f" {steps}0 * gradient", f" {steps * edition.step} * gradient")
     path = folder / where.file
     before = path.read_text() if where.file != ALONE else ""
     solution = Solution(folder, edition)

@@ -304,7 +304,6 @@ MISTAKES = {
             "gradient = torch.autograd.grad(scores[0, target_y], image)[0] + (_ and gradient)",
         ),
         "gradient of all scores": ("scores[0, target_y]", "scores.sum()"),
-        "a step down instead of up": ("image + 10", "image - 10"),
         "divided by the largest value, not by the norm": (
             "gradient.norm()",
             "gradient.abs().max()",
