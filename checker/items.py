@@ -165,7 +165,7 @@ ITEMS = (
         CLASS,
         "objective_gradient",
         10,
-        0.15,
+        0.25,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
         "can write down.",
         measured="ClassVisualization.create_class_visualization",

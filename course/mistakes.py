@@ -289,10 +289,6 @@ MISTAKES = {
         ),
         "one step in all": ("range(max_iter)", "range(1)"),
         "at most three steps": ("range(max_iter)", "range(min(3, max_iter))"),
-        "never stops: the network is fooled, and the steps go on": (
-            "if scores.argmax() == target_y",
-            "if False",
-        ),
         "stops only when the network is sure": (
             "scores.argmax() == target_y",
             "scores.softmax(dim=1)[0, target_y] > 0.9",
