@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import SqueezeNet
 
 from cli.style_presets import CONTENT_LAYER, STYLE_LAYERS, Preset, given
-from errors import InputError, quoted
+from errors import InputError, cause, quoted
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss
 from style_modules.network_layers import default_layers
@@ -27,17 +27,7 @@ def fitted(
     Raises:
         InputError: a layer that the network lacks, or not one weight per layer.
     """
-    layers = feature_layers(cnn)
-    try:
-        content, style = default_layers(
-            cnn, list(layers.values()), torch.zeros(1, 3, 224, 224, device=device)
-        )
-    except ValueError as error:
-        raise InputError(f"{error}; name them with --content-layer and --style-layers") from error
-    if text := given(options, "content_layer"):
-        content = _number_of(text, "--content-layer", list(layers))
-    if texts := given(options, "style_layers"):
-        style = tuple(_number_of(text, "--style-layers", list(layers)) for text in texts)
+    content, style = _layers(options, cnn, device)
     weights = given(options, "style_weights")
     if weights is not None and len(weights) != len(style):
         told = ", ".join(map(str, style))
@@ -61,6 +51,28 @@ def fitted(
         else tuple(factor * weight for weight in made.style_weights)
     )
     return dataclasses.replace(made, style_weights=scaled)
+
+
+def _layers(
+    options: argparse.Namespace, cnn: nn.Module, device: torch.device
+) -> tuple[int, tuple[int, ...]]:
+    """Return the content layer and the style layers: those named, else the network's own."""
+    layers = feature_layers(cnn)
+    text, texts = given(options, "content_layer"), given(options, "style_layers")
+    content: int = 0
+    style: tuple[int, ...] = ()
+    if text is None or texts is None:
+        try:
+            image = torch.zeros(1, 3, 224, 224, device=device)
+            content, style = default_layers(cnn, list(layers.values()), image)
+        except ValueError as error:
+            told = f"{error}; name layers with --content-layer and --style-layers"
+            raise InputError(told) from error
+    if text is not None:
+        content = _number_of(text, "--content-layer", list(layers))
+    if texts is not None:
+        style = tuple(_number_of(each, "--style-layers", list(layers)) for each in texts)
+    return content, style
 
 
 def _number_of(text: str, option: str, names: list[str]) -> int:
@@ -109,7 +121,13 @@ def _terms(
     """
     last = max(content_layer, *style_layers)
     layers = nn.Sequential(*list(feature_layers(cnn).values())[: last + 1])
-    feats, image = features_from_img(preset.content or preset.styles[0], FIT_SIZE, layers, device)
+    try:
+        feats, image = features_from_img(
+            preset.content or preset.styles[0], FIT_SIZE, layers, device
+        )
+    except (AssertionError, TypeError, RuntimeError) as error:  # layers that belong together
+        told = f"the network's layers 0 to {last} do not run one after the other: {cause(error)}"
+        raise InputError(f"{told}; name earlier ones") from error
     style, _ = features_from_img(preset.styles[0], FIT_SIZE, layers, device)
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix
     if preset.content is None:
