@@ -76,11 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="steps (default: the optimizer's own number)",
     )
     scales: dict[str, Any] = {"type": number_of_scales, "default": unless_given, "metavar": "N"}
-    add(
-        "--scales",
-        **scales,
-        help="paint at N sizes, coarse to fine, or auto (default: auto; course: 1)",
-    )
+    add("--scales", **scales, help="N sizes, coarse to fine (default: auto; course: 1)")
     add(
         "--init-random",
         action="store_true",
