@@ -308,15 +308,19 @@ def captum_rows(script: str) -> Arrays:
         return draw_rows(rows, *given, **kwargs)
 
     figures.draw_rows = captum.draw_rows = record
-    photos_to_draw = captum_photos()
-    data.load_imagenet_val = lambda *_, **__: photos_to_draw
+    os.environ["CS7643_DATA"] = ""
+    X, y, names = captum_photos()
+    data.load_imagenet_val = lambda *_, **__: (X, y, names)
     vision.squeezenet1_1 = lambda *_, **__: model
     solution("visualizers.common")
     package: Any = sys.modules["visualizers"]
     package.SaliencyMap = package.GradCam = _StandIn
     Path("visualization").mkdir()
     sys.argv = [f"{script}.py", "--num", "2", "--quiet", "--weights", "bundled", "--out", "."]
-    os.environ["CS7643_DATA"] = ""
+    if inputs.seed:
+        for name, pixels in zip(("1.png", "2.png"), X, strict=True):
+            Image.fromarray(pixels).save(name)
+        sys.argv += ["--images", "1.png", "2.png", "--labels", *map(str, y)]
     module: Any = solution(script)  # a flat one has done everything now
     if hasattr(module, "make_figures"):
         parser = solution("cli.options").make_parser("")
