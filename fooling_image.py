@@ -111,8 +111,9 @@ def figure(
     amplified.
     """
     from figure_utils import about_grey, tile
+    from visualizers.common import probabilities
 
-    before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))
+    before, after = (probabilities(data.model, data.scores(each))[0] for each in (X, fooling))
     likeliest = [f"{p.max():.1%} {data.title(int(p.argmax()))}" for p in (before, after)]
     difference = fooling - X
     length, largest = difference.norm().item(), difference.abs().max().item()
