@@ -76,7 +76,7 @@ def make_figures(session: Session) -> None:
     if not options.no_run:
         before = {path: stamp(path) for paths in files.values() for path in paths}
         failed = run_scripts(session, chosen)
-        # What an earlier run has left and this one has not made again is none of this report's.
+        # Use only the figures that this run has written.
         files = {
             question.name: [
                 p for p in figure_files(question, options.out) if before.get(p) != stamp(p)
