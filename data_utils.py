@@ -213,11 +213,7 @@ class Photos:
         return len(self.files[: self.num])
 
     def __iter__(self) -> Iterator[Photo]:
-        """Open photo after photo.
-
-        Raises:
-            InputError: a file that cannot be opened as a photo, or a folder without any that can.
-        """
+        """Open photo after photo."""
         return itertools.islice(self._open(), self.num)
 
     def _open(self) -> Iterator[Photo]:
@@ -319,11 +315,7 @@ def frame(
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
-    """Find the files that a name stands for, each with its folder (None: it was named itself).
-
-    Raises:
-        InputError: an empty name, a folder without any file, or a pattern that fits nothing.
-    """
+    """Find the files that a name stands for, each with its folder (None: it was named itself)."""
     path = Path(name)
     if not str(name):  # as of an unset variable; Path takes it for the working directory
         raise InputError("the name of a photo or folder is empty")

@@ -84,11 +84,7 @@ def make_figures(session: Session) -> None:
 
 
 def chosen_photo(session: Session) -> np.ndarray:
-    """Return the photo at --index, uint8 (H, W, 3).
-
-    Raises:
-        InputError: there are fewer photos.
-    """
+    """Return the photo at --index, uint8 (H, W, 3)."""
     index, photos = session.options.index, session.photos.photos
     photo = next(itertools.islice(photos, index, None), None)
     if photo is None:

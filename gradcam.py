@@ -115,12 +115,7 @@ def make_figures(session: Session) -> None:
 
 
 def find_layers(data: Dataset) -> tuple[Layer, Layer]:
-    """Return the layers of Grad-CAM and of Captum's layer attributions.
-
-    Raises:
-        InputError: the network has no such layer, or it gives no feature maps that have influence
-            on the scores.
-    """
+    """Return the layers of Grad-CAM and of Captum's layer attributions."""
     from torchvision.models import SqueezeNet
 
     layer = layer_of_option(data, "layer")
@@ -149,9 +144,6 @@ def defined_techniques(data: Dataset) -> list[str]:
     ReLUs.
 
     A notice says where it has none, and where Captum's counterpart is something else.
-
-    Raises:
-        InputError: none is defined.
     """
     from visualizers.gradcam import count_relus
 

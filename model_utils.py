@@ -287,11 +287,7 @@ def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _initialise_lazy(model: nn.Module, name: str) -> None:
-    """Give lazy layers their shapes by a black picture of 224×224.
-
-    Raises:
-        InputError: it cannot be evaluated so, or its parameters are on the device "meta".
-    """
+    """Give lazy layers their shapes by a black picture of 224×224."""
     if any(nn.parameter.is_lazy(p) for p in (*model.parameters(), *model.buffers())):
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -306,11 +302,7 @@ def _initialise_lazy(model: nn.Module, name: str) -> None:
 
 
 def _made_by(path: Path, name: str) -> object:
-    """Return what a Python file holds under a name; a function or class is called.
-
-    Raises:
-        InputError: no such file or name, or its code fails.
-    """
+    """Return what a Python file holds under a name; a function or class is called."""
     if not is_file(path):
         raise InputError(f"network {quoted(path)}: no such file; give FILE.py:NAME")
     spec = importlib.util.spec_from_file_location("_own_network", path.resolve())

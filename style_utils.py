@@ -323,9 +323,6 @@ def _progress(
         terms: content, style and total variation; a loss over no layers may be the number 0.
         by_layer: the style term by layer.
         colors: the picture whose colours the reported one is given; None leaves it its own.
-
-    Raises:
-        InputError: the loss is not finite.
     """
     content, style, tv = (torch.as_tensor(term).item() for term in terms)
     if not math.isfinite(content + style + tv):

@@ -102,11 +102,7 @@ class Dataset:
 
     @functools.cached_property
     def class_names(self) -> Mapping[int, str]:
-        """Class id → name.
-
-        Raises:
-            InputError: --classes names no file with names that fit the network.
-        """
+        """Class id → name."""
         if self.option("classes") is not None:
             return read_class_names(self.option("classes"), self.class_count)
         if not self.knows_imagenet:
@@ -120,11 +116,7 @@ class Dataset:
         return str(min(label, self.class_count - 1))
 
     def class_id(self, text: str) -> int:
-        """Return the class meant by an id or a name.
-
-        Raises:
-            InputError: no class, or several.
-        """
+        """Return the class meant by an id or a name."""
         return parse_label(text, self.class_names)
 
     def title(self, label: int) -> str:
@@ -150,11 +142,7 @@ class Dataset:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions.
-
-        Raises:
-            InputError: an unknown class, or not one per photo.
-        """
+        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions."""
         if self.options.labels == ["guess"]:
             return None
         if self.options.labels is None:
@@ -200,11 +188,7 @@ class Dataset:
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
-
-        Raises:
-            InputError: the network fails, or gives none, or none that are finite.
-        """
+        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes)."""
         height, width = images.shape[2:]
         where = f"the network {self.options.arch}, on a picture of {width}×{height}"
         try:
@@ -234,9 +218,6 @@ def maps_file(
 ) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
     """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz
     in the end, and what the network says of the photos in predictions.csv.
-
-    Raises:
-        InputError: they cannot be written.
     """
     if not photo_option(session.options, "arrays"):
         yield lambda page, maps: None

@@ -55,11 +55,7 @@ class Session:
         return session
 
     def folder(self, name: str) -> Path:
-        """Return the folder for results: --out, or the project's `name`; made when missing.
-
-        Raises:
-            InputError: it cannot be made or written, or a folder is in the way of a figure.
-        """
+        """Return the folder for results: --out, or the project's `name`; made when missing."""
         folder = self.options.out or ROOT / name
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,7 @@ FIT_SIZE = 192  # pixels: the size at which terms are compared
 def fitted(
     preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device
 ) -> Preset:
-    """Return a preset with the layers and weights that the options and the network ask for.
-
-    Raises:
-        InputError: a layer that the network lacks, or not one weight per layer.
-    """
+    """Return a preset with the layers and weights that the options and the network ask for."""
     layers = feature_layers(cnn)
     try:
         content, style = default_layers(
