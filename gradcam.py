@@ -128,11 +128,13 @@ def layer_of_option(data: Dataset, option: str, default: Layer | str | None = No
     """Return the layer that an option names; without it the default, or Grad-CAM's own choice."""
     from visualizers.layers import check_influence, find_layer
 
-    example = data.example  # whose faults are not the layer's
+    example, name = data.example, getattr(data.options, option)
     try:
-        layer = find_layer(data.model, getattr(data.options, option) or default, example)
+        layer = find_layer(data.model, name or default, example)
         check_influence(data.model, layer, example)
     except InputError as error:
+        if name is None:
+            raise
         raise InputError(f"--{option.replace('_', '-')}: {error}") from error
     return layer
 
