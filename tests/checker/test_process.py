@@ -7,6 +7,11 @@ from solutions import RIGHT, outcome, put
 
 import check
 
+SERVER = """import os
+from pathlib import Path
+stat = Path(f'/proc/{{os.getppid()}}/stat').read_text()
+server = int(stat.rpartition(')')[2].split()[1])
+"""
 HOSTILE = {
     "while True:\n    pass": ("error", "not done after 4 s"),
     "import time\ntime.sleep(1000)": ("error", "not done after 4 s"),
@@ -19,7 +24,7 @@ HOSTILE = {
     "raise MemoryError": ("error", "MemoryError"),
     "return self.forward(*[content_weight] * 3)": ("error", "RecursionError"),
     "raise NotImplementedError": ("missing", "not written yet"),
-    "return None": ("wrong", "a tensor with one number was got NoneType"),
+    "return None": ("wrong", "a tensor with one number was expected, got NoneType"),
     "return 3.0": ("wrong", "got float"),
     "return content_current.detach().sum()": ("wrong", "the loss has no gradient"),
     "return content_current": ("wrong", "got shape (1, 4, 5, 6)"),
@@ -37,6 +42,23 @@ HOSTILE = {
     ),
     "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
     "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
+    # What is above the process: its watcher, and the server that starts all of them.
+    "import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(1000)": ("error", "was ended"),
+    "import os\nos.kill(os.getppid(), 19)\n{right}": ("error", "not done after 4 s"),
+    f"{SERVER}os.kill(server, 9)\n{{right}}": ("ok", ""),
+    f"{SERVER}os.kill(server, 19)\n{{right}}": ("ok", ""),
+    "import os\nos.killpg(0, 9)": ("error", "ended with status -9"),
+    "import os\nfor _ in range(5):\n    os.fork()\nwhile True:\n    pass": ("error", "after 4 s"),
+    # Limits, and what it writes where the results go.
+    "x = bytearray(6 << 30)": ("error", "MemoryError"),
+    "with open('big', 'wb') as file:\n    file.write(bytes(200 << 20))": ("error", "too large"),
+    "import os\nos.closerange(3, 256)\n{right}": ("error", "ended with status 1"),
+    "import os\nfor i in range(3, 64):\n    os.dup2(1, i)\n{right}": ("error", "was ended"),
+    # Messages: the first line of a few letters, whatever the exception does.
+    "raise ValueError('first\\nsecond' * 9999999)": ("error", "ValueError: first ("),
+    "raise ValueError('x' * 30_000_000)": ("error", f"ValueError: {'x' * 200} ("),
+    "class E(Exception):\n    def __str__(self):\n        raise self\nraise E": ("error", "E ("),
+    "import sys\nsys.modules.clear()\n{right}": ("error", "ended with status 1"),
 }
 
 
