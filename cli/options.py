@@ -72,9 +72,7 @@ def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def named_path(text: str) -> Path:
-    """Return the path that an option names; an empty name, as of an unset variable, would be the
-    working directory.
-    """
+    """Return the path that an option names; an empty name is refused, not taken as this folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return Path(text)
@@ -180,7 +178,5 @@ SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_O
 
 
 def photo_option(options: argparse.Namespace, name: str) -> Any:
-    """Return the value of an option about photos; of a script that does not offer it, its
-    default.
-    """
+    """Return the value of an option about photos; its default where a script lacks the option."""
     return getattr(options, name, PHOTO_OPTIONS[name].get("default"))

@@ -1,5 +1,4 @@
-"""The report's chapters: the questions in the hand-out's order, their captions, and what an answer
-is asked to say.
+"""The report's chapters: the questions in the hand-out's order, captions and prompts.
 
 Staff who want other prompts edit `prompts` here, a line each; nothing else depends on them.
 """
