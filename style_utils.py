@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import image_utils
+from adapters.preparation import Preparation
 from errors import InputError, cause, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
@@ -134,6 +135,7 @@ def extract_features(
     layers = list(feature_layers(cnn).values())
     if last_layer is not None:
         layers = layers[: _layer(last_layer, "last_layer", len(layers)) + 1]
+    x = _preparation(cnn)(x)
     features = []
     for layer in layers:
         first = next(module for module in layer.modules() if not list(module.children()))
@@ -327,9 +329,6 @@ def _progress(
         terms: content, style and total variation; a loss over no layers may be the number 0.
         by_layer: the style term by layer.
         colors: the picture whose colours the reported one is given; None leaves it its own.
-
-    Raises:
-        InputError: the loss is not finite.
     """
     content, style, tv = (torch.as_tensor(term).item() for term in terms)
     if not math.isfinite(content + style + tv):
@@ -357,7 +356,7 @@ def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> n
     """Copy a network's layers up to the last of `kept`, in the memory layout that convolutions are
     fastest in: one block a kept layer, with those before it, whose output nobody needs.
     """
-    layers = copied(nn.Sequential(*list(feature_layers(cnn).values())[: kept[-1] + 1]))
+    layers = copied(first_layers(cnn, kept[-1] + 1))
     blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *kept])]
     for block in blocks:
         if isinstance(block[0], nn.ReLU):
@@ -365,6 +364,7 @@ def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> n
     if like.shape[2:].numel() >= LARGE and not like.is_cuda:
         blocks[1:] = [Recomputed(block) for block in blocks[1:]]  # a first convolution keeps little
     frozen = nn.Sequential(*blocks).requires_grad_(False).eval()
+    frozen.photo_preparation = layers.photo_preparation
     return frozen.to(like).to(memory_format=torch.channels_last)
 
 
@@ -403,6 +403,18 @@ def _check_maps(features: Sequence[tuple[int, torch.Tensor]]) -> None:
         if maps.dim() != 4:
             shape = tuple(maps.shape)
             raise InputError(f"style layer {layer} gives {shape}, not feature maps (N, C, H, W)")
+
+
+def first_layers(cnn: nn.Module, count: int) -> nn.Module:
+    """Return the first layers in `.features`, which take photos as the network does."""
+    layers = nn.Sequential(*list(feature_layers(cnn).values())[:count])
+    layers.photo_preparation = _preparation(cnn)  # type: ignore[assignment]
+    return layers
+
+
+def _preparation(cnn: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns images normalised as ImageNet's into the network's own inputs."""
+    return getattr(cnn, "photo_preparation", None) or Preparation()
 
 
 def feature_layers(cnn: nn.Module) -> dict[str, nn.Module]:

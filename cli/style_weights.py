@@ -14,7 +14,7 @@ from errors import InputError, cause, quoted
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss
 from style_modules.network_layers import default_layers
-from style_utils import extract_features, feature_layers, features_from_img
+from style_utils import extract_features, feature_layers, features_from_img, first_layers
 
 FIT_SIZE = 192  # pixels: the size at which terms are compared
 
@@ -22,17 +22,13 @@ FIT_SIZE = 192  # pixels: the size at which terms are compared
 def fitted(
     preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device
 ) -> Preset:
-    """Return a preset with the layers and weights that the options and the network ask for.
-
-    Raises:
-        InputError: a layer that the network lacks, or not one weight per layer.
-    """
+    """Return a preset with the layers and weights that the options and the network ask for."""
     content, style = _layers(options, cnn, device)
     weights = given(options, "style_weights")
     if weights is not None and len(weights) != len(style):
-        told = ", ".join(map(str, style))
+        numbers = ", ".join(map(str, style))
         raise InputError(
-            f"--style-weights: {len(weights)} weights for {len(style)} style layers ({told})"
+            f"--style-weights: {len(weights)} weights for {len(style)} style layers ({numbers})"
         )
     changes: dict[str, Any] = {"content_layer": content, "style_layers": style}
     for key in ("content_weight", "tv_weight"):
@@ -66,8 +62,8 @@ def _layers(
             image = torch.zeros(1, 3, 224, 224, device=device)
             content, style = default_layers(cnn, list(layers.values()), image)
         except ValueError as error:
-            told = f"{error}; name layers with --content-layer and --style-layers"
-            raise InputError(told) from error
+            message = f"{error}; name layers with --content-layer and --style-layers"
+            raise InputError(message) from error
     if text is not None:
         content = _number_of(text, "--content-layer", list(layers))
     if texts is not None:
@@ -120,14 +116,14 @@ def _terms(
     weights of 1.
     """
     last = max(content_layer, *style_layers)
-    layers = nn.Sequential(*list(feature_layers(cnn).values())[: last + 1])
+    layers = first_layers(cnn, last + 1)
     try:
         feats, image = features_from_img(
             preset.content or preset.styles[0], FIT_SIZE, layers, device
         )
     except (AssertionError, TypeError, RuntimeError) as error:  # layers that belong together
-        told = f"the network's layers 0 to {last} do not run one after the other: {cause(error)}"
-        raise InputError(f"{told}; name earlier ones") from error
+        text = f"the network's layers 0 to {last} do not run one after the other: {cause(error)}"
+        raise InputError(f"{text}; name earlier ones") from error
     style, _ = features_from_img(preset.styles[0], FIT_SIZE, layers, device)
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix
     if preset.content is None:
