@@ -271,7 +271,7 @@ def draw_contrasts(
         opposite = "against it", overlaid(page, maps["counterfactual"])
         heading = "Why this class and not that one"
         save("gradcam_against.png", [photos, plain, contrast, opposite], heading, titles)
-    wrong = [i for i, title in enumerate(page.titles) if " → " in title]
+    wrong = (page.y != page.guesses).nonzero()[:, 0].tolist()
     if wrong and overlays and data.options.wrong_first:
         guess = "Grad-CAM of the guess", overlaid(page, maps["gradcam_guess"])
         three = photos, ("Grad-CAM of the label", overlays), guess

@@ -59,14 +59,12 @@ class Page:
         return self.chances.argmax(dim=1)
 
     def captions(self) -> list[str]:
-        """Return the titles, each with its class's probability; of a wrong guess, both."""
-        best = self.chances.amax(dim=1).tolist()
-        return [
-            f"{title} {chance:.1%}" + (f" → {likeliest:.1%}" if " → " in title else "")
-            for title, chance, likeliest in zip(
-                self.titles, self.probabilities(), best, strict=True
-            )
-        ]
+        """Return the titles, each with its class's probability; of label → guess, both."""
+        best, captions = self.chances.amax(dim=1).tolist(), []
+        for title, chance, likeliest in zip(self.titles, self.probabilities(), best, strict=True):
+            label, arrow, guess = title.partition(" → ")
+            captions.append(f"{label} {chance:.1%}" + (arrow and f" → {guess} {likeliest:.1%}"))
+        return captions
 
     def probabilities(self) -> list[float]:
         """Return the probability of each photo's class."""
