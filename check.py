@@ -20,7 +20,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent
 EXPECTED = ROOT / "data" / "expected.npz"
+LACKING = "no picture shows"
 MOST_LETTERS = 400  # of a message
 # a known mistake is named where it is so much nearer than the reference and any other mistake
 NEARER = 0.4
@@ -52,6 +53,7 @@ class Outcome:
     title: str
     status: str  # ok, wrong, missing or error
     words: str = ""  # one line: what was expected, what was found, where
+    share: float = 0  # of what is compared, that is right
 
 
 @dataclass
@@ -73,12 +75,18 @@ atexit.register(SERVER.close)
 
 
 def measure(
-    item: Item, root: Path, patience: float = PATIENCE, edition: str = ASSIGNMENT
+    item: Item,
+    root: Path,
+    patience: float = PATIENCE,
+    inputs: dict | None = None,
+    edition: str = ASSIGNMENT,
 ) -> Measured:
-    """Run an item on the solution in a folder, in a process of its own."""
+    """Run an item on the solution in a folder, in a process of its own, with other inputs than
+    the students' where such are given.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        arguments = (item.name, edition, str(root), name, patience)
+        arguments = (item.name, edition, str(root), name, patience, inputs or {})
         try:
             how, report = SERVER.run(arguments, patience)
         except ServerError as error:
@@ -127,6 +135,7 @@ class Expected:
         with np.load(path) as file:
             self.arrays = dict(file)
         self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
+        self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
 
     def values(self, name: str, mistake: int | None = None) -> Arrays:
         """Return what an item measures, by `Edition.values`: "group/name" → array; with `mistake`,
@@ -192,7 +201,7 @@ def judge(
     item: Item, measured: Measured, expected: Expected, root: Path, edition: str = ASSIGNMENT
 ) -> Outcome:
     """Return the verdict on what was measured."""
-    status, words = measured.status, measured.words
+    status, words, share = measured.status, measured.words, 0.0
     where = measured.place or _definition(root, place(edition, item.name))
     name = TABLE[edition].values(item.name)
     question, _ = item.editions.get(edition, ("", 0))
@@ -200,9 +209,12 @@ def judge(
         findings = list(measured.findings)
         if item.name.endswith("_captum"):
             findings = [*lacking_rows(item, measured.arrays, expected), *findings]
+            figures = {key.partition("/")[0] for key in expected.values(name)}
+            share = 1 - sum(words.startswith(LACKING) for words in findings) / len(figures)
         elif item.tolerance and not expected.values(name):
             return Outcome(item.name, question, item.title, "error", "no values are stored")
         elif measured.arrays or not findings:
+            share = share_within(item.tolerance, measured.arrays, expected.values(name))
             error = distance(measured.arrays, comparable(expected.values(name), measured))
             if not error <= item.tolerance:
                 likeness = expected.likeness(name, item.tolerance, measured.arrays)
@@ -215,7 +227,8 @@ def judge(
     words = one_line(words)
     if status != "ok" and where:
         words = f"{words} ({where})"
-    return Outcome(item.name, question, item.title, status, words)
+    share *= 1 / (1 + len(measured.findings))  # a finding counts as much as all values
+    return Outcome(item.name, question, item.title, status, words, round(share, 4))
 
 
 def comparable(wanted: Arrays, measured: Measured) -> Arrays:
@@ -245,13 +258,13 @@ def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
     ways = expected.values(item.name)
     figures = dict.fromkeys(key.partition("/")[0] for key in ways)
     shown = {key.partition("/")[0] for key, wanted in ways.items() if is_drawn(wanted)}
-    known = expected.mistakes[item.name]
+    known = expected.mistakes.get(item.name, [])
     mistakes = [
         words
         for i, words in enumerate(known)
         if any(map(is_drawn, expected.values(item.name, i).values()))
     ]
-    lacking = [f"no picture shows {figure}" for figure in figures if figure not in shown]
+    lacking = [f"{LACKING} {figure}" for figure in figures if figure not in shown]
     return lacking and [*mistakes, *lacking]
 
 
@@ -265,6 +278,17 @@ def distance(found: Arrays, wanted: Arrays) -> float:
         error = relative_error(found[key], values) if key in found else np.inf
         errors[group] = max(errors.get(group, 0.0), error)
     return min(errors.values(), default=0.0)
+
+
+def share_within(tolerance: float, found: Arrays, wanted: Arrays) -> float:
+    """Return the share of a group's arrays that lie within a tolerance, of the group that fits
+    best.
+    """
+    groups: dict[str, list[bool]] = {}
+    for key, values in wanted.items():
+        right = key in found and relative_error(found[key], values) <= tolerance
+        groups.setdefault(key.partition("/")[0], []).append(right)
+    return max((sum(right) / len(right) for right in groups.values()), default=1.0)
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -318,21 +342,51 @@ def check(
     items: Sequence[Item],
     patience: float = PATIENCE,
     jobs: int = 2,
+    hidden: Expected | None = None,
     edition: str = ASSIGNMENT,
 ) -> Iterator[Outcome]:
-    """Check a solution's items, a few at a time; yield the outcomes in order."""
+    """Check a solution's items, a few at a time; yield the outcomes in order.
+
+    With `hidden`, values for inputs that students do not have, an item is ok that is right for
+    these; the students' values only help to tell what is wrong with it.
+    """
     expected = Expected(EXPECTED)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
+
+    def verdict(item: Item, seen: Expected) -> Outcome:
+        measured = measure(item, root, patience, seen.inputs, edition)
+        return judge(item, measured, seen, root, edition)
+
+    def outcome(item: Item) -> Outcome:
+        found = verdict(item, hidden or expected)
+        if not hidden or found.status != "wrong":
+            return found
+        known = verdict(item, expected)
+        if known.status == "wrong":
+            return replace(known, share=found.share)
+        return replace(found, words=f"right for the inputs of check.py alone: {found.words}")
+
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(measure, item, root, patience, edition) for item in items]
+        pending = [pool.submit(outcome, item) for item in items]
         try:
-            for item, future in zip(items, pending, strict=True):
-                yield judge(item, future.result(), expected, root, edition)
+            for future in pending:
+                yield future.result()
         except (KeyboardInterrupt, SystemExit):
             SERVER.close()  # so that nobody waits for the items that run
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_edition(
+    root: Path,
+    items: Sequence[Item],
+    edition: str,
+    patience: float = PATIENCE,
+    hidden: Expected | None = None,
+) -> Iterator[Outcome]:
+    """Check a solution of an edition as `check` does."""
+    yield from check(root, items, patience, hidden=hidden, edition=edition)
 
 
 def make_parser() -> Parser:
@@ -394,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with unwinding_signals():
             root = options.root.resolve()
-            for outcome in check(root, items, options.limit, edition=edition):
+            for outcome in check_edition(root, items, edition, options.limit):
                 outcomes.append(outcome)
                 where = f"{outcome.question:4} {outcome.name:20}"
                 print_line(f"{where} {outcome.status:8} {outcome.words}".rstrip())

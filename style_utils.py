@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import image_utils
+from adapters.preparation import Preparation
 from errors import InputError, cause, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
@@ -133,6 +135,7 @@ def extract_features(
     layers = list(feature_layers(cnn).values())
     if last_layer is not None:
         layers = layers[: _layer(last_layer, "last_layer", len(layers)) + 1]
+    x = _preparation(cnn)(x)
     features = []
     for layer in layers:
         first = next(module for module in layer.modules() if not list(module.children()))
@@ -258,13 +261,18 @@ def style_transfer(
     begin = _noise(content_img, seed) if init_random else content_img
     begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
     rule = _rule(optimizer, begin, num_iterations)
-    layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
+    kept = sorted({content_layer, *style_layers})
+    layers = _frozen_layers(cnn, kept, content_img)
+    content_layer, style_layers = kept.index(content_layer), [kept.index(k) for k in style_layers]
     with torch.no_grad():
         feats = extract_features(content_img, layers)
+        _check_maps([(kept[k], feats[k]) for k in style_layers])
         content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
         del feats  # of a large picture they take a gigabyte
-        style_maps = (_style_maps(layers, style_layers, img) for img in style_imgs)
-        grams = [[style_loss.gram_matrix(feats) for feats in maps] for maps in style_maps]
+        grams = []
+        for img in style_imgs:
+            feats = extract_features(img, layers)
+            grams.append([style_loss.gram_matrix(feats[k]) for k in style_layers])
         if masks:
             style_loss = GuidedStyleLoss(
                 scaled_masks(region_masks(masks, content_img, len(styles)), sizes)
@@ -282,8 +290,8 @@ def style_transfer(
             image = rule.picture(t)
             feats = extract_features(image, layers)
             # Question 2.4: forward through the three criteria
-            content = content_loss(content_weight, feats[content_layer], content_target)
             style = style_loss(feats, style_layers, style_targets, style_weights)
+            content = content_loss(content_weight, feats[content_layer], content_target)
             tv = tv_loss(image, tv_weight)
             # End
             del feats
@@ -321,9 +329,6 @@ def _progress(
         terms: content, style and total variation; a loss over no layers may be the number 0.
         by_layer: the style term by layer.
         colors: the picture whose colours the reported one is given; None leaves it its own.
-
-    Raises:
-        InputError: the loss is not finite.
     """
     content, style, tv = (torch.as_tensor(term).item() for term in terms)
     if not math.isfinite(content + style + tv):
@@ -347,21 +352,20 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
     )
 
 
-def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
-    """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = (
-        copied(nn.Sequential(*list(feature_layers(cnn).values())[:depth]))
-        .requires_grad_(False)
-        .eval()
-    )
-    for layer in layers.children():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # or `extract_features` would copy what it overwrites
-    if like.shape[2:].numel() >= LARGE:
-        layers = nn.Sequential(
-            *(Recomputed(each) if list(each.children()) else each for each in layers.children())
-        )
-    return layers.to(like).to(memory_format=torch.channels_last)
+def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> nn.Module:
+    """Copy a network's layers up to the last of `kept`, in the memory layout that convolutions are
+    fastest in: one block a kept layer, with those before it, whose output nobody needs.
+    """
+    layers = copied(first_layers(cnn, kept[-1] + 1))
+    blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *kept])]
+    for block in blocks:
+        if isinstance(block[0], nn.ReLU):
+            block[0].inplace = False  # or `extract_features` would copy what it overwrites
+    if like.shape[2:].numel() >= LARGE and not like.is_cuda:
+        blocks[1:] = [Recomputed(block) for block in blocks[1:]]  # a first convolution keeps little
+    frozen = nn.Sequential(*blocks).requires_grad_(False).eval()
+    frozen.photo_preparation = layers.photo_preparation
+    return frozen.to(like).to(memory_format=torch.channels_last)
 
 
 def _used(
@@ -393,18 +397,24 @@ def _weight(weight: float, argument: str) -> float:
     return weight
 
 
-def _style_maps(
-    layers: nn.Module, style_layers: list[int], image: torch.Tensor
-) -> list[torch.Tensor]:
-    """Return the style layers' feature maps."""
-    feats = extract_features(image, layers)
-    for layer in style_layers:
-        if feats[layer].dim() != 4:
-            raise InputError(
-                f"style layer {layer} gives {tuple(feats[layer].shape)}, not feature maps (N, C, "
-                f"H, W)"
-            )
-    return [feats[layer] for layer in style_layers]
+def _check_maps(features: Sequence[tuple[int, torch.Tensor]]) -> None:
+    """Raise an error for a style layer, by its number, that gives no feature maps."""
+    for layer, maps in features:
+        if maps.dim() != 4:
+            shape = tuple(maps.shape)
+            raise InputError(f"style layer {layer} gives {shape}, not feature maps (N, C, H, W)")
+
+
+def first_layers(cnn: nn.Module, count: int) -> nn.Module:
+    """Return the first layers in `.features`, which take photos as the network does."""
+    layers = nn.Sequential(*list(feature_layers(cnn).values())[:count])
+    layers.photo_preparation = _preparation(cnn)  # type: ignore[assignment]
+    return layers
+
+
+def _preparation(cnn: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns images normalised as ImageNet's into the network's own inputs."""
+    return getattr(cnn, "photo_preparation", None) or Preparation()
 
 
 def feature_layers(cnn: nn.Module) -> dict[str, nn.Module]:

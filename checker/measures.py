@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from checker.editions import Photos
+from checker.editions import WIDE, Photos
 from checker.solution import Missing, Solution, imported
+from data_utils import load_imagenet_val
 from files.course import package_file
 from image_utils import (
     SQUEEZENET_MEAN,
@@ -39,23 +41,6 @@ from image_utils import (
 from model_utils import load_model
 
 EVERY = 6  # of the figures' pixels each way that are compared
-# Photos that packages ship, and a class that has something for it and something against it, so that
-# signs and masks matter.
-PHOTOS = (
-    ("skimage", "data/chelsea.png", 30),
-    ("skimage", "data/coffee.png", 457),
-    ("skimage", "data/camera.png", 872),
-    ("skimage", "data/motorcycle_left.png", 665),
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", 652),
-)
-# Of fooling images, by the photos and the steps' length: photo and target, one that is reached
-# soon, and one that is reached late and by little. Both are clearly behind before the last step,
-# and clearly ahead after it.
-FOOLED = {
-    ("wide", 10): ((1, 779), (1, 310)),
-    ("square", 10): ((3, 6), (1, 779)),
-    ("square", 1): ((0, 6), (3, 6)),
-}
 MANY = 50  # of a fooling image's steps: four times what is needed
 NEVER_STOPS = "never stops: the network is fooled, and the steps go on"
 STEPS = 30  # of feature inversion
@@ -64,6 +49,38 @@ OUTSIDE = "the {} no gradient: it was computed outside the graph (detach, item, 
 OTHER_CALL = 0.01  # relative difference of two calls that means something
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the items are measured with: by default what students have the values of, in a grader
+    others.
+    """
+
+    size: tuple[int, int] = (96, 128)  # of the photos, height and width: not square, and quick
+    # Two of scikit-image: file, what is taken of it (left, top, right, bottom, as shares), and a
+    # class that has something for it and something against it, so that signs and masks matter.
+    photos: tuple[tuple[str, tuple[float, float, float, float], int], ...] = (
+        ("data/chelsea.png", (0, 0, 1, 1), 30),
+        ("data/coffee.png", (0, 0, 1, 1), 457),
+    )
+    # Of the fooling image: clearly behind before the last step, clearly ahead after it.
+    target: int = 779
+    grown: int = 187  # of class visualization
+    seed: int = 0  # of all random numbers; 0 stands for these defaults
+
+
+inputs = Inputs()  # set by the process that measures
+# Further ones, for functions that want five.
+FURTHER = (
+    ("skimage", "data/camera.png", 872),
+    ("skimage", "data/motorcycle_left.png", 665),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", 652),
+)
+# Photo and target of fooling images in steps of this length: of one that is reached soon, and one
+# that is reached late and by little.
+FOOLED = {10: ((3, 6), (1, 779)), 1: ((0, 6), (3, 6))}
+LATE = (1, 310)  # in our own starter's photos
 
 
 class Finding(Exception):
@@ -90,21 +107,31 @@ def network(solution: Solution) -> nn.Module:
     return copy.deepcopy(_squeezenet()).train(not solution.edition.eval_mode)
 
 
-@functools.cache
-def pictures(kind: Photos) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an edition's photos as the network sees them, (N, 3, H, W), and classes (N,)."""
-    chosen = [
-        open_image(package_file(package, name)).resize((kind.width, kind.height))
-        for package, name, _ in PHOTOS[: kind.count]
-    ]
-    X = preprocess_image(np.stack([np.asarray(picture) for picture in chosen]))
-    images = torch.from_numpy(np.ascontiguousarray(X.transpose(0, 3, 1, 2)))
-    return images, torch.tensor([label for *_, label in PHOTOS[: kind.count]])
+def photos(kind: Photos = WIDE) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Return an edition's photos, uint8 (N, H, W, 3), as the network sees them, (N, 3, H, W), and
+    classes.
+    """
+    size = inputs.size if kind is WIDE else (kind.height, kind.width)
+    X = np.stack([np.asarray(picture(i, size)) for i in range(kind.count)])
+    images = preprocess_image(X).transpose(0, 3, 1, 2)
+    labels = [label for *_, label in (*inputs.photos, *FURTHER)]
+    return X, torch.from_numpy(np.ascontiguousarray(images)), torch.tensor(labels[: kind.count])
+
+
+def picture(index: int, size: tuple[int, int]) -> Image.Image:
+    """Return a photo, brought to a height and a width."""
+    if index >= len(inputs.photos):
+        return open_image(package_file(*FURTHER[index - 2][:2])).resize(size[::-1])
+    file, box, _ = inputs.photos[index]
+    image = open_image(package_file("skimage", file))
+    left, top, right, bottom = (s * side for s, side in zip(box, 2 * image.size, strict=True))
+    return image.resize(size[::-1], box=(left, top, right, bottom))
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
     """Return seeded normal random numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(1000 * inputs.seed + seed)
+    return torch.randn(shape, generator=generator)
 
 
 def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -136,7 +163,7 @@ def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
 def maps(solution: Solution, item: str, kind: type, channels: tuple[int, ...] = ()) -> Arrays:
     """Compute maps of the photos twice, and see what else has happened to network and photos."""
     compute, edition = solution.function(item), solution.edition
-    given, labels = pictures(edition.photos)
+    _, given, labels = photos(edition.photos)
     shape = (*given.shape[:1], *given.shape[2:], *channels)
     prepared = item in edition.prepared
     model, images = network(solution), given.clone().requires_grad_(prepared)
@@ -282,6 +309,17 @@ def measure_guided_grad_cam(solution: Solution) -> Arrays:
     return maps(solution, "guided_grad_cam", np.ndarray, (3,))
 
 
+def captum_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Return the photos, 224×224, that the scripts draw by Captum, classes, and the classes'
+    names.
+    """
+    X, y, names = load_imagenet_val(2)
+    if inputs.seed:
+        X = np.stack([np.asarray(picture(i, X.shape[1:3])) for i in range(2)])
+        y = np.array([label for *_, label in inputs.photos])
+    return X, y, names
+
+
 def captum_rows(solution: Solution, script: str) -> Arrays:
     """Run a script in this scratch folder, on two photos, and return the rows of maps that it has
     drawn by Captum.
@@ -294,11 +332,7 @@ def captum_rows(solution: Solution, script: str) -> Arrays:
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
     figures, data, captum = map(imported, ("figure_utils", "data_utils", "captum_utils"))
     vision: Any = torchvision.models
-    draw_rows, load_photos, model = (
-        figures.draw_rows,
-        data.load_imagenet_val,
-        network(solution).eval(),
-    )
+    draw_rows, model = figures.draw_rows, network(solution).eval()
 
     def record(rows, *given, **kwargs):
         shapes = [np.asarray(tile).shape for _, tiles in rows for tile in tiles]
@@ -309,14 +343,19 @@ def captum_rows(solution: Solution, script: str) -> Arrays:
         return draw_rows(rows, *given, **kwargs)
 
     figures.draw_rows = captum.draw_rows = record
-    data.load_imagenet_val = lambda *_, **__: load_photos(2)
+    os.environ["CS7643_DATA"] = ""
+    X, y, names = captum_photos()
+    data.load_imagenet_val = lambda *_, **__: (X, y, names)
     vision.squeezenet1_1 = lambda *_, **__: model
     imported("visualizers.common")
     package: Any = sys.modules["visualizers"]
     package.SaliencyMap = package.GradCam = _StandIn
     Path("visualization").mkdir()
     sys.argv = [f"{script}.py", "--num", "2", "--quiet", "--weights", "bundled", "--out", "."]
-    os.environ["CS7643_DATA"] = ""
+    if inputs.seed:
+        for name, pixels in zip(("1.png", "2.png"), X, strict=True):
+            Image.fromarray(pixels).save(name)
+        sys.argv += ["--images", "1.png", "2.png", "--labels", *map(str, y)]
     module: Any = imported(script)  # a flat one has done everything now
     if hasattr(module, "make_figures"):
         parser = imported("cli.options").make_parser("")
@@ -360,12 +399,12 @@ def measure_gradcam_captum(solution: Solution) -> Arrays:
 def measure_fooling_image(solution: Solution) -> Arrays:
     """Fool the network for a target that is reached soon, and for one that is reached late."""
     compute, edition = solution.function("fooling_image"), solution.edition
-    photos, _ = pictures(edition.photos)
+    _, images, _ = photos(edition.photos)
     arrays: Arrays = {}
-    for name, (number, target) in zip(
-        ("soon", "late"), FOOLED[edition.photos.name, edition.step], strict=True
-    ):
-        given = photos[number : number + 1].contiguous()
+    wide = [(1, inputs.target), *([] if inputs.seed else [LATE])]
+    targets = wide if edition.photos is WIDE else FOOLED[edition.step]
+    for name, (number, target) in zip(("soon", "late"), targets, strict=False):
+        given = images[number : number + 1].contiguous()
 
         def fool(target: int = target, given: torch.Tensor = given, **options: Any) -> np.ndarray:
             model, X, looks = network(solution), given.clone(), []
@@ -405,10 +444,10 @@ def measure_class_visualization(solution: Solution) -> Arrays:
 
     def grow(rate: float, l2_reg: float = 1e-3) -> np.ndarray:
         options = GROWN | {"learning_rate": rate, "l2_reg": l2_reg}
-        np.random.seed(0)
+        np.random.seed(inputs.seed)
         if "img" in where.takes.split():
             return _pixels(_run_of_steps(compute, model, where.next, **options))
-        torch.manual_seed(0)
+        torch.manual_seed(inputs.seed)
         return _pixels(_whole_run(solution, compute, model, **options))
 
     noise, grown, strong = grow(1e-6), grow(RATE), grow(RATE, l2_reg=1)
@@ -445,8 +484,8 @@ def _whole_run(solution: Solution, compute: Callable, model: nn.Module, **option
     if solution.edition.quiet:
         options["generate_plots"] = False
     if "class_names" in solution.place("class_visualization").takes:
-        options["class_names"] = {187: "terrier"}
-    picture = compute(target_y=187, model=model, dtype=torch.FloatTensor, **options)
+        options["class_names"] = {inputs.grown: "a class"}
+    picture = compute(target_y=inputs.grown, model=model, dtype=torch.FloatTensor, **options)
     if inspect.ismodule(picture):  # matplotlib.pyplot, in which it is drawn
         return Image.fromarray(np.asarray(picture.gca().images[-1].get_array(), np.uint8))
     return picture
@@ -463,10 +502,10 @@ def _run_of_steps(
 ) -> Any:
     """Return the picture after some steps, each followed by what the notebooks do to it."""
     mean, std = (torch.from_numpy(x).view(3, 1, 1) for x in (SQUEEZENET_MEAN, SQUEEZENET_STD))
-    torch.manual_seed(0)
+    torch.manual_seed(inputs.seed)
     image = torch.randn(1, 3, 224, 224).requires_grad_(following != "copy")
     for t in range(num_iterations):
-        given = {"img": image, "target_y": 187, "model": model}
+        given = {"img": image, "target_y": inputs.grown, "model": model}
         value = compute(**given, l2_reg=l2_reg, learning_rate=learning_rate)
         if following == "result":
             expect(value, torch.Tensor, (1, 3, 224, 224))
@@ -649,8 +688,8 @@ def measure_style_transfer(solution: Solution) -> Arrays:
     seen: list[torch.Tensor] = []
     layers = [_Recorded(20, seen.append), *(_Recorded(seed) for seed in range(21, 25))]
     Path("styles_images").mkdir()
-    for name, (package, file, _) in zip(("content.png", "style.png"), PHOTOS[:2], strict=True):
-        open_image(package_file(package, file)).resize((40, 32)).save(name)
+    for index, name in enumerate(("content.png", "style.png")):
+        picture(index, (32, 40)).save(name)
     owner: Any = solution.owner("style_transfer")
     paint = solution.function("style_transfer", owner)
     given: dict[str, Any] = {"name": "painted", "content_image": "content.png"}
@@ -685,9 +724,9 @@ def measure_feature_inversion(solution: Solution) -> Arrays:
     """
     content, style, tv = map(solution.function, ("content_loss", "style_loss", "tv_loss"))
     layers = network(solution).features[:4].eval()
-    photo = open_image(package_file(*PHOTOS[0][:2])).resize((32, 32))
-    wanted = layers(preprocess(photo, 32)).detach()
-    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = layers(preprocess(picture(0, (32, 32)), 32)).detach()
+    generator = torch.Generator().manual_seed(inputs.seed)
+    image = torch.rand(1, 3, 32, 32, generator=generator).requires_grad_()
     target = torch.zeros(1, 64, 64)
     first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
     for _ in range(STEPS):

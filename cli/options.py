@@ -19,6 +19,10 @@ class Parser(argparse.ArgumentParser):
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
+    def __init__(self, prog: str):
+        """Leave more room for the options, so that fewer take two lines."""
+        super().__init__(prog, max_help_position=30)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         stated = (
             action.default is None or action.default is False or "(default" in (action.help or "")
@@ -61,7 +65,27 @@ def make_parser(description: str) -> Parser:
     )
     add("--seed", type=whole_number(0), default=1, metavar="N", help="random seed")
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
+    _add_network_options(parser)
     return parser
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a network of one's own may not say of itself."""
+    title = "how the network takes photos and gives scores (default: what it says of itself)"
+    add = parser.add_argument_group(title).add_argument
+    numbers: dict[str, Any] = {"nargs": "+", "metavar": "X"}
+    what = "of its photos' pixels, one number or three"
+    add("--mean", type=real_number(-(2**63)), **numbers, help=f"mean {what}")
+    add("--std", type=real_number(above=True), **numbers, help=f"standard deviation {what}")
+    ranges = (
+        "the largest value of a pixel before mean and std (default: 255 where a mean is above 1); "
+        "without these the pixels are not normalised"
+    )
+    add("--range", type=int, choices=(1, 255), dest="pixel_range", help=ranges)
+    output = "of several outputs the one with the scores: a key, a field's name or a number"
+    add("--output", metavar="KEY", help=output)
+    sigmoid = "classes that do not exclude one another: probabilities by the sigmoid"
+    add("--sigmoid", action="store_true", default=False, help=sigmoid)
 
 
 def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -129,9 +153,9 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
     "size": {
         "type": whole_number(32, 2048),
-        "default": 224,
         "metavar": "PIXELS",
-        "help": "short side of the photos as the network sees them",
+        "help": "short side of the photos as the network sees them (default: the network's own, of "
+        "SqueezeNet 224)",
     },
     "whole": {
         "action": "store_true",
@@ -145,6 +169,17 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "default": False,
         "help": "scale each Grad-CAM map alone (default: those of a figure together, as the course "
         "does)",
+    },
+    "against": {
+        "metavar": "CLASS",
+        "help": "also why the photos' classes and not this one, id or name: maps of the difference "
+        "of their scores; or second: each photo's likeliest other class",
+    },
+    "wrong_first": {
+        "action": "store_true",
+        "default": False,
+        "help": "the photos that the network gets wrong come first, with the maps of their label "
+        "and of the guess",
     },
     "arrays": {
         "action": "store_true",
@@ -170,11 +205,12 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
 }
 # Recorded in the figures where they are not the default.
-RECORDED = ("size", "whole", "per_image")
+RECORDED = ("size", "whole", "per_image", "against", "wrong_first")
 # Which figures are made, not how: recorded in none.
 SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.
-SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
+NETWORK_OPTIONS = {"arch", "weights", "device", "mean", "std", "pixel_range", "output", "sigmoid"}
+SHARED_OPTIONS = NETWORK_OPTIONS | {"out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
 
 
 def photo_option(options: argparse.Namespace, name: str) -> Any:

@@ -122,10 +122,6 @@ def given(options: argparse.Namespace, name: str) -> Any:
 def chosen_presets(options: argparse.Namespace) -> list[Preset]:
     """Return the presets by --only, or the one that --content and --style make, with the options'
     pictures and sizes.
-
-    Raises:
-        InputError: a name that no preset has, or pictures, shares and masks that do not fit one
-            another.
     """
     chosen = presets()
     names = [*(preset.name for preset in chosen), STRIPS]
@@ -163,6 +159,8 @@ def _with_pictures(preset: Preset, options: argparse.Namespace) -> Preset:
         raise InputError(f"--mask: {len(masks)} masks for {len(styles)} styles; give one for each")
     if masks and (texture or style_shares):
         raise InputError("--mask: regions need a content picture, and no --style-shares")
+    if preset.name == STRIPS and (texture or len(styles) > 1 or masks):
+        raise InputError("--only layers: the strips need a content picture and one style, no mask")
     if preset.name not in (INVERSION, STRIPS) and (options.content or options.style):
         stem = "_".join(path.stem for path in styles)
         changes["name"] = f"{stem}_{'texture' if content is None else content.stem}"

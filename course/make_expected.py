@@ -24,12 +24,10 @@ from captum_utils import attr, attribution_row, compute_attributions
 from checker import measures
 from checker.editions import ASSIGNMENT, TABLE, Edition
 from checker.items import ELSEWHERE, ITEMS, Item, place
-from checker.measures import EVERY
 from checker.solution import Solution
 from cli.options import Parser
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, RIGHT
-from data_utils import load_imagenet_val
 from files.atomic import atomic_write
 from image_utils import preprocess_image
 from model_utils import load_model
@@ -58,11 +56,8 @@ def main() -> None:
     arrays, mistakes = kept(set(items) - set(only))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = solution_in(Path(name))
         sys.path.insert(0, name)
-        for file, content in course_files(ROOT).items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(content)
         captum = captum_rows() if any(name.endswith("_captum") for name in only) else {}
         for name, (right, wrong) in captum.items():
             arrays |= {f"{name}/{key}": row for key, row in right.items()}
@@ -74,7 +69,7 @@ def main() -> None:
                 for body, words in bodies(item, edition):
                     key = f"{name}~{len(known)}" if words else name
                     known += [words] if words else []
-                    found = measured(item, folder, body, edition)
+                    found = with_body(item, folder, body, edition)
                     if "plain/change" in found:  # only the way that the body takes
                         way = "plain" if PLAIN_STEP.search(body) else "unit"
                         found = {key: found[key] for key in found if key.startswith(way)}
@@ -84,6 +79,14 @@ def main() -> None:
     with atomic_write(check.EXPECTED) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, mistakes=json.dumps(mistakes), **arrays)
     print(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
+
+
+def solution_in(folder: Path) -> Path:
+    """Copy the solution into a folder."""
+    for file, content in course_files(ROOT).items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
+    return folder
 
 
 def kept(names: set[str]) -> tuple[Arrays, dict[str, list[str]]]:
@@ -143,7 +146,7 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
     """
     model = load_model(weights="bundled", device="cpu")
     os.environ["CS7643_DATA"] = ""
-    X, y, _ = load_imagenet_val(2)
+    X, y, _ = measures.captum_photos()
     images = torch.from_numpy(np.ascontiguousarray(preprocess_image(X).transpose(0, 3, 1, 2)))
     cam, first = model.features[12], model.features[3]
 
@@ -153,7 +156,7 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
         _, tiles = attribution_row(
             "", maps if merge is None else getattr(maps, merge)(dim=1, keepdim=True), X
         )
-        return np.stack(tiles)[:, ::EVERY, ::EVERY].astype(np.float32) - 165
+        return np.stack(tiles)[:, :: measures.EVERY, :: measures.EVERY].astype(np.float32) - 165
 
     saliency, guided = attr.Saliency(model), attr.GuidedGradCam(model, cam)
     largest = row(saliency, "amax")
@@ -184,7 +187,7 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
     }
 
 
-def measured(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
+def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
     """Return what an item measures on the solution with a body in the place of its function's. No
     other finding may accompany it.
     """
@@ -214,6 +217,16 @@ def measured(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
     if solution.findings:
         raise ValueError(f"{item.name}: {solution.findings} of {body}")
     return arrays
+
+
+def measured(item: Item, folder: Path, inputs: dict | None = None) -> Arrays:
+    """Return an item's values, which no other finding may accompany."""
+    found = check.measure(item, folder, inputs=inputs)
+    if found.status != "ok" or found.findings:
+        raise ValueError(
+            f"{item.name}: {found.status} {found.words} {found.place} {found.findings}"
+        )
+    return found.arrays
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
         "techniques",
         "captum",
         "per_image",
+        "against",
+        "wrong_first",
         "arrays",
         "figures",
     }
@@ -62,14 +64,18 @@ def test_defaults():
         "out": None,
         "seed": 1,
         "quiet": False,
+        **dict.fromkeys(("mean", "std", "pixel_range", "output")),
+        "sigmoid": False,
     }
     assert vars(make_parser("a test").parse_args([])) == shared
     photos = {"images": None, "labels": None, "num": None, "chunk": 8}
     assert vars(options()) == shared | photos
     photos |= {
-        "size": 224,
+        "size": None,
         "whole": False,
         "per_image": False,
+        "against": None,
+        "wrong_first": False,
         "arrays": False,
         "figures": None,
         "classes": None,
