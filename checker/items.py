@@ -155,7 +155,7 @@ ITEMS = (
         FOOLING,
         "FoolingImage.make_fooling_image",
         10,
-        0.05,
+        0.1,
         "Work on a copy of X. Look at the scores before each step and stop as soon as the target's "
         "is the highest.",
     ),

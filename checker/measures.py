@@ -41,8 +41,7 @@ from image_utils import (
 from model_utils import load_model
 
 EVERY = 6  # of the figures' pixels each way that are compared
-MANY = 50  # of a fooling image's steps: four times what is needed
-NEVER_STOPS = "never stops: the network is fooled, and the steps go on"
+MANY = 20  # times that a network may be looked at after it has been fooled
 STEPS = 30  # of feature inversion
 RATE = 50  # of class visualization: its steps' length
 OUTSIDE = "the {} no gradient: it was computed outside the graph (detach, item, .data or NumPy)"
@@ -79,7 +78,7 @@ FURTHER = (
 )
 # Photo and target of fooling images in steps of this length: of one that is reached soon, and one
 # that is reached late and by little.
-FOOLED = {10: ((3, 6), (1, 779)), 1: ((0, 6), (3, 6))}
+FOOLED = {10: ((3, 254), (1, 779)), 1: ((0, 43), (3, 6))}
 LATE = (1, 310)  # in our own starter's photos
 
 
@@ -397,40 +396,56 @@ def measure_gradcam_captum(solution: Solution) -> Arrays:
 
 
 def measure_fooling_image(solution: Solution) -> Arrays:
-    """Fool the network for a target that is reached soon, and for one that is reached late."""
+    """Fool the network for a target that is reached soon, and look how one is that is reached late:
+    rounding grows with the steps, so that of these only start and stop are looked at.
+    """
     compute, edition = solution.function("fooling_image"), solution.edition
-    _, images, _ = photos(edition.photos)
-    arrays: Arrays = {}
-    wide = [(1, inputs.target), *([] if inputs.seed else [LATE])]
-    targets = wide if edition.photos is WIDE else FOOLED[edition.step]
-    for name, (number, target) in zip(("soon", "late"), targets, strict=False):
-        given = images[number : number + 1].contiguous()
-
-        def fool(target: int = target, given: torch.Tensor = given, **options: Any) -> np.ndarray:
-            model, X, looks = network(solution), given.clone(), []
-            model.classifier.register_forward_hook(lambda *_: looks.append(1))
-            state = _state(model)
-            value = compute(X=X, target_y=target, model=model, **options)
-            fooling = expect(value, torch.Tensor, tuple(given.shape)).copy()
-            endless = len(looks) > MANY and model.eval()(value.detach()).argmax() == target
-            for change in [*_changes(model, state, X, given), *([NEVER_STOPS] if endless else [])]:
-                if change not in solution.findings:
-                    solution.findings.append(change)
-            return fooling - given.numpy()
-
-        difference = fool()
-        arrays[f"image/{name}"] = difference[..., :: edition.photos.every, :: edition.photos.every]
-        if not difference.any():
-            raise Missing("the image is given back as it was")
-        if NEVER_STOPS in solution.findings:
-            break
-        in_training = not edition.eval_mode and name == "soon"
-        if in_training and _differs(fool(), difference):
+    soon, late = ((1, inputs.target), LATE) if edition.photos is WIDE else FOOLED[edition.step]
+    difference = _fooling(solution, compute, *soon)
+    if not difference.any():
+        raise Missing("the image is given back as it was")
+    if not solution.once and not solution.findings:
+        if not edition.eval_mode and _differs(_fooling(solution, compute, *soon), difference):
             solution.findings.append("two runs differ: dropout is left on; use eval mode")
-        limited = name == "late" and solution.accepts("fooling_image", "max_iter")
-        if limited and not solution.once and not _differs(fool(max_iter=2), difference):
+        difference_late = _fooling(solution, compute, *(soon if inputs.seed else late))
+        limited = solution.accepts("fooling_image", "max_iter") and not solution.findings
+        if limited and not _differs(
+            _fooling(solution, compute, *late, max_iter=2), difference_late
+        ):
             solution.findings.append("max_iter is ignored: with 2 all steps are taken")
-    return arrays
+    return {"image/difference": difference[..., :: edition.photos.every, :: edition.photos.every]}
+
+
+def _fooling(
+    solution: Solution, compute: Callable, number: int, target: int, **options: Any
+) -> np.ndarray:
+    """Return what is added to a photo; note what has happened to it and to the network, and whether
+    the steps have ended when the network was fooled.
+    """
+    _, images, _ = photos(solution.edition.photos)
+    given, model = images[number : number + 1].contiguous(), network(solution)
+    asked: list[torch.Tensor] = []  # the images that the network has seen
+    fooled: list[bool] = []  # by each of them
+    model.features.register_forward_pre_hook(lambda _, x: asked.append(x[0].detach().clone()))
+    model.classifier.register_forward_hook(
+        lambda _, __, scores: fooled.append(int(scores.flatten(1)[0].argmax()) == target)
+    )
+    X, state = given.clone(), _state(model)
+    value = compute(X=X, target_y=target, model=model, **options)
+    fooling = expect(value, torch.Tensor, tuple(given.shape)).copy()
+    found = _changes(model, state, X, given)
+    first = asked[fooled.index(True)].numpy() if True in fooled else None
+    if sum(fooled) > MANY:
+        found.append("never stops: the network is fooled, and the steps go on")
+    elif first is not None and np.linalg.norm(fooling - first) > 0.1 * solution.edition.step:
+        found.append("the steps go on when the network is fooled: look at the scores before each")
+    elif first is None and not options:
+        with torch.no_grad():
+            scores = model.eval()(torch.from_numpy(fooling))
+        if int(scores[0].argmax()) != target:
+            found.append("the steps end before the network is fooled")
+    solution.findings += [] if solution.once else [f for f in found if f not in solution.findings]
+    return fooling - given.numpy()
 
 
 def measure_class_visualization(solution: Solution) -> Arrays:

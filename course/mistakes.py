@@ -288,11 +288,6 @@ MISTAKES = {
             "scores.softmax(dim=1)[0, target_y]",
         ),
         "one step in all": ("range(max_iter)", "range(1)"),
-        "at most three steps": ("range(max_iter)", "range(min(3, max_iter))"),
-        "stops only when the network is sure": (
-            "scores.argmax() == target_y",
-            "scores.softmax(dim=1)[0, target_y] > 0.9",
-        ),
         "two steps a turn": ("10 * gradient", "20 * gradient"),
         "divided by the squared norm": ("gradient.norm()", "gradient.norm() ** 2"),
         "gradients accumulated: those of the steps before are still there": (

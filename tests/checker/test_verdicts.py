@@ -270,14 +270,18 @@ SLOW = [
     ),
     ("fooling_image", FOOLING, ""),
     ("fooling_image", FOOLING.replace("model.eval()", "model.train()"), "dropout is left on"),
-    ("fooling_image", FOOLING.replace("range(max_iter)", "range(3)"), "at most three steps"),
+    (
+        "fooling_image",
+        FOOLING.replace("range(max_iter)", "range(3)"),
+        "end before the network is fooled",
+    ),
     ("fooling_image", FOOLING.replace("range(max_iter)", "range(100)"), "max_iter is ignored"),
     (
         "fooling_image",
         FOOLING.replace(
             "scores.argmax() ==", "scores.softmax(1).max() > 0.9 and scores.argmax() =="
         ),
-        "is sure",
+        "go on when the network is fooled",
     ),
     ("fooling_image", FOOLING.replace("g / g.norm()", "g.sign()"), "differ"),
     ("fooling_image", FOOLING.replace("    g.zero_()\n", ""), "gradients accumulated"),
