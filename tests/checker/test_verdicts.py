@@ -288,7 +288,7 @@ SLOW = [
     (
         "fooling_image",
         FOOLING.replace("scores.argmax() == target_y", "target_y in scores[0].topk(5)[1]"),
-        "differ",
+        "end before the network is fooled",
     ),
     ("fooling_image", "return X.clone()", "given back as it was"),
     ("class_visualization", GROWN, ""),
