@@ -19,6 +19,10 @@ class Parser(argparse.ArgumentParser):
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
+    def __init__(self, prog: str):
+        """Leave more room for the options, so that fewer take two lines."""
+        super().__init__(prog, max_help_position=30)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         stated = (
             action.default is None or action.default is False or "(default" in (action.help or "")
