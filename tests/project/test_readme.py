@@ -45,7 +45,11 @@ RUN_BY_THEIR_TESTS = {
     "bash collect_submission.sh --code-only",
 }
 RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map grad_cam"}
-BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
+BENCHMARKS = {
+    *("python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"),
+    "python -m pip install -r benchmarks/requirements-agreement.txt",
+    "python benchmarks/agreement.py",
+}
 NEEDS_NETWORK = {
     "python gradcam.py --arch my_timm.py:network --images cat.jpg",  # timm's weights
     ".venv/bin/python -m pip install torch torchvision --index-url "
