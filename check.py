@@ -9,16 +9,16 @@ it, compares and prints, without torch.
 """
 
 import ast
+import atexit
 import concurrent.futures
 import contextlib
-import importlib
+import io
 import json
-import multiprocessing
 import os
 import re
-import signal
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ import numpy as np
 
 from checker.items import EDITIONS, HOMEWORK, ITEMS, Item, of_edition
 from checker.notebooks import NETWORK, STYLE, write_package
+from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
 from errors import InputError
@@ -40,7 +41,6 @@ MOST_LETTERS = 400  # of a message
 NEARER = 0.4
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
-PRELOADED = ["torch", "torchvision", "captum.attr"]  # once for all items, where the system can fork
 
 
 @dataclass
@@ -67,49 +67,35 @@ class Measured:
 
 # --- Running an item ---
 
+SERVER = Server()
+atexit.register(SERVER.close)
+
 
 def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
     """Run an item on the solution in a folder, in a process of its own."""
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(kind)
-    if kind == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        arguments = (item.name, item.file, str(root), str(folder), patience)
-        process = context.Process(target=_start_item, args=arguments, daemon=True)
-        process.start()
-        process.join(patience)
-        late = process.is_alive()
-        _end(process)
-        if late:
+        arguments = (item.name, item.file, str(root), name, patience)
+        try:
+            how, report = SERVER.run(arguments, patience)
+        except ServerError as error:
+            return Measured("error", str(error))
+        if how["late"]:
             words = f"not done after {patience:g} s: a loop without end, or many times too slow"
             return Measured("error", words, _last_place(folder, root))
         try:
-            return _read(folder)
-        except Exception:
-            # The solution has ended the process, or has itself written something there
-            words = (
-                f"the process was ended with status {process.exitcode} before the check was done"
-            )
+            return _read(report)
+        except Exception:  # the solution has ended the process, or has itself written something
+            status = "" if how["status"] is None else f" with status {how['status']}"
+            words = f"the process was ended{status} before the check was done"
             return Measured("error", words, _last_place(folder, root))
 
 
-def _start_item(*arguments) -> None:
-    # With torch: in the item's own process
-    importlib.import_module("checker.process").run(*arguments)
-
-
-def _end(process: Any) -> None:
-    """End a process and, where it leads a group of its own, those that it started."""
-    process.kill()
-    process.join()
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows knows no groups
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _read(folder: Path) -> Measured:
-    with np.load(folder / "measured.npz") as file:
+def _read(report: bytes) -> Measured:
+    with zipfile.ZipFile(io.BytesIO(report)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
+            raise ValueError("a report that no item makes")
+    with np.load(io.BytesIO(report)) as file:
         arrays = dict(file)
     return Measured(**json.loads(str(arrays.pop("words"))), arrays=arrays)
 
@@ -286,10 +272,11 @@ def check(
         try:
             for item, future in zip(items, pending, strict=True):
                 yield judge(item, future.result(), expected, root)
+        except (KeyboardInterrupt, SystemExit):
+            SERVER.close()  # so that nobody waits for the items that run
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
 
 
 def check_edition(
@@ -393,6 +380,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except InputError as error:
         parser.error(str(error))
+    finally:
+        SERVER.close()
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

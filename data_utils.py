@@ -1,5 +1,4 @@
-"""Photos and their classes: the course's 25 ImageNet photos, photos that installed packages ship,
-and your own.
+"""Photos and their classes: the course's 25, photos in installed packages, and your own.
 
 As a command it brings the course's data into the project, as `files/course.py` does.
 """
@@ -78,8 +77,7 @@ def load_imagenet_val(
 def load_images(
     num: int | None = None, seed: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[int, str]]:
-    """Return photos as the course's edition of 2023 does: `num` of them drawn at random, or all in
-    order.
+    """Return photos as the course's 2023 edition does: `num` drawn at random, or all in order.
 
     Args:
         num: how many; None for all.
@@ -117,8 +115,7 @@ def _photos(
 def course_photos(
     path: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
-    """Return the course's 25 photos, their classes and the names of all classes; None if they are
-    not there.
+    """Return the course's 25 photos, their classes and all class names; None if they are not there.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
@@ -145,9 +142,7 @@ def course_photos(
 
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return five photos that installed packages ship, their classes and the names of all
-    classes.
-    """
+    """Return five photos from installed packages, their classes and all class names."""
     return (
         open_photos(package_files()),
         np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64),
@@ -180,9 +175,7 @@ class PhotoSet(NamedTuple):
 
 
 class Photos:
-    """Photos in files and folders, opened one by one whenever they are gone through: memory holds
-    one at a time.
-    """
+    """Photos in files and folders, opened one by one each time: memory holds one."""
 
     def __init__(
         self,
@@ -208,7 +201,7 @@ class Photos:
         self.size, self.whole, self.num = size, whole, num
         # Each with the folder that it was found in
         self.files = [file for path in paths for file in _find(path)]
-        self._told: set[str | Path] = set()  # the files whose notice has been given
+        self._warned: set[str | Path] = set()  # the files whose notice has been given
         for path, folder in self.files[:num]:
             if folder is None:
                 check_image(path)
@@ -227,20 +220,20 @@ class Photos:
 
     def _open(self) -> Iterator[Photo]:
         for folder, files in itertools.groupby(self.files, key=lambda file: file[1]):
-            barren = folder is not None
+            empty = folder is not None
             for path, _ in files:
                 try:
                     photo = self._read(path)
                 except InputError as error:
                     if folder is None:
                         raise
-                    if path not in self._told:
+                    if path not in self._warned:
                         log.warning("left out: %s", error)
-                    self._told.add(path)
+                    self._warned.add(path)
                 else:
-                    barren = False
+                    empty = False
                     yield photo
-            if barren:
+            if empty:
                 raise _no_image_in(folder)
 
     def _read(self, path: str | Path) -> Photo:
@@ -260,8 +253,7 @@ def find_photos(
     whole: bool = False,
     num: int | None = None,
 ) -> PhotoSet:
-    """Return the photos in files and folders, which are opened whenever they are gone through; or
-    the course's.
+    """Return the photos in files and folders, not opened yet; without any, the course's.
 
     Args:
         images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by
@@ -313,9 +305,7 @@ def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
 
 
 def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
-    """Return a picture's middle square, or the whole of it, with a short side of `size` pixels:
-    uint8 (H, W, 3).
-    """
+    """Return a picture or its middle square, short side `size` pixels: uint8 (H, W, 3)."""
     if not whole:
         return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     scale = size / min(image.size)
@@ -325,8 +315,7 @@ def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
-    """Find the files that a name stands for, each with the folder that it was found in (None: named
-    itself).
+    """Find the files that a name stands for, each with its folder (None: it was named itself).
 
     Raises:
         InputError: an empty name, a folder without any file, or a pattern that fits nothing.
@@ -350,9 +339,7 @@ def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
 
 
 def _files_in(folder: Path) -> list[tuple[str | Path, Path | None]]:
-    """Return what may be a photo in a folder, by name; hidden files and subfolders are not
-    meant.
-    """
+    """Return the files in a folder that may be photos, sorted; hidden ones are left out."""
     try:
         files = sorted(
             p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p)

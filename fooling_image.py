@@ -1,6 +1,4 @@
-"""Question 1.3: a fooling image, and one that still fools the network after it has been stored in 8
-bits.
-"""
+"""Question 1.3: a fooling image, and one that still fools the network when stored in 8 bits."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write fooling_image.png and fooling_image_valid.png, and print whether the network is
-    fooled.
-    """
+    """Write fooling_image.png and fooling_image_valid.png; print whether the network is fooled."""
     from cli.pages import Dataset
     from visualizers import FoolingImage
 
@@ -107,9 +103,7 @@ def chosen_photo(session: Session) -> np.ndarray:
 def figure(
     data: Dataset, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int
 ) -> tuple[list[tuple[str, list[np.ndarray]]], list[str], str]:
-    """Return rows, titles and heading: photo, fooling image, their difference, and the difference
-    amplified.
-    """
+    """Return rows, titles and heading: photo, fooling image, difference, difference amplified."""
     from figure_utils import about_grey, tile
 
     before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))

@@ -18,14 +18,25 @@ from torch import nn
 
 from checker import measures
 from checker.items import UNASKED
+from checker.server import LENGTH
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+MOST_MEMORY = 4 << 30  # bytes of addresses beyond those of torch
+MOST_IN_A_FILE = 100 << 20  # bytes
+MOST_LETTERS = 200  # of a message of the solution's
 
 
-def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
-    """Measure an item of the solution in `root` and write folder/measured.npz; the frame of
-    check.py's `measure`.
+def run(item: str, file: str, root: str, folder: str, patience: float, result: int) -> None:
+    """Measure an item of the solution in `root` and write what was found, in numpy's format, to the
+    file descriptor `result`, after its length; the frame of check.py's `measure`.
     """
     with contextlib.suppress(AttributeError):  # Windows
         os.setsid()  # so that whatever is started here can be ended with it
+    limit_resources(patience)
     stack = (Path(folder) / "stack").open("w")
     faulthandler.dump_traceback_later(max(0.1, patience - 1), file=stack)
     os.chdir(folder)
@@ -45,10 +56,30 @@ def run(item: str, file: str, root: str, folder: str, patience: float) -> None:
         found["findings"].append(printed)
         found["place"] = found["place"] or output.place
     faulthandler.cancel_dump_traceback_later()
-    arrays = found.pop("arrays")
-    np.savez(Path(folder) / "part.npz", words=json.dumps(found), **arrays)
-    (Path(folder) / "part.npz").replace(Path(folder) / "measured.npz")
+    arrays, report = found.pop("arrays"), io.BytesIO()
+    np.savez(report, words=json.dumps(found), **arrays)
+    with open(result, "wb") as pipe:
+        pipe.write(report.getbuffer().nbytes.to_bytes(LENGTH, "big") + report.getvalue())
     os._exit(0)  # nothing that the solution has left behind is waited for
+
+
+def limit_resources(patience: float) -> None:
+    """Bound what a solution that has run wild takes of the machine: memory, size of a file, and
+    processor time, which ends what has escaped.
+    """
+    if resource is None:
+        return
+    with contextlib.suppress(OSError):  # no /proc
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _limit(resource.RLIMIT_AS, mapped + MOST_MEMORY)
+    _limit(resource.RLIMIT_FSIZE, MOST_IN_A_FILE)
+    _limit(resource.RLIMIT_CPU, 2 * int(patience) + 10)  # two threads of it, and torch's import
+    _limit(resource.RLIMIT_CORE, 0)
+
+
+def _limit(kind: int, value: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # less is allowed already
+        resource.setrlimit(kind, (value, value))
 
 
 def _measured(item: str, root: Path, file: Path) -> dict:
@@ -65,15 +96,19 @@ def _measured(item: str, root: Path, file: Path) -> dict:
         blank = type(error) is NotImplementedError and (
             not str(error) or str(error).startswith("Question ")
         )
-        found["words"] = (
-            f"{type(error).__name__[:80]}: {error}"[:300]
-            if not blank
-            else str(error)[:300] or "not written yet"
-        )
+        said, kind = _first_line(error), type(error).__name__[:80]
+        found["words"] = said or "not written yet" if blank else f"{kind}: {said}".rstrip(": ")
         if isinstance(error, ModuleNotFoundError) and not file.is_file():
             blank, found["words"] = True, "there is no such file"
         found["status"] = "missing" if blank else "error"
     return found
+
+
+def _first_line(error: BaseException) -> str:
+    """Return a message's beginning: more of it may quote what students are not to see."""
+    with contextlib.suppress(Exception):  # its own __str__ fails
+        return "".join(str(error).strip().splitlines()[:1])[:MOST_LETTERS]
+    return ""
 
 
 def _place(error: BaseException, root: Path, file: Path) -> str:

@@ -1,6 +1,4 @@
-"""Maps of any number of photos in one NumPy archive, written page by page so that memory stays
-flat.
-"""
+"""Maps of any number of photos in one NumPy archive, written page by page: memory stays flat."""
 
 import math
 import zipfile
@@ -16,9 +14,7 @@ BLOCK = 1 << 20  # bytes copied at a time
 
 
 class MapsFile:
-    """Collects maps, technique by technique, in a folder for the time being, and makes one `.npz`
-    of them.
-    """
+    """Collects maps by technique in a temporary folder, and makes one `.npz` of them."""
 
     def __init__(self, folder: Path):
         """Keep the maps in a folder that is there and empty."""
@@ -41,8 +37,9 @@ class MapsFile:
             raise InputError(f"cannot write {quoted(path)}: {cause(error)}") from error
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write each technique's maps as one array (N, …), or as `technique_0`, `technique_1`, …
-        where their sizes differ; and further arrays.
+        """Write each technique's maps as one array (N, …), and further arrays.
+
+        Maps of different sizes become `technique_0`, `technique_1`, …
 
         Raises:
             InputError: the file cannot be written.

@@ -20,10 +20,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = (
+        stated = (
             action.default is None or action.default is False or "(default" in (action.help or "")
         )
-        return (action.help or "") if told else super()._get_help_string(action) or ""
+        return (action.help or "") if stated else super()._get_help_string(action) or ""
 
 
 def make_parser(description: str) -> Parser:
@@ -72,9 +72,7 @@ def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def named_path(text: str) -> Path:
-    """Return the path that an option names; an empty name, as of an unset variable, would be the
-    working directory.
-    """
+    """Return the path that an option names; an empty name is refused, not taken as this folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return Path(text)
@@ -172,7 +170,7 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
 }
 # Recorded in the figures where they are not the default.
-TOLD = ("size", "whole", "per_image")
+RECORDED = ("size", "whole", "per_image")
 # Which figures are made, not how: recorded in none.
 SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.
@@ -180,7 +178,5 @@ SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_O
 
 
 def photo_option(options: argparse.Namespace, name: str) -> Any:
-    """Return the value of an option about photos; of a script that does not offer it, its
-    default.
-    """
+    """Return the value of an option about photos; its default where a script lacks the option."""
     return getattr(options, name, PHOTO_OPTIONS[name].get("default"))

@@ -1,6 +1,4 @@
-"""A run's photos page by page, the classes that its network knows, and the maps of all pages in one
-file.
-"""
+"""A run's photos page by page, the classes that its network knows, and the maps of all pages."""
 
 import contextlib
 import csv
@@ -34,9 +32,7 @@ FIGURES = 10  # pages that get figures beside arrays, unless asked
 
 @dataclass
 class Page:
-    """Photos that share a figure. They go through the network in batches: one, or one a photo where
-    sizes differ.
-    """
+    """Photos that share a figure. They are evaluated in one batch, or singly where sizes differ."""
 
     X: Sequence[np.ndarray]  # each uint8 (H, W, 3)
     # Each float32 (n, 3, H, W), normalised, on the network's device
@@ -49,9 +45,7 @@ class Page:
     drawn: bool = True  # whether it gets figures
 
     def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
-        """Return what `technique(images, y)` gives for each photo; it is called once for each
-        batch.
-        """
+        """Return what `technique(images, y)` gives for each photo, called once a batch."""
         labels = self.y.split([len(images) for images in self.batches])
         return [
             result
@@ -64,9 +58,7 @@ class Page:
         return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
 
     def predictions(self) -> list[list]:
-        """Return for each photo its file, class, the network's guess and runner-up, with their
-        probabilities.
-        """
+        """Return a row per photo: file, class, guess, runner-up, and their probabilities."""
         top = self.scores.softmax(dim=1).topk(min(2, self.scores.shape[1]), dim=1)
         rows = []
         for name, label, ids, shares in zip(
@@ -94,9 +86,7 @@ class Dataset:
         self.session, self.options, self.model = session, session.options, session.model
 
     def option(self, name: str) -> Any:
-        """Return the value of an option about photos; of a script that does not offer it, its
-        default.
-        """
+        """Return the value of an option about photos; its default where a script lacks it."""
         return photo_option(self.options, name)
 
     # --- Classes ---
@@ -120,9 +110,7 @@ class Dataset:
 
     @property
     def knows_imagenet(self) -> bool:
-        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other
-        names.
-        """
+        """Return True if the network has ImageNet's 1000 classes, and no other names are given."""
         return self.option("classes") is None and self.class_count == IMAGENET
 
     @functools.cached_property
@@ -160,17 +148,14 @@ class Dataset:
 
     @functools.cached_property
     def example(self) -> torch.Tensor:
-        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black
-        one.
-        """
+        """The first photo, normalised (1, 3, H, W); a black one for scripts without photos."""
         photos = iter(self.session.photos.photos) if "images" in self.options else iter(())
         black = np.zeros((PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
         return self.batch(next((photo.pixels for photo in photos), black)[None])
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the
-        network's predictions.
+        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions.
 
         Raises:
             InputError: an unknown class, or not one per photo.
@@ -190,9 +175,7 @@ class Dataset:
         return np.array(labels, dtype=np.int64)
 
     def pages(self, description: str) -> Iterator[Page]:
-        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages
-        without figures.
-        """
+        """Yield the photos, a page at a time; with --arrays also those without figures."""
         chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
         source = self.session.photos.photos
         photos, count = iter(source), -(-operator.length_hint(source) // chunk)
@@ -217,9 +200,7 @@ class Dataset:
             yield Page(X, batches, y, titles, scores, names, number, number <= drawn)
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
-        """Return photos (n, H, W, 3) as the network sees them: float32 (n, 3, H, W), normalised, on
-        the device.
-        """
+        """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
@@ -243,9 +224,7 @@ class Dataset:
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
-    """Return `save(name, rows, heading, titles=page.titles)`, which draws a page's figure and saves
-    it with facts.
-    """
+    """Return `save(name, rows, heading, titles=page.titles)`, which draws and saves a figure."""
 
     def save(name: str, rows: Sequence, heading: str, titles: Sequence = page.titles) -> None:
         session.save_rows(page.file_name(name), rows, titles, heading, **facts)

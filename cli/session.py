@@ -1,6 +1,4 @@
-"""A run's session: its options and seed, its network, photos and folder, and the pictures that it
-saves.
-"""
+"""A run's session: options, seed, network, folder, and the pictures that it saves."""
 
 import argparse
 import functools
@@ -17,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 import figure_utils
-from cli.options import PHOTO_OPTIONS, SELECTION, SHARED_OPTIONS, TOLD, photo_option
+from cli.options import PHOTO_OPTIONS, RECORDED, SELECTION, SHARED_OPTIONS, photo_option
 from data_utils import PhotoSet, find_photos
 from errors import InputError, cause, quoted
 from files.atomic import ROOT
@@ -39,8 +37,7 @@ class Session:
         torch.backends.cudnn.deterministic = True
 
     def for_script(self, options: argparse.Namespace) -> "Session":
-        """Return the session of one script of several: its own options, with this session's network
-        and photos.
+        """Return a session with a script's own options and this one's network and photos.
 
         Random numbers start anew from the seed, so that each script's figures are those that it
         makes alone.
@@ -50,8 +47,7 @@ class Session:
         return session
 
     def folder(self, name: str) -> Path:
-        """Return the folder for results: the project's `name`, or the one given by --out; made when
-        missing.
+        """Return the folder for results: --out, or the project's `name`; made when missing.
 
         Raises:
             InputError: it cannot be made or written, or a folder is in the way of a figure.
@@ -95,16 +91,12 @@ class Session:
     def progress(
         self, iterable: Iterable | None = None, description: str = "", total: int | None = None
     ) -> tqdm:
-        """Return a bar on standard error, shown on a terminal when the work takes longer than 2
-        seconds.
-        """
+        """Return a progress bar on standard error, shown after 2 seconds and on terminals only."""
         hidden = True if self.options.quiet else None  # None: hidden where it is no terminal
         return tqdm(iterable, desc=description, total=total, delay=2, leave=False, disable=hidden)
 
     def save(self, picture: Image.Image, name: str, folder: Path | None = None, **facts) -> None:
-        """Save a picture as a PNG that records network, weights, seed, the script's own options and
-        further facts.
-        """
+        """Save a picture as a PNG that records network, weights, seed, options and facts."""
         figure_utils.save_png(picture, (folder or self.out) / name, self.provenance(**facts))
 
     def save_image(
@@ -141,15 +133,13 @@ class Session:
             self.save(picture, f"{chosen}.png", self.out / folder, **facts)
 
     def provenance(self, **facts) -> dict[str, str]:
-        """Return the text of a PNG: network, weights, seed, the script's own options and further
-        facts.
-        """
+        """Return a PNG's text: network, weights, seed, the script's options and facts."""
         own = {
             key: value
             for key, value in vars(self.options).items()
             if key not in SHARED_OPTIONS | SELECTION
         }
-        values = {name: photo_option(self.options, name) for name in TOLD}
+        values = {name: photo_option(self.options, name) for name in RECORDED}
         own |= {
             name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]
         }

@@ -40,9 +40,9 @@ def fitted(
         style = tuple(_number_of(text, "--style-layers", list(layers)) for text in texts)
     weights = given(options, "style_weights")
     if weights is not None and len(weights) != len(style):
-        told = ", ".join(map(str, style))
+        numbers = ", ".join(map(str, style))
         raise InputError(
-            f"--style-weights: {len(weights)} weights for {len(style)} style layers ({told})"
+            f"--style-weights: {len(weights)} weights for {len(style)} style layers ({numbers})"
         )
     changes: dict[str, Any] = {"content_layer": content, "style_layers": style}
     for key in ("content_weight", "tv_weight"):

@@ -1,6 +1,4 @@
-"""Texts and tables for the report: answers split at their headings, Markdown's words with their
-fonts, CSV.
-"""
+"""Texts and tables for the report: answers by heading, Markdown's text by font, CSV."""
 
 import csv
 import itertools
@@ -23,9 +21,7 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a Markdown text: a heading and what follows; what stands before the first has level
-    0.
-    """
+    """A heading of a Markdown text and what follows; what stands before the first has level 0."""
 
     level: int
     heading: str
@@ -61,9 +57,7 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Read a CSV file, its header first; of one that cannot be read, nothing, and a line on
-    standard error.
-    """
+    """Read a CSV file, its header first; return nothing, with a notice, where that fails."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))
@@ -73,9 +67,7 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def _decoded(content: bytes) -> str:
-    """Decode a text file as editors save them: UTF-16 by its mark, UTF-8 with or without one, else
-    Western.
-    """
+    """Decode a text file: UTF-16 by its mark, UTF-8 with or without one, else Western."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16")
     else:
@@ -88,16 +80,16 @@ def _decoded(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """Words in one font."""
+    """A piece of text in one font."""
 
-    words: str
+    text: str
     family: str = FONT
     style: str = ""  # of the letters B, I and U
     link: str | int | None = None  # an address, or a page of the report
 
 
 def runs_in(node: SyntaxTreeNode, style: str = "", link: str | None = None) -> Iterator[Run]:
-    """Yield the words of a Markdown node, each in its font."""
+    """Yield the text of a Markdown node, font by font."""
     for child in node.children:
         if child.type == "text":
             yield Run(child.content, FONT, style, link)

@@ -45,7 +45,7 @@ INDENT = 18
 BODY, SMALL = 10, 9  # font sizes
 PIECE = 500  # letters given to fpdf2 at once; its time for one piece grows with the square of them
 
-UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 # --- Files ---
@@ -79,9 +79,7 @@ def _read_picture(path: Path) -> Picture | None:
 
 
 class Report(FPDF):
-    """A PDF with a cursor: each method draws at the cursor and moves it down, starting a new page
-    when full.
-    """
+    """A PDF with a cursor: each method draws there and moves it down, on to new pages."""
 
     def __init__(self, title: str, date: datetime.date):
         """Begin the first page."""
@@ -110,9 +108,7 @@ class Report(FPDF):
                 self.known &= {"\n", *letters_of(FONT_FILES[family, style])}
 
     def footer(self) -> None:
-        """Write the page's number, except on the title page; fpdf2 calls this at each page's
-        end.
-        """
+        """Write the page's number, except on the title page; called by fpdf2."""
         if self.page_no() > 1:
             self.set_font(FONT, size=8)
             self.set_text_color(102)
@@ -144,15 +140,14 @@ class Report(FPDF):
             self.set_left_margin(self.l_margin - width)
             self.set_x(self.l_margin)
 
-    def settable(self, words: str) -> str:
-        """Return words as they can be set: without control characters, the fonts for all letters
-        loaded.
+    def settable(self, text: str) -> str:
+        """Return a text without control characters; load fonts for all its letters.
 
         For a letter that no installed font has, the replacement character � is set, and a notice is
         logged.
         """
-        words = UNWANTED.sub("", words.replace("\t", "    "))
-        if missing := set(words) - self.known:
+        text = CONTROL_CHARACTERS.sub("", text.replace("\t", "    "))
+        if missing := set(text) - self.known:
             for path in fonts_for(missing):
                 if path not in self.fallbacks:
                     self.fallbacks[path] = f"fallback{len(self.fallbacks)}"
@@ -165,35 +160,35 @@ class Report(FPDF):
                 )
                 self.unknown |= {ord(letter): "�" for letter in missing}
                 self.known |= missing
-        return words.translate(self.unknown)
+        return text.translate(self.unknown)
 
-    def heading(self, words: str) -> None:
+    def heading(self, text: str) -> None:
         """Set a chapter's heading, with its entry in the outline."""
-        self.start_section(words)
-        self.text_line(words, 15, "B", after=4)
+        self.start_section(text)
+        self.text_line(text, 15, "B", after=4)
 
-    def text_line(self, words: str, size: float = BODY, style: str = "", after: float = 0) -> None:
+    def text_line(self, text: str, size: float = BODY, style: str = "", after: float = 0) -> None:
         """Set a paragraph in one font."""
         self._load([(FONT, style)])
-        self.paragraph([Run(words, style=style)], size, after)
+        self.paragraph([Run(text, style=style)], size, after)
 
     def paragraph(self, runs: Iterable[Run], size: float = BODY, after: float = 6) -> None:
         """Set a paragraph. A word that is wider than a line is broken anywhere."""
         self.set_x(self.l_margin)
         with self.text_columns(line_height=LEADING) as columns, columns.paragraph() as paragraph:
             for run in runs:
-                words = self.settable(run.words)
+                text = self.settable(run.text)
                 self.set_font(run.family, run.style, size)
-                for start in range(0, len(words), PIECE):
-                    paragraph.write(words[start : start + PIECE], link=run.link)
+                for start in range(0, len(text), PIECE):
+                    paragraph.write(text[start : start + PIECE], link=run.link)
         self.set_font(FONT, size=size)
         self.skip(after)
 
-    def entry(self, name: str, words: str, width: float = 80, link: int | None = None) -> None:
+    def entry(self, name: str, text: str, width: float = 80, link: int | None = None) -> None:
         """Set a paragraph, and a name in bold beside its first line."""
         self._beside(name, width, "B")
         with self.indented(width):
-            self.paragraph([Run(words or " ", link=link)], after=0)
+            self.paragraph([Run(text or " ", link=link)], after=0)
 
     def _beside(self, name: str, width: float, style: str = "") -> None:
         """Set a name to the left of what comes next, on the same line."""
@@ -237,9 +232,7 @@ class Report(FPDF):
     # --- Figures ---
 
     def figures(self, figures: Sequence[tuple[Image.Image, str]]) -> None:
-        """Set pictures and their captions, narrow ones side by side, as large as their row and page
-        let them be.
-        """
+        """Set pictures and captions, narrow ones side by side, as large as the page allows."""
         row: list[tuple[Image.Image, str]] = []
         for figure in figures:
             wider = [*row, figure]
@@ -270,9 +263,7 @@ class Report(FPDF):
         self.set_xy(self.l_margin, lowest + GAP)
 
     def _fitting(self, row: Sequence[tuple[Image.Image, str]]) -> float:
-        """Return points a pixel with which a row and its captions fill this page's width or what is
-        left below.
-        """
+        """Return the points a pixel at which a row and its captions fill this page's rest."""
         scale = min(LARGEST, _scale(row, (self.w, self.h)))
         captions = (
             self._caption(c, self.epw if len(row) == 1 else i.width * scale, dry_run=True)
@@ -281,12 +272,12 @@ class Report(FPDF):
         room = self.page_break_trigger - self.y - max(captions) - 3
         return min(scale, room / max(image.height for image, _ in row))
 
-    def _caption(self, words: str, width: float, dry_run: bool = False) -> float:
+    def _caption(self, text: str, width: float, dry_run: bool = False) -> float:
         """Set a caption at the position and return its height."""
         self.set_font(FONT, size=SMALL)
         place = {"new_x": "LEFT", "new_y": "NEXT", "align": "L"}
         return self.multi_cell(
-            width, 12, self.settable(words), dry_run=dry_run, output="HEIGHT", **place
+            width, 12, self.settable(text), dry_run=dry_run, output="HEIGHT", **place
         )
 
     def rows(self, rows: Sequence[Sequence[str]], caption: str) -> None:
@@ -302,9 +293,7 @@ class Report(FPDF):
     # --- Markdown ---
 
     def markdown(self, text: str) -> None:
-        """Set Markdown: paragraphs, headings, lists, quotes, code and tables, with emphasis, code
-        and links in them.
-        """
+        """Set Markdown: paragraphs, headings, lists, quotes, code, tables, emphasis, links."""
         self._load(FONT_FILES)
         for node in SyntaxTreeNode(MARKDOWN.parse(text)).children:
             self._block(node)
@@ -368,14 +357,10 @@ class Report(FPDF):
         self.skip(6)
 
     def _table(self, rows: Sequence[Sequence[Sequence[Run]]], aligned: Sequence[str]) -> None:
-        """Set a table, each cell in one font, each column as wide as it needs; one that no page
-        holds as lines.
-        """
-        words = [
-            ["".join(self.settable(run.words) for run in cell) for cell in row] for row in rows
-        ]
+        """Set a table, each cell in one font; as lines where no page is wide enough."""
+        texts = [["".join(self.settable(run.text) for run in cell) for cell in row] for row in rows]
         self.set_font(FONT, "B", SMALL)
-        needs = [[self.get_string_width(cell) + 12 for cell in row] for row in words]
+        needs = [[self.get_string_width(cell) + 12 for cell in row] for row in texts]
         widths = [min(max(24, *column), self.epw / 2) for column in zip(*needs, strict=True)]
         share = min(1, self.epw / sum(widths))
         fullest = max(
@@ -400,16 +385,16 @@ class Report(FPDF):
         with self.table(
             col_widths=widths, width=share * sum(widths), text_align=aligned, **layout
         ) as table:
-            for cells, texts in zip(rows, words, strict=True):
+            for cells, words in zip(rows, texts, strict=True):
                 line = table.row()
-                for cell, text in zip(cells, texts, strict=True):
+                for cell, text in zip(cells, words, strict=True):
                     line.cell(text, style=_font_of(cell))
         self.skip(8)
 
 
 def _font_of(cell: Sequence[Run]) -> FontFace | None:
-    """Return the font that all words of a table's cell have; None where they differ."""
-    fonts = {(run.family, run.style.replace("U", "")) for run in cell if run.words.strip()}
+    """Return the one font of a table's cell; None where it has several."""
+    fonts = {(run.family, run.style.replace("U", "")) for run in cell if run.text.strip()}
     if len(fonts) != 1 or fonts == {(FONT, "")}:
         return None
     family, style = fonts.pop()
@@ -426,17 +411,13 @@ def _set_contents(report: Report, outline: Sequence) -> None:
 
 
 def _scale(row: Sequence[tuple[Image.Image, str]], paper: tuple[float, float]) -> float:
-    """Return points a pixel with which a row of pictures is as wide or high as a page holds, with
-    two lines below.
-    """
+    """Return the points a pixel at which a row of pictures, and two lines below, fill a page."""
     wide = (paper[0] - 2 * MARGIN - GAP * (len(row) - 1)) / sum(image.width for image, _ in row)
     return min(wide, (paper[1] - 2 * MARGIN - 30) / max(image.height for image, _ in row))
 
 
 def _compressed(image: Image.Image, width: float) -> io.BytesIO:
-    """Return a picture as JPEG; a drawing, which has few colours, as an indexed PNG, which is
-    smaller and sharp.
-    """
+    """Return a picture as JPEG; a drawing, of few colours, as an indexed PNG: smaller and sharp."""
     most = round(width / 72 * RESOLUTION)
     if image.width > most:
         image = image.resize(

@@ -1,5 +1,4 @@
-"""The report's chapters: the questions in the hand-out's order, their captions, and what an answer
-is asked to say.
+"""The report's chapters: the questions in the hand-out's order, captions and prompts.
 
 Staff who want other prompts edit `prompts` here, a line each; nothing else depends on them.
 """
@@ -43,12 +42,12 @@ class Question:
             options = json.loads(made_with.get("Options", ""))
             alone = options.get("per_image") or options.get("whole")
             options["scaled"] = "each alone" if alone else "over the photos together"
-            return caption.format_map({key: _told(value) for key, value in options.items()})
+            return caption.format_map({key: _stated(value) for key, value in options.items()})
         except (ValueError, KeyError):
             return " ".join(s for s in re.split(r"(?<=\.) ", caption) if "{" not in s)
 
 
-def _told(value: object) -> object:
+def _stated(value: object) -> object:
     """Return an option's value as a caption says it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

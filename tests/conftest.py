@@ -119,6 +119,16 @@ def batch(photos):
 
 
 @pytest.fixture
+def solution(tmp_path) -> Path:
+    """A copy of the solution, to be checked."""
+    from solutions import write
+
+    from course.make_starter import course_files
+
+    return write(course_files(ROOT), tmp_path)
+
+
+@pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """An empty project folder in which the course's files are looked for; they are nowhere else."""
     monkeypatch.setattr("files.course.ROOT", tmp_path / "project")

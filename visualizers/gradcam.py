@@ -23,12 +23,11 @@ from .layers import Layer, check_visible, default_layer, find_layer
 __all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer"]
 
 # Nodes of the graph that stand for whole parts of a network: torch.compile's, TorchScript's.
-HIDING = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
+OPAQUE_NODES = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
-    """ReLU with the guided backward rule: of the gradient only what is positive passes, where the
-    input was positive.
+    """ReLU with the guided backward rule: the gradient passes where it and the input are positive.
 
     Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
         Put in the place of a
@@ -248,8 +247,7 @@ def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
 
 
 def _guide_relus(score: torch.Tensor) -> None:
-    """Let every ReLU that a score comes from pass back only what is positive: the rule of
-    `CustomReLU`.
+    """Make every ReLU below a score follow the rule of `CustomReLU`.
 
     The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or
     not, are met alike, and nothing has to be undone.
@@ -272,7 +270,7 @@ def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
 
 def _is_relu(node: torch.autograd.graph.Node) -> bool:
     name = node.name()
-    if name.endswith(HIDING):
+    if name.endswith(OPAQUE_NODES):
         raise InputError(
             "a part of the network is compiled or TorchScript, which hides its ReLUs; give the "
             "original"

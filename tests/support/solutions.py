@@ -5,9 +5,13 @@ They are written otherwise than the package and than course/mistakes.py: backwar
 over photos, NumPy at the end, contiguous layout, PIL's resizing.
 """
 
+import functools
+import os
+import subprocess
 from pathlib import Path
 
 import check
+from collect_submission import zip_files
 from course.make_starter import replace_body
 from course.mistakes import PLACES
 
@@ -314,3 +318,44 @@ WRONG = (
     ("style_transfer", "optimizer.zero_grad()", "", "gradients accumulated"),
     ("style_transfer", "loss = loss + style_loss", "style_loss", "style left out"),
 )
+
+
+POINTS = {item.name: item.editions["assignment"][1] for item in check.ITEMS}
+
+
+def write(files: dict[str, bytes], folder: Path) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
+    )
+
+
+def points(folder: Path) -> dict[str, float]:
+    """The points of every item that is ok."""
+    return {o.name: POINTS[o.name] for o in check.check(folder, check.ITEMS) if o.status == "ok"}
+
+
+def archive(files: dict[str, bytes], path: Path) -> Path:
+    path.write_bytes(zip_files(files))
+    return path
+
+
+@functools.cache
+def expected() -> check.Expected:
+    return check.Expected(check.EXPECTED)
+
+
+def outcome(solution: Path, name: str, patience: float = check.PATIENCE) -> check.Outcome:
+    item = ITEMS[name]
+    return check.judge(item, check.measure(item, solution, patience), expected(), solution)

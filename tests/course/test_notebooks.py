@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from checker.notebooks import NETWORK, STYLE, cells
+from checker.notebooks import NETWORK, STYLE
 from course.notebooks import blank, homework_files, submitted
 
 # What a student writes: function → text in the place of the exception. Otherwise than in the solved
@@ -129,28 +129,6 @@ def test_a_region_becomes_one_exception_that_names_question_and_function():
     lines = ['    raise NotImplementedError("Question 9.1: add")\n', "    # End\n"]
     assert cell["source"] == ["def add(a, b):\n", "    # Yours: Question 9.1: one line\n", *lines]
     assert (cell["outputs"], cell["execution_count"]) == ([], None)
-
-
-def test_of_a_notebook_only_definitions_are_run(tmp_path):
-    code = [
-        "import math, no_such_package_of_anybody\nfrom no_such_package_of_anybody import thing",
-        "%matplotlib inline\n!exit 1\nSCALE = 3\nopen('written', 'w')\ndef scaled(x):\n    return "
-        "SCALE * x",
-        "def broken(x:\n    return x",
-        "%%bash\nexit 1",
-        "class Kept:\n    value = scaled(2)",
-    ]
-    path = tmp_path / "notebook.ipynb"
-    path.write_text(
-        json.dumps({"cells": [{"cell_type": "code", "source": source} for source in code]})
-    )
-    module = cells(path)
-    assert module.scaled(2) == module.Kept.value == 6 and not Path("written").exists()
-    with pytest.raises(SyntaxError) as caught:
-        module.broken(1)
-    assert caught.value.filename == f"{path} cell 3"
-    with pytest.raises(NotImplementedError, match="absent"):
-        module.absent(1)
 
 
 def test_notebooks_of_a_submission_are_found_by_their_names():

@@ -1,0 +1,102 @@
+"""The process of an item: whatever code does there is one line with its place."""
+
+import os
+
+import pytest
+from solutions import RIGHT, outcome, put
+
+import check
+
+SERVER = """import os
+from pathlib import Path
+stat = Path(f'/proc/{{os.getppid()}}/stat').read_text()
+server = int(stat.rpartition(')')[2].split()[1])
+"""
+HOSTILE = {
+    "while True:\n    pass": ("error", "not done after 4 s"),
+    "import time\ntime.sleep(1000)": ("error", "not done after 4 s"),
+    "import sys\nsys.exit(0)": ("error", "SystemExit: 0"),
+    "import os\nos._exit(0)": ("error", "ended with status 0 before the check was done"),
+    "import os\nos.kill(os.getpid(), 9)": ("error", "ended with status -9"),
+    "import ctypes\nctypes.string_at(0)": ("error", "ended with status -11"),
+    "return 1 / 0": ("error", "ZeroDivisionError: division by zero"),
+    "raise KeyboardInterrupt": ("error", "KeyboardInterrupt"),
+    "raise MemoryError": ("error", "MemoryError"),
+    "return self.forward(*[content_weight] * 3)": ("error", "RecursionError"),
+    "raise NotImplementedError": ("missing", "not written yet"),
+    "return None": ("wrong", "a tensor with one number was expected, got NoneType"),
+    "return 3.0": ("wrong", "got float"),
+    "return content_current.detach().sum()": ("wrong", "the loss has no gradient"),
+    "return content_current": ("wrong", "got shape (1, 4, 5, 6)"),
+    "return content_current.sum() * float('nan')": ("wrong", "not finite"),
+    "print('hello', flush=True)\n{right}": ("wrong", "prints 'hello', which nobody asked for"),
+    "import os\nos.write(1, b'past Python')\n{right}": ("wrong", "prints 'past Python'"),
+    "import os\nos.system('echo from a shell')\n{right}": ("wrong", "prints 'from a shell'"),
+    "torch.set_default_dtype(torch.float64)\n{right}": (
+        "wrong",
+        "torch.get_default_dtype() is changed and left so",
+    ),
+    "torch.nn.functional.relu = torch.sigmoid\n{right}": (
+        "wrong",
+        "torch.nn.functional.relu is changed",
+    ),
+    "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
+    "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
+    # What is above the process: its watcher, and the server that starts all of them.
+    "import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(1000)": ("error", "was ended"),
+    "import os\nos.kill(os.getppid(), 19)\n{right}": ("error", "not done after 4 s"),
+    f"{SERVER}os.kill(server, 9)\n{{right}}": ("ok", ""),
+    f"{SERVER}os.kill(server, 19)\n{{right}}": ("ok", ""),
+    "import os\nos.killpg(0, 9)": ("error", "ended with status -9"),
+    "import os\nfor _ in range(5):\n    os.fork()\nwhile True:\n    pass": ("error", "after 4 s"),
+    # Limits, and what it writes where the results go.
+    "x = bytearray(6 << 30)": ("error", "MemoryError"),
+    "with open('big', 'wb') as file:\n    file.write(bytes(200 << 20))": ("error", "too large"),
+    "import os\nos.closerange(3, 256)\n{right}": ("error", "ended with status 1"),
+    "import os\nfor i in range(3, 64):\n    os.dup2(1, i)\n{right}": ("error", "was ended"),
+    # Messages: the first line of a few letters, whatever the exception does.
+    "raise ValueError('first\\nsecond' * 9999999)": ("error", "ValueError: first ("),
+    "raise ValueError('x' * 30_000_000)": ("error", f"ValueError: {'x' * 200} ("),
+    "class E(Exception):\n    def __str__(self):\n        raise self\nraise E": ("error", "E ("),
+    "import sys\nsys.modules.clear()\n{right}": ("error", "ended with status 1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="the exit statuses are those of POSIX")
+@pytest.mark.parametrize("body", HOSTILE)
+def test_whatever_code_does_is_one_line(body, solution):
+    put(solution, "content_loss", body.format(right=RIGHT["content_loss"]))
+    status, words = HOSTILE[body]
+    found = outcome(solution, "content_loss", patience=4 if "4 s" in words else check.PATIENCE)
+    assert found.status == status and words in found.words and "\n" not in found.words, found
+    assert status == "ok" or "(style_modules/content_loss.py line " in found.words, found
+
+
+@pytest.mark.slow
+def test_the_line_is_the_one_where_it_happens(solution):
+    lines = (solution / "style_modules/content_loss.py").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines, start=1) if "Raises:" in line) + 3
+    for body, offset in (
+        ("x = 1\nx / 0", 1),
+        ("while True:\n    x = 1", 0),
+        ("x = 1\nx = 2\nprint(x)", 2),
+    ):
+        put(solution, "content_loss", body)
+        found = outcome(solution, "content_loss", patience=4)
+        assert any(
+            f"line {first + offset + more})" in found.words for more in (0, "while" in body)
+        ), found
+
+
+@pytest.mark.slow
+def test_files_that_do_not_compile_or_are_missing(solution):
+    (solution / "visualizers/saliency_map.py").write_text("def broken(:\n")
+    found = outcome(solution, "saliency_map")
+    assert found.status == "error" and "SyntaxError" in found.words, found
+    assert "(visualizers/saliency_map.py line 1)" in found.words
+    (solution / "style_modules/tv_loss.py").unlink()
+    found = outcome(solution, "tv_loss")
+    assert found.status == "missing" and "there is no such file" in found.words, found
+    for name in ("grad_cam", "content_loss"):  # of the same packages
+        assert outcome(solution, name).status == "ok"

@@ -1,0 +1,80 @@
+"""The items' processes: what a solution has started is ended with it, or with the check."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from solutions import put
+
+from checker import server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc"),
+]
+
+DAEMON = """
+import os, subprocess, time
+from pathlib import Path
+
+subprocess.Popen(["sleep", "1000"], start_new_session=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(1000)
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def run(solution):
+    """Run the content loss with a body, in a server of its own; the server, and what was found."""
+    one = server.Server()
+
+    def started(body: str) -> tuple[server.Server, dict]:
+        put(solution, "content_loss", body)
+        file = "style_modules/content_loss.py"
+        arguments = ("content_loss", file, str(solution), str(solution), 30)
+        return one, one.run(arguments, 30)[0]
+
+    yield started
+    one.close()
+
+
+def test_what_has_left_the_group_and_the_session_is_ended_with_the_item(run):
+    one, how = run(
+        f"{DAEMON}\nreturn (content_weight * (content_current - content_original)).sum()"
+    )
+    assert how == {"late": False, "status": 0}
+    assert server._marked(one._mark) == [one._process.pid]
+
+
+def test_what_outlives_the_watcher_is_ended_with_the_server(run):
+    one, how = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
+    assert how == {"late": False, "status": None}
+    left = server._marked(one._mark)
+    assert len(left) >= 3
+    one.close()
+    assert server._marked(one._mark) == []
+    with pytest.raises(server.ServerError):
+        one.run((), 1)
+
+
+def test_items_end_when_whoever_asked_has_gone(run, solution):
+    one, _ = run("pass")
+    put(solution, "content_loss", "import time\ntime.sleep(1000)")
+    reader, writer = os.pipe()
+    file = "style_modules/content_loss.py"
+    arguments = ["content_loss", file, str(solution), str(solution), 60]
+    one._ask(json.dumps([arguments, 60]).encode(), writer)
+    assert len(server._marked(one._mark)) >= 2
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+    one._socket.close()
+    one._process.wait(20)
+    deadline = time.monotonic() + 20
+    while server._marked(one._mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server._marked(one._mark) == []
