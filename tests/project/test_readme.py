@@ -41,6 +41,8 @@ RUN_BY_THEIR_TESTS = {
     "python data_utils.py --from STARTER.zip",
     "python writeup.py --only fooling_image class_visualization",
     "python writeup.py --no-run --answers answers.md",
+    "python writeup.py --notebooks",
+    "python writeup.py --notebooks problem_set.pdf",
     "bash collect_submission.sh",
     "bash collect_submission.sh --code-only",
 }
