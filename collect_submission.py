@@ -146,11 +146,7 @@ def code_of(root: Path) -> list[Path]:
 
 
 def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
-    """Read the files that belong in the submission: path in the zip → content, in a fixed order.
-
-    Raises:
-        SubmissionError: a required file is missing, or one cannot be read.
-    """
+    """Read the files that belong in the submission: path in the zip → content, in a fixed order."""
     documents = [
         path for pattern in DATA + (() if code_only else DOCUMENTS) for path in root.glob(pattern)
     ]
@@ -174,11 +170,7 @@ def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
 
 
 def check_compiles(files: dict[str, bytes]) -> None:
-    """Compile every .py file without running it.
-
-    Raises:
-        SubmissionError: it names each file that does not compile, and the line.
-    """
+    """Compile every .py file without running it."""
     problems = []
     for name, content in files.items():
         try:
@@ -208,11 +200,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
 
 
 def check_imports(archive: bytes) -> None:
-    """Unpack the archive into an empty folder and import its modules in a process of its own.
-
-    Raises:
-        SubmissionError: it names each file that does not import, the line and the error.
-    """
+    """Unpack the archive into an empty folder and import its modules in a process of its own."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise SubmissionError(
             f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make "
@@ -288,11 +276,7 @@ def without_outputs(files: dict[str, bytes]) -> list[str]:
 
 
 def write_archive(archive: bytes) -> None:
-    """Write the zip, whole or not at all.
-
-    Raises:
-        SubmissionError: it cannot be written.
-    """
+    """Write the zip, whole or not at all."""
     from errors import InputError
     from files.atomic import atomic_write
 

@@ -183,6 +183,7 @@ class Photos:
         size: int = PHOTO_SIZE,
         whole: bool = False,
         num: int | None = None,
+        interpolation: str = "bicubic",
     ):
         """Find the photos; those named themselves must begin like photos.
 
@@ -193,12 +194,13 @@ class Photos:
             size: pixels of the short side.
             whole: keep the photos' proportions; otherwise they are cut to the middle square.
             num: open no more than so many.
+            interpolation: how their size is changed, the name of one of Pillow's, in small letters.
 
         Raises:
             InputError: a file that is no photo, a folder without any file, a pattern that fits
                 nothing, a web address, or an empty name.
         """
-        self.size, self.whole, self.num = size, whole, num
+        self.size, self.whole, self.num, self.interpolation = size, whole, num, interpolation
         # Each with the folder that it was found in
         self.files = [file for path in paths for file in _find(path)]
         self._warned: set[str | Path] = set()  # the files whose notice has been given
@@ -211,11 +213,7 @@ class Photos:
         return len(self.files[: self.num])
 
     def __iter__(self) -> Iterator[Photo]:
-        """Open photo after photo.
-
-        Raises:
-            InputError: a file that cannot be opened as a photo, or a folder without any that can.
-        """
+        """Open photo after photo."""
         return itertools.islice(self._open(), self.num)
 
     def _open(self) -> Iterator[Photo]:
@@ -244,7 +242,7 @@ class Photos:
                 f"may be at most "
                 f"{LONGEST} times the short one"
             )
-        return Photo(Path(path).name, frame(image, self.size, self.whole))
+        return Photo(Path(path).name, frame(image, self.size, self.whole, self.interpolation))
 
 
 def find_photos(
@@ -252,26 +250,27 @@ def find_photos(
     size: int = PHOTO_SIZE,
     whole: bool = False,
     num: int | None = None,
+    interpolation: str = "bicubic",
 ) -> PhotoSet:
     """Return the photos in files and folders, not opened yet; without any, the course's.
 
     Args:
-        images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by
-            default, or, with a notice, those that installed packages ship.
+        images, size, whole, num, interpolation: as for `Photos`; without `images`, the course's
+            first `num`, 5 by default, or, with a notice, those that installed packages ship.
 
     Raises:
         InputError: a photo cannot be used.
     """
     if images is not None:
-        return PhotoSet(Photos(images, size, whole, num))
+        return PhotoSet(Photos(images, size, whole, num, interpolation))
     num = num or 5
     if (course := course_photos()) is None:
         log.warning(FALLBACK)
         labels = np.array([label for *_, label in PACKAGE_PHOTOS[:num]], dtype=np.int64)
-        return PhotoSet(Photos(package_files(), size, whole, num), labels)
+        return PhotoSet(Photos(package_files(), size, whole, num, interpolation), labels)
     X, y, class_names = course
     photos = [
-        Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole))
+        Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole, interpolation))
         for i, x in enumerate(X[:num], start=1)
     ]
     return PhotoSet(photos, y[:num], class_names)
@@ -304,22 +303,19 @@ def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
     return X[:count]
 
 
-def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
+def frame(
+    image: Image.Image, size: int, whole: bool = False, interpolation: str = "bicubic"
+) -> np.ndarray:
     """Return a picture or its middle square, short side `size` pixels: uint8 (H, W, 3)."""
+    how = Image.Resampling[interpolation.upper()]
     if not whole:
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+        return np.asarray(ImageOps.fit(image, (size, size), how))
     scale = size / min(image.size)
-    return np.asarray(
-        image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-    )
+    return np.asarray(image.resize([round(side * scale) for side in image.size], how))
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
-    """Find the files that a name stands for, each with its folder (None: it was named itself).
-
-    Raises:
-        InputError: an empty name, a folder without any file, or a pattern that fits nothing.
-    """
+    """Find the files that a name stands for, each with its folder (None: it was named itself)."""
     path = Path(name)
     if not str(name):  # as of an unset variable; Path takes it for the working directory
         raise InputError("the name of a photo or folder is empty")

@@ -257,9 +257,12 @@ def provenance(
 ) -> dict[str, str]:
     """Return how a figure was made: network, weights, seed, versions; as JSON further facts."""
     weights = str(getattr(model, "weights_name", "unknown"))
+    own = {"Photos": "photo_preparation", "Scores": "score_reading"}
+    notes = {key: getattr(getattr(model, name, None), "note", "") for key, name in own.items()}
     return {
         "Network": getattr(model, "arch", "unknown" if model is None else type(model).__name__),
         "Weights": weights.encode(errors="replace").decode(),  # the name of any file
+        **{key: note for key, note in notes.items() if note},
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(
             f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")

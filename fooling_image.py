@@ -84,11 +84,7 @@ def make_figures(session: Session) -> None:
 
 
 def chosen_photo(session: Session) -> np.ndarray:
-    """Return the photo at --index, uint8 (H, W, 3).
-
-    Raises:
-        InputError: there are fewer photos.
-    """
+    """Return the photo at --index, uint8 (H, W, 3)."""
     index, photos = session.options.index, session.photos.photos
     photo = next(itertools.islice(photos, index, None), None)
     if photo is None:
@@ -105,8 +101,9 @@ def figure(
 ) -> tuple[list[tuple[str, list[np.ndarray]]], list[str], str]:
     """Return rows, titles and heading: photo, fooling image, difference, difference amplified."""
     from figure_utils import about_grey, tile
+    from visualizers.common import probabilities
 
-    before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))
+    before, after = (probabilities(data.model, data.scores(each))[0] for each in (X, fooling))
     likeliest = [f"{p.max():.1%} {data.title(int(p.argmax()))}" for p in (before, after)]
     difference = fooling - X
     length, largest = difference.norm().item(), difference.abs().max().item()

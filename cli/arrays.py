@@ -22,11 +22,7 @@ class MapsFile:
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def add(self, technique: str, maps: Iterable[np.ndarray]) -> None:
-        """Append maps, each (H, W) or (H, W, 3), to a technique's, as float32.
-
-        Raises:
-            InputError: they cannot be written.
-        """
+        """Append maps, each (H, W) or (H, W, 3), to a technique's, as float32."""
         path = self.folder / technique
         try:
             with path.open("ab") as file:
@@ -40,9 +36,6 @@ class MapsFile:
         """Write each technique's maps as one array (N, …), and further arrays.
 
         Maps of different sizes become `technique_0`, `technique_1`, …
-
-        Raises:
-            InputError: the file cannot be written.
         """
         with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, array in arrays.items():

@@ -19,13 +19,12 @@ from cli.arrays import MapsFile
 from cli.options import photo_option
 from cli.process import advice
 from cli.session import Session
-from data_utils import PHOTO_SIZE
 from errors import InputError, cause
 from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
 from image_utils import to_batch
 from model_utils import IMAGENET
-from visualizers.common import evaluated
+from visualizers.common import evaluated, probabilities
 
 FIGURES = 10  # pages that get figures beside arrays, unless asked
 
@@ -39,7 +38,7 @@ class Page:
     batches: Sequence[torch.Tensor]
     y: torch.Tensor  # int64 (N,), the classes
     titles: Sequence[str]  # the classes' names
-    scores: torch.Tensor  # (N, classes), the network's raw ones
+    chances: torch.Tensor  # (N, classes), the network's probabilities
     names: Sequence[str] = ()  # the photos' files
     number: int = 1
     drawn: bool = True  # whether it gets figures
@@ -54,12 +53,12 @@ class Page:
         ]
 
     def probabilities(self) -> list[float]:
-        """Return the softmax of the scores at each photo's class."""
-        return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
+        """Return the probability of each photo's class."""
+        return self.chances.gather(1, self.y[:, None])[:, 0].tolist()
 
     def predictions(self) -> list[list]:
         """Return a row per photo: file, class, guess, runner-up, and their probabilities."""
-        top = self.scores.softmax(dim=1).topk(min(2, self.scores.shape[1]), dim=1)
+        top = self.chances.topk(min(2, self.chances.shape[1]), dim=1)
         rows = []
         for name, label, ids, shares in zip(
             self.names, self.y.tolist(), top.indices.tolist(), top.values, strict=True
@@ -93,20 +92,8 @@ class Dataset:
 
     @functools.cached_property
     def class_count(self) -> int:
-        """How many classes the network knows.
-
-        Raises:
-            InputError: it cannot be evaluated, or gives no scores.
-        """
-        try:
-            return self.scores(self.example).shape[1]
-        except Exception as error:
-            if advice(error):
-                raise
-            size = "×".join(map(str, self.example.shape[2:]))
-            raise InputError(
-                f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}"
-            ) from error
+        """How many classes the network knows."""
+        return self._first[1].shape[1]
 
     @property
     def knows_imagenet(self) -> bool:
@@ -115,11 +102,7 @@ class Dataset:
 
     @functools.cached_property
     def class_names(self) -> Mapping[int, str]:
-        """Class id → name.
-
-        Raises:
-            InputError: --classes names no file with names that fit the network.
-        """
+        """Class id → name."""
         if self.option("classes") is not None:
             return read_class_names(self.option("classes"), self.class_count)
         if not self.knows_imagenet:
@@ -133,11 +116,7 @@ class Dataset:
         return str(min(label, self.class_count - 1))
 
     def class_id(self, text: str) -> int:
-        """Return the class meant by an id or a name.
-
-        Raises:
-            InputError: no class, or several.
-        """
+        """Return the class meant by an id or a name."""
         return parse_label(text, self.class_names)
 
     def title(self, label: int) -> str:
@@ -146,20 +125,24 @@ class Dataset:
 
     # --- Photos ---
 
-    @functools.cached_property
+    @property
     def example(self) -> torch.Tensor:
-        """The first photo, normalised (1, 3, H, W); a black one for scripts without photos."""
+        """The first photo, normalised (1, 3, H, W); a black one for scripts without photos. The
+        network has been evaluated on it, so that its own faults come first.
+        """
+        return self._first[0]
+
+    @functools.cached_property
+    def _first(self) -> tuple[torch.Tensor, torch.Tensor]:
         photos = iter(self.session.photos.photos) if "images" in self.options else iter(())
-        black = np.zeros((PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
-        return self.batch(next((photo.pixels for photo in photos), black)[None])
+        side = self.session.preparation.size
+        black = np.zeros((side, side, 3), np.uint8)
+        image = self.batch(next((photo.pixels for photo in photos), black)[None])
+        return image, self.scores(image)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions.
-
-        Raises:
-            InputError: an unknown class, or not one per photo.
-        """
+        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions."""
         if self.options.labels == ["guess"]:
             return None
         if self.options.labels is None:
@@ -197,30 +180,27 @@ class Dataset:
                 [self.title(label) for label in y.tolist()],
                 [photo.name for photo in group],
             )
-            yield Page(X, batches, y, titles, scores, names, number, number <= drawn)
+            chances = probabilities(self.model, scores)
+            yield Page(X, batches, y, titles, chances, names, number, number <= drawn)
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
         """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
-
-        Raises:
-            InputError: the network gives none, they are not finite, or it takes no photos of that
-                size.
-        """
+        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes)."""
+        height, width = images.shape[2:]
+        where = f"the network {self.options.arch}, on a picture of {width}×{height}"
         try:
             with torch.no_grad():
                 return evaluated(self.model, images)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            height, width = images.shape[2:]
-            if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        except Exception as error:
+            if advice(error):
                 raise
             why = textwrap.shorten(cause(error), 120, placeholder=" …")
-            raise InputError(
-                f"the network takes no photos of {width}×{height} pixels: {why}"
-            ) from error
+            raise InputError(f"{where}: {why}") from error
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
@@ -238,9 +218,6 @@ def maps_file(
 ) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
     """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz
     in the end, and what the network says of the photos in predictions.csv.
-
-    Raises:
-        InputError: they cannot be written.
     """
     if not photo_option(session.options, "arrays"):
         yield lambda page, maps: None

@@ -35,11 +35,7 @@ def show_any_letter() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line that the course asks for; a reader who has gone (`| head`) stops no work.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Print a line that the course asks for; a reader who has gone (`| head`) stops no work."""
     try:
         print(line, flush=True)
     except BrokenPipeError:

@@ -15,7 +15,15 @@ from torch import nn
 from tqdm import tqdm
 
 import figure_utils
-from cli.options import PHOTO_OPTIONS, RECORDED, SELECTION, SHARED_OPTIONS, photo_option
+from adapters.preparation import Preparation
+from cli.options import (
+    NETWORK_OPTIONS,
+    PHOTO_OPTIONS,
+    RECORDED,
+    SELECTION,
+    SHARED_OPTIONS,
+    photo_option,
+)
 from data_utils import PhotoSet, find_photos
 from errors import InputError, cause, quoted
 from files.atomic import ROOT
@@ -47,11 +55,7 @@ class Session:
         return session
 
     def folder(self, name: str) -> Path:
-        """Return the folder for results: --out, or the project's `name`; made when missing.
-
-        Raises:
-            InputError: it cannot be made or written, or a folder is in the way of a figure.
-        """
+        """Return the folder for results: --out, or the project's `name`; made when missing."""
         folder = self.options.out or ROOT / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,13 @@ class Session:
     @functools.cached_property
     def model(self) -> nn.Module:
         """The network, frozen, in eval mode, on the device."""
-        return load_model(self.options.arch, self.options.weights, self.options.device)
+        given = {name: getattr(self.options, name) for name in NETWORK_OPTIONS}
+        return load_model(**given, size=photo_option(self.options, "size"))
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the network's photos are prepared."""
+        return getattr(self.model, "photo_preparation", None) or Preparation()
 
     @property
     def device(self) -> torch.device:
@@ -81,10 +91,12 @@ class Session:
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
-        """The photos by --images and --num, framed by --size and --whole."""
-        return find_photos(
-            *(photo_option(self.options, name) for name in ("images", "size", "whole", "num"))
+        """The photos by --images and --num, framed by --size or the network's own, and --whole."""
+        images, whole, num = (
+            photo_option(self.options, name) for name in ("images", "whole", "num")
         )
+        size = photo_option(self.options, "size") or self.preparation.size
+        return find_photos(images, size, whole, num, self.preparation.interpolation)
 
     # --- Progress and figures ---
 
@@ -141,6 +153,8 @@ class Session:
         }
         values = {name: photo_option(self.options, name) for name in RECORDED}
         own |= {
-            name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]
+            name: value
+            for name, value in values.items()
+            if value != PHOTO_OPTIONS[name].get("default")
         }
         return figure_utils.provenance(self.model, self.options.seed, own | facts)

@@ -158,11 +158,7 @@ def _renamed(
 
 
 def _read(path: Path) -> object:
-    """Return what the file holds: tensors in plain containers.
-
-    Raises:
-        InputError: no such file, or one that cannot be read so.
-    """
+    """Return what the file holds: tensors in plain containers."""
     if not is_file(path):
         what = "a folder, not a file" if is_folder(path) else "no such file"
         raise InputError(

@@ -30,11 +30,7 @@ class Section:
 
 
 def read_sections(path: Path) -> list[Section]:
-    """Read the file of --answers and split it at its headings of levels 1 and 2.
-
-    Raises:
-        InputError: the file cannot be read, or is no text.
-    """
+    """Read the file of --answers and split it at its headings of levels 1 and 2."""
     try:
         text = _decoded(path.read_bytes())
     except (OSError, ValueError) as error:

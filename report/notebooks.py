@@ -1,6 +1,4 @@
-"""Executed notebooks as PDFs, without LaTeX: text, formulas, code, and what the cells printed and
-drew.
-"""
+"""Notebooks as PDFs, without LaTeX: text, formulas, code, and what the cells printed and drew."""
 
 import base64
 import binascii
@@ -26,11 +24,7 @@ DPI = 120  # of formulas: as large as figures, at whose 0.6 points a pixel they 
 
 
 def set_notebook(report: Report, path: Path) -> None:
-    """Set a notebook's cells, from top to bottom, as they are stored.
-
-    Raises:
-        InputError: it cannot be read, or is no notebook.
-    """
+    """Set a notebook's cells, from top to bottom, as they are stored."""
     try:
         cells = json.loads(path.read_text("utf-8"))["cells"]
         for cell in cells:
@@ -56,9 +50,7 @@ def _set_text(report: Report, text: str) -> None:
 
 
 def formula(source: str) -> Image.Image | None:
-    """Return a formula of TeX as a picture, or nothing where matplotlib does not know what is in
-    it.
-    """
+    """Return a formula of TeX as a picture, or nothing where matplotlib does not know a part."""
     for name, known in PLAINER.items():
         source = source.replace(name, known)
     file = io.BytesIO()
@@ -83,11 +75,7 @@ def _set_output(report: Report, output: dict) -> None:
 
 
 def join(paths: Iterable[Path], target: Path) -> int:
-    """Write one PDF of several, in their order; return its number of pages.
-
-    Raises:
-        InputError: one of them cannot be read, or the whole not be written.
-    """
+    """Write one PDF of several, in their order; return its number of pages."""
     whole = pypdf.PdfWriter()
     for path in paths:
         try:

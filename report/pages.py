@@ -221,11 +221,7 @@ class Report(FPDF):
         self.insert_toc_placeholder(_set_contents)
 
     def save(self, path: Path) -> None:
-        """Write the PDF, whole or not at all; the same pages give the same bytes.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write the PDF, whole or not at all; the same pages give the same bytes."""
         with atomic_write(path) as temporary:
             temporary.write_bytes(self.output())
 

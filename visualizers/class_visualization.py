@@ -108,6 +108,7 @@ class ClassVisualization:
         num_iterations: int = 100,
         blur_every: int = 10,
         max_jitter: int = 16,
+        size: int = SIZE,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         callback: Callable[[ClassVisualizationProgress], None] | None = None,
@@ -128,13 +129,14 @@ class ClassVisualization:
             learning_rate: L2 length of a step in normalised units, > 0.
             num_iterations, blur_every: ≥ 1.
             max_jitter: the largest shift in pixels, ≥ 0.
+            size: height and width in pixels, ≥ 1.
             generator: source of the noise and the shifts; its state moves on. By default torch's
                 global one.
             seed: seeds a generator of its own instead.
             callback: called with a `ClassVisualizationProgress` after every iteration.
 
         Returns:
-            (N, 3, 224, 224), normalised, in `dtype` and on its device, detached.
+            (N, 3, size, size), normalised, in `dtype` and on its device, detached.
 
         Raises:
             ValueError: arguments that do not fit, or scores or gradients that are not finite.
@@ -149,12 +151,12 @@ class ClassVisualization:
             integer(num_iterations, "num_iterations", 1),
             integer(max_jitter, "max_jitter"),
         )
-        blur_every = integer(blur_every, "blur_every", 1)
+        blur_every, size = integer(blur_every, "blur_every", 1), integer(size, "size", 1)
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
         with evaluation_mode(model):
-            start = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float32, **source)
+            start = torch.randn(1, 3, size, size, dtype=torch.float32, **source)
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
