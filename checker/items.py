@@ -25,7 +25,8 @@ class Item:
     # differently show, below the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
-    extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
+    # The homework's extra credit for students of this course: shown, left out of their maximum.
+    extra: str = ""
     parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
 
     @property
@@ -153,6 +154,7 @@ ITEMS = (
         0.1,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
         "can write down.",
+        extra="CS4803",
     ),
     Item(
         "content_loss",

@@ -60,11 +60,21 @@ class Grade:
     name: str
     scores: list[Score] = field(default_factory=list)
     error: str = ""  # why nothing could be checked
+    course: str = ""  # whose extra credit counts as such
 
     @property
     def total(self) -> float:
         """All points together."""
         return sum(score.points for score in self.scores)
+
+    @property
+    def most(self) -> float:
+        """The maximum, without extra credit."""
+        return sum(score.most for score in self.scores if not self.is_extra(score))
+
+    def is_extra(self, score: Score) -> bool:
+        """Whether an item is extra credit here."""
+        return bool(self.course) and score.item.extra == self.course
 
 
 def grade(path: Path, edition: str, strict: bool = False) -> Grade:
@@ -84,13 +94,16 @@ def grade(path: Path, edition: str, strict: bool = False) -> Grade:
         except Exception as error:
             # Whatever a submission does is its own result, never the others'
             problem = f"cannot be graded: {type(error).__name__}: {error}"
-    problem = check.one_line(problem)
-    result = Grade(str(path), error=problem)
+    return scored(Grade(str(path), error=check.one_line(problem)), outcomes, edition, strict)
+
+
+def scored(result: Grade, outcomes: dict[str, dict], edition: str, strict: bool = False) -> Grade:
+    """Add the points of an edition's items to a grade; outcomes: item → what the check says."""
     printing = strict and any(UNASKED in outcome["words"] for outcome in outcomes.values())
     for item in of_edition(edition):
         question, most = item.editions[edition]
         outcome = outcomes.get(item.name)
-        message = f"{outcome['status']} {outcome['words']}".strip() if outcome else problem
+        message = f"{outcome['status']} {outcome['words']}".strip() if outcome else result.error
         points = most if outcome and outcome["status"] == "ok" else 0
         if printing:
             points, message = 0, f"{message}; no points, as the code prints {UNASKED}"
@@ -243,12 +256,12 @@ def table(result: Grade) -> str:
     lines = [check.one_line(result.name)]
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
-        extra = "(extra credit) " * score.item.extra
+        extra = "(extra credit) " * result.is_extra(score)
         lines.append(
             f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip()
         )
-    most = sum(score.most for score in result.scores if not score.item.extra)
-    return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
+    total = f"  {'':4} {'total':30} {result.total:4g} / {result.most:<4g}"
+    return "\n".join([*lines, total.rstrip()])
 
 
 def gradescope(result: Grade) -> dict:
@@ -258,7 +271,7 @@ def gradescope(result: Grade) -> dict:
             "name": score.item.title,
             "number": score.question,
             "score": score.points,
-            "max_score": 0 if score.item.extra else score.most,
+            "max_score": 0 if result.is_extra(score) else score.most,
             "output": score.message,
             "visibility": "visible",
         }
@@ -341,6 +354,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="whose points (default: %(default)s)",
     )
     parser.add_argument(
+        "--course",
+        choices=sorted({item.extra for item in of_edition(HOMEWORK)} - {""}),
+        default="",
+        help="of the homework: whose extra credit is left out of the maximum",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="no points at all for code that prints what nobody asked for",
@@ -360,12 +379,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
+    if options.course and options.edition != HOMEWORK:
+        parser.error("--course: only the homework has extra credit; --edition homework")
     failed = False
     try:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
             for result in grade_all(options.submissions, options.edition, options.strict):
                 failed = failed or bool(result.error)
+                result.course = options.course
                 try:  # files first: a screen may have gone
                     if rows:
                         rows.add(result)

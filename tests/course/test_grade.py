@@ -17,6 +17,7 @@ import pytest
 from solutions import archive, run
 
 import check
+from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
 from course.make_starter import course_files
@@ -211,3 +212,34 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})
+
+
+RIGHT = {"status": "ok", "words": ""}
+
+
+def outcomes(edition: str, **other: dict) -> dict[str, dict]:
+    """Everything right but these items."""
+    return {item.name: RIGHT for item in of_edition(edition)} | other
+
+
+@pytest.mark.parametrize("strict, points", [(False, 77), (True, 0)])
+def test_who_prints_loses_the_item_or_by_the_hand_out_s_rule_everything(strict, points):
+    prints = {"status": "wrong", "words": f"prints '1', {UNASKED}"}
+    found = outcomes(ASSIGNMENT, tv_loss=prints)
+    result = grade.scored(grade.Grade("a.zip"), found, ASSIGNMENT, strict)
+    assert result.total == points and f"{points:4g} / 80" in grade.table(result)
+    assert sum("no points" in score.message for score in result.scores) == 15 * strict
+    wrong = outcomes(ASSIGNMENT, tv_loss={"status": "wrong", "words": "of another shape"})
+    assert grade.scored(grade.Grade("a.zip"), wrong, ASSIGNMENT, strict).total == 77
+
+
+@pytest.mark.parametrize("course, most", [("", 50), ("CS4803", 40)])
+def test_extra_credit_is_shown_and_left_out_of_its_course_s_maximum(course, most):
+    found = outcomes(HOMEWORK, content_loss={"status": "wrong", "words": ""})
+    result = grade.scored(grade.Grade("a.zip", course=course), found, HOMEWORK)
+    (line,) = [line for line in grade.table(result).splitlines() if "Class visual" in line]
+    assert ("extra credit" in line) == bool(course) and "10 / 10" in line
+    assert (result.total, result.most) == (47, most) and f"47 / {most}" in grade.table(result)
+    tests = grade.gradescope(result)["tests"]
+    assert sum(test["max_score"] for test in tests) == most
+    assert sum(test["score"] for test in tests) == 47
