@@ -47,7 +47,7 @@ def make_main(
     """
     main = functools.partial(run, description or "", add_options, make_figures)
     if module == "__main__":
-        exit_now(main(), sys.modules[module].__file__ or "")
+        exit_now(main(), make_figures.__code__.co_filename)
     return main
 
 

@@ -4,15 +4,13 @@ arrays of maps.
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, assert_one_line_error, pixels_of, run_script, smooth
+from helpers import pixels_of, smooth
 from PIL import Image
 
 import fooling_image
@@ -113,17 +111,17 @@ def test_a_notice_is_given_once_and_a_barren_folder_is_named(folder, caplog):
 
 
 @pytest.mark.slow
-def test_a_folder_of_10000_photos_with_num_1_is_quick(tmp_path):
+def test_a_large_folder_with_num_1_is_quick(tmp_path):
     (tmp_path / "many").mkdir()
     smooth().save(tmp_path / "photo.png")
-    for i in range(10_000):
-        os.link(tmp_path / "photo.png", tmp_path / "many" / f"{i:05}.png")
+    for i in range(2000):
+        os.link(tmp_path / "photo.png", tmp_path / "many" / f"{i:04}.png")
     begin = time.perf_counter()
     assert len(list(Photos([tmp_path / "many"], num=1))) == 1
     few = time.perf_counter() - begin
     begin = time.perf_counter()
-    assert len(list(Photos([tmp_path / "many"], num=1000))) == 1000
-    # Finding 10,000 takes less than opening a few hundred
+    assert len(list(Photos([tmp_path / "many"], num=200))) == 200
+    # Finding 2,000 takes less than opening a hundred.
     assert few < 0.5 * (time.perf_counter() - begin)
 
 
@@ -453,9 +451,9 @@ def test_photos_of_one_name_keep_their_overlays_apart(tmp_path):
 
 
 @pytest.mark.slow
-def test_figures_of_the_first_pages_only(tmp_path, folder):
-    for i in range(2 * FIGURES):
-        (folder / f"e{i:02}.png").symlink_to(folder / "a.png")
+def test_figures_of_the_first_pages_only(tmp_path, folder, monkeypatch):
+    assert FIGURES == 10
+    monkeypatch.setattr("cli.pages.FIGURES", 2)
     images = ["--images", folder, "--size", 32, "--chunk", 1, *QUICK]
 
     def pages(*more) -> int:
@@ -463,12 +461,11 @@ def test_figures_of_the_first_pages_only(tmp_path, folder):
         assert saliency(*images, *more, "--out", out) == 0
         if "--arrays" in more:
             with np.load(out / "maps.npz") as maps:
-                assert len(maps["saliency_map"]) == len(maps["names"]) == 4 + 2 * FIGURES
+                assert len(maps["saliency_map"]) == len(maps["names"]) == 4
         return sum(name.endswith(".png") for name in names_in(out))
 
-    assert pages() == 4 + 2 * FIGURES and pages("--arrays") == FIGURES
+    assert pages() == pages("--arrays", "--figures", 99) == 4 and pages("--arrays") == 2
     assert pages("--figures", 3) == pages("--arrays", "--figures", 3) == 3
-    assert pages("--arrays", "--figures", 99) == 4 + 2 * FIGURES
 
 
 def test_a_run_that_fails_leaves_no_arrays(tmp_path, folder, capsys):
@@ -481,51 +478,3 @@ def test_a_run_that_fails_leaves_no_arrays(tmp_path, folder, capsys):
     assert saliency("--images", *images, "--chunk", 2, "--arrays", "--out", out, *QUICK) == 2
     assert "z.png' cannot be read as an image" in capsys.readouterr().err
     assert earlier.read_bytes() == b"earlier" and names_in(out) == ["maps.npz", "saliency_map.png"]
-
-
-@pytest.mark.slow
-def test_memory_stays_flat_with_arrays(tmp_path):
-    """Six times as many photos, of different sizes, need no more memory."""
-    (tmp_path / "photos").mkdir()
-    for i in range(240):
-        (tmp_path / "photos" / f"{i:03}").symlink_to((CAT, OFFICER)[i % 2])
-    program = f"""
-import resource, sys
-sys.path.insert(0, {str(ROOT)!r})
-import gradcam
-peaks = []
-for number in ("40", "40", "240"):
-    gradcam.main(["--images", "photos", "--num", number, "--arrays", "--figures", "1", "--chunk", "4", "--steps", "1",
-                  "--size", "96", "--arch", "shufflenet_v2_x0_5", "--weights", "none", "--out", "out", "--quiet"])
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == "linux" else 1024))
-print(peaks[2] - peaks[1])
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    assert int(result.stdout) < 30_000  # kilobytes; the maps of 200 photos take 60,000
-    with np.load(tmp_path / "out" / "maps.npz") as maps:
-        assert len(maps["gradcam"]) == len(maps["names"]) == 240
-    assert len(names_in(tmp_path / "out" / "gradcam_overlays")) == 240
-
-
-# --- As a user meets it ---
-
-
-@pytest.mark.slow
-def test_what_cannot_be_used_is_one_line(tmp_path):
-    (tmp_path / "holiday" / "day 1").mkdir(parents=True)
-    for images, words in (
-        (
-            "https://example.org/cat.jpg",
-            "is a web address; save the photo and give the file's name",
-        ),
-        ("holiday", "its subfolders are not searched, but 'holiday/*/' names all of them"),
-        ("*.jpg", "no file or folder fits the pattern '*.jpg'"),
-    ):
-        result = run_script(
-            "saliency_map.py", "--images", images, "--out", tmp_path / "out", cwd=tmp_path
-        )
-        assert_one_line_error(result, words)
-    assert names_in(tmp_path) == []

@@ -124,6 +124,7 @@ def prepare(folder: Path) -> None:
     )
     os.mkfifo(folder / "pipe")
     (folder / "nothing").mkdir()
+    (folder / "holiday" / "day 1").mkdir(parents=True)
     (folder / "none" / "below").mkdir(parents=True)
     (folder / "none" / "notes.txt").write_text("notes")
     torch.save({"fc.weight": torch.zeros(2, 2)}, folder / "other.pth")
@@ -140,6 +141,9 @@ def prepare(folder: Path) -> None:
         (["--images", "nothing"], ["folder 'nothing' holds no image"]),
         (["--images", "none"], ["folder 'none' holds no image"]),
         (["--images", ""], ["is empty"]),
+        (["--images", "https://example.org/cat.jpg"], ["is a web address"]),
+        (["--images", "holiday"], ["its subfolders are not searched, but 'holiday/*/' names all"]),
+        (["--images", "*.gif"], ["no file or folder fits the pattern '*.gif'"]),
         (["--images", "chelsea.png", "absent.jpg"], ["absent.jpg"]),
         (["--images", "chelsea.png", "--labels", "unicorn"], ["unknown class 'unicorn'"]),
         (["--images", "chelsea.png", "--labels", "dog"], ["'dog' is ambiguous", "give the id"]),
