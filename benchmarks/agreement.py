@@ -316,7 +316,8 @@ def main() -> None:
         "",
         "Made by `python benchmarks/agreement.py`; its head says on what. The numbers are means "
         "over the saliency maps of five photos; where a definition is the same they agree to 1e-6, "
-        f"or there is no table. The time is ours over theirs, in CPU seconds. {versions}.",
+        "or there is no table. The time is ours over theirs, in CPU seconds; a call of ours gives "
+        f"rank correlation and SSIM, or both curves, at once. {versions}.",
         "",
         "| measure | library | ours | theirs | largest difference | time | why they differ |",
         "| --- | --- | --: | --: | --: | --: | --- |",

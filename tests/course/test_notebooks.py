@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from check import main
 from checker.items import HOMEWORK, of_edition
 from checker.notebooks import NETWORK, STYLE
 from collect_submission import zip_files
@@ -147,7 +146,7 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, capsys):
+def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path):
     """Each question written and checked; the PDFs; the zip, at full points."""
     home = tmp_path / "home"
     zipfile.ZipFile(io.BytesIO(zip_files(starter_files(ROOT) | homework_files(ROOT)))).extractall(
@@ -164,9 +163,8 @@ def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, capsys):
             written[name] = ANSWERS[name]
             for notebook in (NETWORK, STYLE):
                 answered(home / notebook, {name: ANSWERS[name]})
-        arguments = ["--edition", "homework", "--only", item.name, "--root", str(home)]
-        assert main(arguments) == 0, capsys.readouterr().out
-        assert capsys.readouterr().out.startswith(item.editions[HOMEWORK][0])
+        said = run(home, *check, "--only", item.name).stdout
+        assert said.startswith(item.editions[HOMEWORK][0]) and "1 item: 1 ok" in said, said
     assert written == ANSWERS
     (home / "problem_set.pdf").write_bytes(pdf_with_a_page())
     result = run(home, "writeup.py", "--notebooks", "problem_set.pdf")
