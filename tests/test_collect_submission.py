@@ -169,10 +169,11 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project):
 
 @pytest.mark.slow
 def test_a_letter_that_the_console_lacks_is_shown_all_the_same(project, monkeypatch):
-    (project / "gradcam.py").write_text("raise ValueError('cat \u732b')\n", encoding="utf-8")
+    fault = "raise ValueError('cat \u732b \\x1b' + 'x' * 9999999)\n"
+    (project / "gradcam.py").write_text(fault, encoding="utf-8")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
     assert_one_line_error(
-        collect(project, "--code-only"), "gradcam.py line 1: ValueError: cat \\u732b"
+        collect(project, "--code-only"), "gradcam.py line 1: ValueError: cat \\u732b \\x1bxxx"
     )
 
 

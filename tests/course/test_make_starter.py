@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from solutions import ITEMS, POINTS, RIGHT, outcome, points, put, run, write
 
+import check
 from collect_submission import required_files, zip_files
 from course import grade
 from course.make_starter import (
@@ -192,7 +193,7 @@ return score.detach(), image.grad
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(starter, tmp_path):
+def test_a_student_s_walk_in_the_hand_out_s_order(starter, hidden):
     """Each question written, checked, and its figures made; the report; the zip, at full points."""
     for item in ITEMS.values():
         if item.name.endswith("_captum"):
@@ -227,7 +228,8 @@ def test_a_student_s_walk_in_the_hand_out_s_order(starter, tmp_path):
     assert report.returncode == 0 and (starter / "report.pdf").is_file(), report.stderr
     assert run(sys.executable, "collect_submission.py", cwd=starter).returncode == 0
     (submission,) = starter.glob("*_submission.zip")
-    result = grade.grade(submission, "assignment")
+    rules = grade.Rules("assignment", check.Expected(hidden))
+    result = grade.grade(submission, rules)
     assert (result.total, result.most) == (80, 80), grade.table(result)
 
 

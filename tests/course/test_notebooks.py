@@ -146,7 +146,7 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path):
+def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden):
     """Each question written and checked; the PDFs; the zip, at full points."""
     home = tmp_path / "home"
     zipfile.ZipFile(io.BytesIO(zip_files(starter_files(ROOT) | homework_files(ROOT)))).extractall(
@@ -176,7 +176,7 @@ def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path):
         *(NETWORK, NETWORK.replace(".ipynb", ".pdf"), STYLE.replace(".ipynb", ".pdf")),
         *("notebooks/cs231n/__init__.py", "data/reference_values.npz"),
     } <= set(zipfile.ZipFile(submission).namelist())
-    graded = run(ROOT, "course/grade.py", "--edition", "homework", submission)
+    graded = run(ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", submission)
     assert re.search(r"total +50 / 50", graded.stdout), graded.stdout
 
 
@@ -186,7 +186,7 @@ def pdf_with_a_page() -> bytes:
 
 
 @pytest.mark.slow
-def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
+def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path, hidden):
     wrong = ANSWERS | {
         "tv_loss": "return tv_weight * img.abs().sum()",
         "gram_matrix": "raise ValueError(1)",
@@ -195,7 +195,9 @@ def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
         (tmp_path / "own" / Path(name).name).parent.mkdir(exist_ok=True)
         (tmp_path / "own" / Path(name).name).write_bytes(homework_files(ROOT)[name])
         answered(tmp_path / "own" / Path(name).name, wrong)
-    graded = run(ROOT, "course/grade.py", "--edition", "homework", tmp_path / "own").stdout
+    graded = run(
+        ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", tmp_path / "own"
+    ).stdout
     assert " 0 / 10" not in graded, graded
     lost = [line for line in graded.splitlines() if " 0 / " in line]
     assert "Gram matrix" in lost[0] and "StyleTransfer-Pytorch.ipynb cell" in lost[0], graded
