@@ -13,10 +13,9 @@ import pytest
 from helpers import ROOT
 
 from checker.items import HOMEWORK, of_edition
-from checker.notebooks import NETWORK, STYLE
 from collect_submission import zip_files
 from course.make_starter import starter_files
-from course.notebooks import blank, homework_files, submitted
+from course.notebooks import NETWORK, STYLE, blank, homework_files, submitted
 from report.pages import Report
 
 # What a student writes: function → text in the place of the exception. Otherwise than in the solved
