@@ -157,8 +157,9 @@ def _by_its_modules(model: nn.Module, size: int) -> Preparation | None:
     finished = try_out(model, size, more).finished
     inside = next((module for module in normalisers if module in finished), None)
     if inside is not None:
-        (mean, _), name = _normalisation(inside) or ((), ()), type(inside).__name__
-        return Preparation((0.0,), (1.0,), pixel_range=_range_of(mean), source=f"its own {name}")
+        mean, source = (_normalisation(inside) or ((), ()))[0], f"its own {type(inside).__name__}"
+        base, pixel_range = _by_configuration(model) or Preparation(), _range_of(mean)
+        return replace(base, mean=(0.0,), std=(1.0,), pixel_range=pixel_range, source=source)
     return _of_transforms([*normalisers, *carried], "its own transforms")
 
 

@@ -88,6 +88,10 @@ FACTS = {  # what a network carries → mean, std, size, interpolation
         nn.Sequential(Normalize([0.4], [0.3]), small_network()),
         ((0.0,), (1.0,), 224, "bicubic"),
     ),
+    "both": (
+        nn.Sequential(Normalize([0.4], [0.3]), carrying(pretrained_cfg=configured())),
+        ((0.0,), (1.0,), 32, "bicubic"),
+    ),
     "position embeddings": (vit(), (MEAN, STD, 32, "bicubic")),
     "nothing": (small_network(), (MEAN, STD, 224, "bicubic")),
     "noise": (carrying(mean=0.0, std=0.02), (MEAN, STD, 224, "bicubic")),  # no normalisation
@@ -119,16 +123,16 @@ def test_a_network_normalised_inside_gets_plain_pixels(mean, largest):
 
 @pytest.mark.slow
 def test_torchvision_s_networks_get_what_their_own_transforms_make():
-    photo = Image.fromarray(noise(600, 600))
+    photo, own = Image.fromarray(noise(300, 300)), {}
     for arch in models.list_models(module=models):
-        entries = models.get_model_weights(arch)
-        for own in {str(e.transforms()): e.transforms() for e in entries}.values():
-            found = find_preparation(nn.Module(), own)
-            side = found.size
-            how = Image.Resampling[found.interpolation.upper()]
-            pixels = np.asarray(photo.resize((side, side), how))
-            own.resize_size = own.crop_size  # the crop apart
-            assert torch.allclose(found(to_batch(pixels[None]))[0], own(photo), atol=1e-6), arch
+        for entry in models.get_model_weights(arch):
+            own[str(entry.transforms())] = entry.transforms()
+    for transform in own.values():
+        found = find_preparation(nn.Module(), transform)
+        how = Image.Resampling[found.interpolation.upper()]
+        pixels = np.asarray(photo.resize((found.size, found.size), how))
+        transform.resize_size = transform.crop_size  # the crop apart
+        assert torch.allclose(found(to_batch(pixels[None]))[0], transform(photo), atol=1e-6)
 
 
 @pytest.mark.parametrize(

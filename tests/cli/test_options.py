@@ -28,6 +28,7 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
     | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",
+        "size",
         "classes",
         "target",
         "iterations",
