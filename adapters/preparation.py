@@ -168,7 +168,8 @@ def _by_configuration(model: nn.Module) -> Preparation | None:
     for module in model.modules():
         for name in ("pretrained_cfg", "default_cfg"):
             config = getattr(module, name, None)
-            if isinstance(config, Mapping) and (numbers := _numbers_of(config.get)):
+            config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+            if numbers := _numbers_of(config.get):
                 sides = config.get("input_size") or (SIZE,)
                 how = _interpolation(config.get("interpolation"))
                 return Preparation(*numbers, min(sides[-2:]), how, _range_of(numbers[0]), 3, name)

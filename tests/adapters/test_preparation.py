@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -75,6 +76,10 @@ FACTS = {  # what a network carries → mean, std, size, interpolation
     "timm": (
         carrying(pretrained_cfg=configured(interpolation="bilinear")),
         (HALF, HALF, 32, "bilinear"),
+    ),
+    "timm's as an object": (
+        carrying(pretrained_cfg=types.SimpleNamespace(**configured())),
+        (HALF, HALF, 32, "bicubic"),
     ),
     "older timm": (carrying(default_cfg=configured()), (HALF, HALF, 32, "bicubic")),
     "LoRA": (Inner(carrying(pretrained_cfg=configured())), (HALF, HALF, 32, "bicubic")),
@@ -233,6 +238,17 @@ def test_what_is_assumed_is_said(own, caplog):
         own("body", pixel_range=1)
     (message,) = caplog.messages
     assert "own.py:body" in message and "--mean" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_takes_photos_as_imagenet_s_alone(tmp_path, caplog):
+    (tmp_path / "own.py").write_text(FILE + "\n\nscripted = torch.jit.script(body())\n")
+    images = to_batch(noise(16, 16)[None])
+    assert load_model(f"{tmp_path}/own.py:scripted", device="cpu")(images).shape == (1, 3)
+    assert len(caplog.messages) == 1
+    with pytest.raises(InputError, match="TorchScript"):
+        load_model(f"{tmp_path}/own.py:scripted", device="cpu", mean=HALF, std=HALF)
 
 
 def test_grey_and_other_channels(own):
