@@ -150,7 +150,7 @@ ITEMS = (
         CLASS,
         "objective_gradient",
         _both("1.4", "1.3", 10),
-        0.1,
+        0.2,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
         "can write down.",
     ),
