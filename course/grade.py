@@ -79,7 +79,8 @@ class Rules:
     """How submissions are graded."""
 
     edition: str
-    hidden: check.Expected  # inputs that students do not have, and what is right for them
+    # Inputs that students do not have, and what is right for them; without, those of check.py.
+    hidden: check.Expected | None = None
     strict: bool = False  # no points at all for code that prints what nobody asked for
     partial: bool = False  # an item's share of the points where it is not all right
 
@@ -503,7 +504,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
             seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            hidden = stored(options.values) if options.values else drawn(seed)
+            hidden = stored(options.values) if options.values else None
+            if options.edition not in (ASSIGNMENT, HOMEWORK):
+                print("notice: graded with the inputs that check.py has", file=sys.stderr)
+            elif not hidden:
+                hidden = drawn(seed)
             rules = Rules(options.edition, hidden, options.strict, options.partial)
             for result in grade_all(options.submissions, rules, options.jobs):
                 failed = failed or bool(result.error)
