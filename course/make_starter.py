@@ -11,6 +11,7 @@ solution.
 """
 
 import ast
+import dataclasses
 import re
 import secrets
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, ITEMS, Item
+from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item
 from cli.options import Parser
 from cli.process import print_line
 from collect_submission import code_of, zip_files
@@ -50,7 +51,13 @@ EXTRAS = (
 GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
-BLANKS = tuple(item for item in ITEMS if item.hint)
+# Not asked for, but half an answer: what counterfactual maps take from Grad-CAM.
+_SHARED = dataclasses.replace(
+    next(item for item in ITEMS if item.name == "grad_cam"),
+    function="GradCam.maps",
+    hint="Only counterfactual maps need it: activation_value and gradient_value to maps in [0, 1].",
+)
+BLANKS = (*(item for item in ITEMS if item.hint), _SHARED)
 
 # Part of a function that students write: indent, title, what is there.
 PART = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
@@ -67,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip beside the solution. Returns the exit status."""
     parser = Parser(description="Make the students' edition out of the solution.")
     parser.add_argument(
-        "--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)"
+        "--edition",
+        choices=(ASSIGNMENT, HOMEWORK),
+        default=ASSIGNMENT,
+        help="which (default: %(default)s)",
     )
     words = f"make {AUTOGRADER}, which holds no solution, but hidden inputs and their values"
     parser.add_argument("--autograder", action="store_true", help=words)

@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+import check
 from cli.options import make_parser
 
 README = (ROOT / "README.md").read_text()
@@ -41,11 +42,17 @@ RUN_BY_THEIR_TESTS = {
     "python data_utils.py --from STARTER.zip",
     "python writeup.py --only fooling_image class_visualization",
     "python writeup.py --no-run --answers answers.md",
+    "python writeup.py --notebooks",
+    "python writeup.py --notebooks problem_set.pdf",
     "bash collect_submission.sh",
     "bash collect_submission.sh --code-only",
 }
 RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map grad_cam"}
-BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
+BENCHMARKS = {
+    *("python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"),
+    "python -m pip install -r benchmarks/requirements-agreement.txt",
+    "python benchmarks/agreement.py",
+}
 NEEDS_NETWORK = {
     "python gradcam.py --arch my_timm.py:network --images cat.jpg",  # timm's weights
     ".venv/bin/python -m pip install torch torchvision --index-url "
@@ -187,6 +194,8 @@ def test_every_option_exists():
         parser = make_parser("")
         importlib.import_module(script).add_options(parser)
         known |= {option for action in parser._actions for option in action.option_strings}
+    for action in check.make_parser()._actions:
+        known |= set(action.option_strings)
     text = "".join((ROOT / name).read_text() for name in DOCUMENTS)
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
     assert named <= known, named - known

@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import SqueezeNet
 
+from adapters.outputs import Reading
 from errors import InputError
 from image_utils import blur_image, clip_pixels, round_to_8_bits
 from model_utils import load_model
@@ -22,7 +23,8 @@ from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_modules.rules import AdamRule, CourseRule
 from style_utils import style_transfer
 from visualizers import ClassVisualization, GradCam, SaliencyMap
-from visualizers.common import check_labels, class_scores, evaluated, unit_length
+from visualizers.common import check_labels, class_scores, evaluated, probabilities, unit_length
+from visualizers.sanity import deletion_insertion
 
 
 @pytest.fixture
@@ -305,3 +307,18 @@ def test_style_layers_without_feature_maps_are_refused():
             torch.float32,
             testing=True,
         )
+
+
+def test_probabilities_that_a_network_means():
+    model, scores = small_network(), torch.tensor([[1.0, -1.0], [0.0, 3.0]])
+    assert torch.equal(probabilities(model, scores), scores.softmax(dim=1))
+    model.score_reading = Reading(binary=True, probability="sigmoid")
+    assert torch.equal(probabilities(model, scores), scores.sigmoid())
+
+
+def test_deletion_of_a_network_with_one_logit_is_by_its_sigmoid():
+    model = small_network()
+    model.score_reading = Reading(probability="sigmoid")
+    images = torch.randn(1, 3, 16, 16)
+    curves = deletion_insertion(model, images, torch.tensor([1]), torch.rand(1, 16, 16), steps=2)
+    assert curves[0, 0, 0] == pytest.approx(model(images).sigmoid()[0, 1].item(), abs=1e-6)
