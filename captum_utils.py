@@ -37,8 +37,7 @@ def _to_hwc(attribution: torch.Tensor) -> np.ndarray:
 
 
 def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
-    """Return `algo.attribute(inputs, **kwargs)`, with flat memory for any number of images and
-    steps.
+    """Return `algo.attribute(inputs, **kwargs)`, computed in pieces so that memory stays flat.
 
     On a CPU the images go through in chunks; an algorithm that works in steps (integrated
     gradients, conductance) gets them one by one and its steps in batches: all at once, five photos
@@ -95,8 +94,7 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
 def attribution(
     algorithm: type, model: nn.Module, layer: Layer | None = None, **kwargs
 ) -> Callable:
-    """Return a technique: images (N, 3, H, W) and labels (N,) → what an algorithm of Captum's
-    attributes to them.
+    """Return a function of images (N, 3, H, W) and labels (N,) that runs an algorithm of Captum's.
 
     Args:
         algorithm: a class of `captum.attr`, made of the network and, with `layer`, a module.
@@ -119,17 +117,13 @@ def attribution(
 
 
 def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
-    """Return the size and the strides of the squares that occlude a photo (H, W, 3), as
-    `attr.Occlusion` takes them.
-    """
+    """Return size and strides of the squares of `attr.Occlusion` for a photo (H, W, 3)."""
     square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
     return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
 
 
 def _target(target, count: int):
-    """Return class ids as Captum takes them: an int for all images, or a tensor of one per
-    image.
-    """
+    """Return class ids as Captum takes them: an int for all images, or a tensor (N,)."""
     one_each = isinstance(target, list | tuple) and len(target) == count
     if one_each and all(isinstance(label, int | np.integer | torch.Tensor) for label in target):
         target = torch.as_tensor(target)
@@ -140,9 +134,7 @@ def _target(target, count: int):
 
 
 def _cut(value, chunk: slice, count: int):
-    """Cut an argument along with the images if it holds one entry for each; of a tuple, its parts
-    that do.
-    """
+    """Cut an argument, or parts of a tuple, along with the images if it has an entry for each."""
     if isinstance(value, tuple):
         return tuple(_cut(part, chunk, count) for part in value)
     one_each = isinstance(value, list) or (isinstance(value, torch.Tensor) and value.dim() > 0)
@@ -211,9 +203,7 @@ def attribution_row(
     cmap: str = "viridis",
     alpha: float = 0.7,
 ) -> tuple[str, list[np.ndarray]]:
-    """Return one row of `visualize_attr_maps` for `draw_rows`: its title and a tile for each
-    photo.
-    """
+    """Return a row of `visualize_attr_maps` for `draw_rows`: title and a tile per photo."""
     return title, [
         _tile(attr_preprocess(a), cmap, alpha, x.shape[:2])
         for a, x in zip(attribution, X, strict=True)

@@ -36,6 +36,7 @@ from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent
 EXPECTED = ROOT / "data" / "expected.npz"
+LACKING = "no picture shows"
 MOST_LETTERS = 400  # of a message
 # a known mistake is named where it is so much nearer than the reference and any other mistake
 NEARER = 0.4
@@ -52,6 +53,7 @@ class Outcome:
     title: str
     status: str  # ok, wrong, missing or error
     words: str = ""  # one line: what was expected, what was found, where
+    share: float = 0  # of what is compared, that is right
 
 
 @dataclass
@@ -71,11 +73,15 @@ SERVER = Server()
 atexit.register(SERVER.close)
 
 
-def measure(item: Item, root: Path, patience: float = PATIENCE) -> Measured:
-    """Run an item on the solution in a folder, in a process of its own."""
+def measure(
+    item: Item, root: Path, patience: float = PATIENCE, inputs: dict | None = None
+) -> Measured:
+    """Run an item on the solution in a folder, in a process of its own, with other inputs than
+    the students' where such are given.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        arguments = (item.name, item.file, str(root), name, patience)
+        arguments = (item.name, item.file, str(root), name, patience, inputs or {})
         try:
             how, report = SERVER.run(arguments, patience)
         except ServerError as error:
@@ -124,6 +130,7 @@ class Expected:
         with np.load(path) as file:
             self.arrays = dict(file)
         self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
+        self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
 
     def values(self, item: str, mistake: int | None = None) -> Arrays:
         """Return what an item measures: "group/name" → array; with `mistake`, of the solution that
@@ -140,7 +147,7 @@ class Expected:
             return "not finite (NaN or infinity)"
         known = [
             (self.values(item.name, number), words)
-            for number, words in enumerate(self.mistakes[item.name])
+            for number, words in enumerate(self.mistakes.get(item.name, []))
         ]
         reference = self.values(item.name)
         ordered = sorted(
@@ -161,13 +168,16 @@ class Expected:
 
 def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Outcome:
     """Return the verdict on what was measured."""
-    status, words = measured.status, measured.words
+    status, words, share = measured.status, measured.words, 0.0
     place = measured.place or _definition(root, item)
     if status == "ok" and item.name.endswith("_captum"):
         findings = [*lacking_rows(item, measured.arrays, expected), *measured.findings]
+        figures = {key.partition("/")[0] for key in expected.values(item.name)}
+        share = 1 - sum(words.startswith(LACKING) for words in findings) / len(figures)
         status, words = ("wrong" if findings else "ok"), "; ".join(findings)
     elif status == "ok":
         error = distance(measured.arrays, expected.values(item.name))
+        share = share_within(item.tolerance, measured.arrays, expected.values(item.name))
         findings = list(measured.findings)
         if not error <= item.tolerance:
             likeness = expected.likeness(item, measured.arrays)
@@ -180,7 +190,8 @@ def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Out
     words = one_line(words)
     if status != "ok" and place:
         words = f"{words} ({place})"
-    return Outcome(item.name, item.question, item.title, status, words)
+    share *= 1 / (1 + len(measured.findings))  # a finding counts as much as all values
+    return Outcome(item.name, item.question, item.title, status, words, round(share, 4))
 
 
 def one_line(text: str) -> str:
@@ -202,13 +213,13 @@ def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
     ways = expected.values(item.name)
     figures = dict.fromkeys(key.partition("/")[0] for key in ways)
     shown = {key.partition("/")[0] for key, wanted in ways.items() if is_drawn(wanted)}
-    known = expected.mistakes[item.name]
+    known = expected.mistakes.get(item.name, [])
     mistakes = [
         words
         for i, words in enumerate(known)
         if any(map(is_drawn, expected.values(item.name, i).values()))
     ]
-    lacking = [f"no picture shows {figure}" for figure in figures if figure not in shown]
+    lacking = [f"{LACKING} {figure}" for figure in figures if figure not in shown]
     return lacking and [*mistakes, *lacking]
 
 
@@ -222,6 +233,17 @@ def distance(found: Arrays, wanted: Arrays) -> float:
         error = relative_error(found[key], values) if key in found else np.inf
         errors[group] = max(errors.get(group, 0.0), error)
     return min(errors.values(), default=0.0)
+
+
+def share_within(tolerance: float, found: Arrays, wanted: Arrays) -> float:
+    """Return the share of a group's arrays that lie within a tolerance, of the group that fits
+    best.
+    """
+    groups: dict[str, list[bool]] = {}
+    for key, values in wanted.items():
+        right = key in found and relative_error(found[key], values) <= tolerance
+        groups.setdefault(key.partition("/")[0], []).append(right)
+    return max((sum(right) / len(right) for right in groups.values()), default=1.0)
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -262,16 +284,37 @@ def _definition(root: Path, item: Item) -> str:
 
 
 def check(
-    root: Path, items: Sequence[Item], patience: float = PATIENCE, jobs: int = 2
+    root: Path,
+    items: Sequence[Item],
+    patience: float = PATIENCE,
+    jobs: int = 2,
+    hidden: Expected | None = None,
 ) -> Iterator[Outcome]:
-    """Check a solution's items, a few at a time; yield the outcomes in order."""
+    """Check a solution's items, a few at a time; yield the outcomes in order.
+
+    With `hidden`, values for inputs that students do not have, an item is ok that is right for
+    these; the students' values only help to tell what is wrong with it.
+    """
     expected = Expected(EXPECTED)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
+
+    def verdict(item: Item, seen: Expected) -> Outcome:
+        return judge(item, measure(item, root, patience, seen.inputs), seen, root)
+
+    def outcome(item: Item) -> Outcome:
+        found = verdict(item, hidden or expected)
+        if not hidden or found.status != "wrong":
+            return found
+        known = verdict(item, expected)
+        if known.status == "wrong":
+            return replace(known, share=found.share)
+        return replace(found, words=f"right for the inputs of check.py alone: {found.words}")
+
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(measure, item, root, patience) for item in items]
+        pending = [pool.submit(outcome, item) for item in items]
         try:
-            for item, future in zip(items, pending, strict=True):
-                yield judge(item, future.result(), expected, root)
+            for future in pending:
+                yield future.result()
         except (KeyboardInterrupt, SystemExit):
             SERVER.close()  # so that nobody waits for the items that run
             raise
@@ -280,13 +323,17 @@ def check(
 
 
 def check_edition(
-    root: Path, items: Sequence[Item], edition: str, patience: float
+    root: Path,
+    items: Sequence[Item],
+    edition: str,
+    patience: float = PATIENCE,
+    hidden: Expected | None = None,
 ) -> Iterator[Outcome]:
     """Check a solution as `check` does, the homework's notebooks by the functions of their
     cells.
     """
     if edition != HOMEWORK:
-        yield from check(root, items, patience)
+        yield from check(root, items, patience, hidden=hidden)
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         write_package(root, Path(name).resolve())
@@ -294,7 +341,8 @@ def check_edition(
             replace(item, file=STYLE if item.file.startswith("style") else NETWORK)
             for item in items
         ]
-        for item, outcome in zip(items, check(Path(name).resolve(), places, patience), strict=True):
+        found = check(Path(name).resolve(), places, patience, hidden=hidden)
+        for item, outcome in zip(items, found, strict=True):
             yield replace(outcome, question=item.editions[edition][0])
 
 

@@ -110,6 +110,7 @@ def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., Non
         names = ("l2_reg", "learning_rate", "blur_every", "max_jitter", "seed")
         kwargs = {name: getattr(options, name) for name in names}
         kwargs |= {"num_iterations": options.iterations, "callback": report}
+        kwargs["size"] = data.session.preparation.size
         ClassVisualization().visualize_classes(targets, data.model, **kwargs)
     save(
         strip(columns, [data.title(target) for target in targets]),
@@ -119,9 +120,12 @@ def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., Non
 
 def with_probability(data: Dataset, image: torch.Tensor, target: int) -> str:
     """Say what the network thinks of a picture: the class's score and probability."""
-    scores = data.scores(image)[0]
+    from visualizers.common import probabilities
+
+    scores = data.scores(image)
+    score, chance = scores[0, target], probabilities(data.model, scores)[0, target]
     # No-break spaces hold it together on one line of the title.
-    return f"score\u00a0{scores[target]:.1f},\u00a0{scores.softmax(dim=0)[target]:.1%}"
+    return f"score\u00a0{score:.1f},\u00a0{chance:.1%}"
 
 
 def strip(columns: list[Column], names: list[str]) -> Image:

@@ -1,5 +1,4 @@
-"""Collect the submission: assignment_3_submission.zip, checked before it is written. Same files,
-same bytes.
+"""Collect the submission: assignment_3_submission.zip, checked before it is written.
 
 Standard library only, and nothing of the project's before it has been seen to import: a broken file
 must be named, not stumbled over.
@@ -68,8 +67,7 @@ def check_environment() -> None:
 
 
 def required_files(root: Path) -> dict[str, str]:
-    """Return the scripts and what they import of the project, directly or through one another: file
-    → who imports it.
+    """Return the scripts and what they import of the project: file → who imports it.
 
     What is imported inside a function counts, and so does a module that is neither in the project
     nor installed.
@@ -89,9 +87,7 @@ def required_files(root: Path) -> dict[str, str]:
 
 
 def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:
-    """Return what a file imports: dotted name, and whether that is surely a module, not a name in
-    one.
-    """
+    """Yield what a file imports: dotted name, and whether that is surely a module."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):  # named elsewhere
@@ -109,9 +105,7 @@ def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:
 
 
 def _files_of(root: Path, module: str, surely: bool) -> list[str]:
-    """Return the files of a module of the project; none where it is somebody else's, or a name in a
-    module.
-    """
+    """Return the files of a module of the project; none where the module is not ours."""
     parts = module.split(".")
     packages = [f"{'/'.join(parts[:i])}/__init__.py" for i in range(1, len(parts))]
     path = root.joinpath(*parts)
@@ -131,9 +125,7 @@ def _is_installed(name: str) -> bool:
 
 
 def code_of(root: Path) -> list[Path]:
-    """Return the code that belongs in the submission: the root's modules, and whole packages where
-    one is required.
-    """
+    """Return the submission's code: the root's modules and the packages that they need."""
     folders = {root, *((root / name).parent for name in required_files(root))}
     return sorted(
         path
@@ -144,11 +136,7 @@ def code_of(root: Path) -> list[Path]:
 
 
 def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
-    """Read the files that belong in the submission: path in the zip → content, in a fixed order.
-
-    Raises:
-        SubmissionError: a required file is missing, or one cannot be read.
-    """
+    """Read the files that belong in the submission: path in the zip → content, in a fixed order."""
     documents = [
         path for pattern in DATA + (() if code_only else DOCUMENTS) for path in root.glob(pattern)
     ]
@@ -172,11 +160,7 @@ def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
 
 
 def check_compiles(files: dict[str, bytes]) -> None:
-    """Compile every .py file without running it.
-
-    Raises:
-        SubmissionError: it names each file that does not compile, and the line.
-    """
+    """Compile every .py file without running it."""
     problems = []
     for name, content in files.items():
         try:
@@ -206,12 +190,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
 
 
 def check_imports(archive: bytes) -> None:
-    """Unpack the archive into an empty folder and import the required modules there, in a process
-    of its own.
-
-    Raises:
-        SubmissionError: it names each file that does not import, the line and the error.
-    """
+    """Unpack the archive into an empty folder and import its modules in a process of its own."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise SubmissionError(
             f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make "
@@ -243,9 +222,7 @@ def check_imports(archive: bytes) -> None:
 
 
 def report_imports() -> None:
-    """Import every required module and print a line for each file that fails; this runs in the
-    unpacked archive.
-    """
+    """Import each required module; print a line for each failure. Runs in the archive."""
     problems = []
     for name in required_files(ROOT):
         try:
@@ -272,9 +249,7 @@ def _origin(error: BaseException) -> str:
 
 
 def without_outputs(files: dict[str, bytes]) -> list[str]:
-    """Return the notebooks in which a cell of code has not been run, as they are to be handed in
-    with all outputs.
-    """
+    """Return the notebooks in which a cell has not been run: outputs are to be handed in."""
     names = []
     for name, content in files.items():
         if name.endswith(".ipynb"):
@@ -291,12 +266,7 @@ def without_outputs(files: dict[str, bytes]) -> list[str]:
 
 
 def write_archive(archive: bytes) -> None:
-    """Write the zip, whole or not at all, with the project's own writer, which has just been
-    imported from the zip.
-
-    Raises:
-        SubmissionError: it cannot be written.
-    """
+    """Write the zip, whole or not at all."""
     from errors import InputError
     from files.atomic import atomic_write
 
@@ -308,9 +278,7 @@ def write_archive(archive: bytes) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check and write the zip. Returns the exit status: 0, or 2 when something is wrong with the
-    files.
-    """
+    """Check and write the zip. Return 0, or 2 when files are missing or wrong."""
     parser = argparse.ArgumentParser(description=f"Collect the submission into {ARCHIVE}.")
     parser.add_argument(
         "--code-only", action="store_true", help="leave out report.pdf and the notebooks"

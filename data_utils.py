@@ -1,5 +1,4 @@
-"""Photos and their classes: the course's 25 ImageNet photos, photos that installed packages ship,
-and your own.
+"""Photos and their classes: the course's 25, photos in installed packages, and your own.
 
 As a command it brings the course's data into the project, as `files/course.py` does.
 """
@@ -78,8 +77,7 @@ def load_imagenet_val(
 def load_images(
     num: int | None = None, seed: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str], dict[int, str]]:
-    """Return photos as the course's edition of 2023 does: `num` of them drawn at random, or all in
-    order.
+    """Return photos as the course's 2023 edition does: `num` drawn at random, or all in order.
 
     Args:
         num: how many; None for all.
@@ -117,8 +115,7 @@ def _photos(
 def course_photos(
     path: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]] | None:
-    """Return the course's 25 photos, their classes and the names of all classes; None if they are
-    not there.
+    """Return the course's 25 photos, their classes and all class names; None if they are not there.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
@@ -145,9 +142,7 @@ def course_photos(
 
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return five photos that installed packages ship, their classes and the names of all
-    classes.
-    """
+    """Return five photos from installed packages, their classes and all class names."""
     return (
         open_photos(package_files()),
         np.array([label for *_, label in PACKAGE_PHOTOS], dtype=np.int64),
@@ -180,9 +175,7 @@ class PhotoSet(NamedTuple):
 
 
 class Photos:
-    """Photos in files and folders, opened one by one whenever they are gone through: memory holds
-    one at a time.
-    """
+    """Photos in files and folders, opened one by one each time: memory holds one."""
 
     def __init__(
         self,
@@ -190,6 +183,7 @@ class Photos:
         size: int = PHOTO_SIZE,
         whole: bool = False,
         num: int | None = None,
+        interpolation: str = "bicubic",
     ):
         """Find the photos; those named themselves must begin like photos.
 
@@ -200,12 +194,13 @@ class Photos:
             size: pixels of the short side.
             whole: keep the photos' proportions; otherwise they are cut to the middle square.
             num: open no more than so many.
+            interpolation: how their size is changed, the name of one of Pillow's, in small letters.
 
         Raises:
             InputError: a file that is no photo, a folder without any file, a pattern that fits
                 nothing, a web address, or an empty name.
         """
-        self.size, self.whole, self.num = size, whole, num
+        self.size, self.whole, self.num, self.interpolation = size, whole, num, interpolation
         # Each with the folder that it was found in
         self.files = [file for path in paths for file in _find(path)]
         self._warned: set[str | Path] = set()  # the files whose notice has been given
@@ -218,11 +213,7 @@ class Photos:
         return len(self.files[: self.num])
 
     def __iter__(self) -> Iterator[Photo]:
-        """Open photo after photo.
-
-        Raises:
-            InputError: a file that cannot be opened as a photo, or a folder without any that can.
-        """
+        """Open photo after photo."""
         return itertools.islice(self._open(), self.num)
 
     def _open(self) -> Iterator[Photo]:
@@ -251,7 +242,7 @@ class Photos:
                 f"may be at most "
                 f"{LONGEST} times the short one"
             )
-        return Photo(Path(path).name, frame(image, self.size, self.whole))
+        return Photo(Path(path).name, frame(image, self.size, self.whole, self.interpolation))
 
 
 def find_photos(
@@ -259,27 +250,27 @@ def find_photos(
     size: int = PHOTO_SIZE,
     whole: bool = False,
     num: int | None = None,
+    interpolation: str = "bicubic",
 ) -> PhotoSet:
-    """Return the photos in files and folders, which are opened whenever they are gone through; or
-    the course's.
+    """Return the photos in files and folders, not opened yet; without any, the course's.
 
     Args:
-        images, size, whole, num: as for `Photos`; without `images`, the course's first `num`, 5 by
-            default, or, with a notice, those that installed packages ship.
+        images, size, whole, num, interpolation: as for `Photos`; without `images`, the course's
+            first `num`, 5 by default, or, with a notice, those that installed packages ship.
 
     Raises:
         InputError: a photo cannot be used.
     """
     if images is not None:
-        return PhotoSet(Photos(images, size, whole, num))
+        return PhotoSet(Photos(images, size, whole, num, interpolation))
     num = num or 5
     if (course := course_photos()) is None:
         log.warning(FALLBACK)
         labels = np.array([label for *_, label in PACKAGE_PHOTOS[:num]], dtype=np.int64)
-        return PhotoSet(Photos(package_files(), size, whole, num), labels)
+        return PhotoSet(Photos(package_files(), size, whole, num, interpolation), labels)
     X, y, class_names = course
     photos = [
-        Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole))
+        Photo(f"photo_{i}", frame(Image.fromarray(x), size, whole, interpolation))
         for i, x in enumerate(X[:num], start=1)
     ]
     return PhotoSet(photos, y[:num], class_names)
@@ -312,25 +303,19 @@ def open_photos(paths: Iterable[str | Path], size: int = PHOTO_SIZE) -> np.ndarr
     return X[:count]
 
 
-def frame(image: Image.Image, size: int, whole: bool = False) -> np.ndarray:
-    """Return a picture's middle square, or the whole of it, with a short side of `size` pixels:
-    uint8 (H, W, 3).
-    """
+def frame(
+    image: Image.Image, size: int, whole: bool = False, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """Return a picture or its middle square, short side `size` pixels: uint8 (H, W, 3)."""
+    how = Image.Resampling[interpolation.upper()]
     if not whole:
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+        return np.asarray(ImageOps.fit(image, (size, size), how))
     scale = size / min(image.size)
-    return np.asarray(
-        image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-    )
+    return np.asarray(image.resize([round(side * scale) for side in image.size], how))
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
-    """Find the files that a name stands for, each with the folder that it was found in (None: named
-    itself).
-
-    Raises:
-        InputError: an empty name, a folder without any file, or a pattern that fits nothing.
-    """
+    """Find the files that a name stands for, each with its folder (None: it was named itself)."""
     path = Path(name)
     if not str(name):  # as of an unset variable; Path takes it for the working directory
         raise InputError("the name of a photo or folder is empty")
@@ -350,9 +335,7 @@ def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
 
 
 def _files_in(folder: Path) -> list[tuple[str | Path, Path | None]]:
-    """Return what may be a photo in a folder, by name; hidden files and subfolders are not
-    meant.
-    """
+    """Return the files in a folder that may be photos, sorted; hidden ones are left out."""
     try:
         files = sorted(
             p for p in folder.iterdir() if not p.name.startswith(".") and not is_folder(p)

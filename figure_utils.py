@@ -1,5 +1,4 @@
-"""Figures: maps become tiles of pixels, tiles one picture with titles, and the picture a PNG that
-says how it was made.
+"""Figures: maps become tiles, tiles one picture with titles, the picture a PNG with its provenance.
 
 A figure is a Pillow picture in which every pixel of a tile is a pixel of the file. Matplotlib gives
 the colour maps and the loss curves; neither touches the backend or the figures of the caller.
@@ -44,8 +43,7 @@ SMALLEST_TILE = 160  # pixels; smaller tiles are enlarged by a whole factor so t
 def heat(
     values: np.ndarray, cmap: str = "hot", normalize: bool = True, top: float = 1
 ) -> np.ndarray:
-    """Colour a map (H, W): uint8 (H, W, 3). The map's own range fills the colour map, or [0, 1] if
-    not `normalize`.
+    """Colour a map (H, W): uint8 (H, W, 3). Its range fills the colours; [0, 1] if not `normalize`.
 
     Of the range all above the quantile `top` is clipped, unless nothing else would be left.
     """
@@ -58,24 +56,18 @@ def heat(
 
 
 def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """Blend colours over a photo, both uint8 (H, W, 3): RGB picture; `alpha` is the share of the
-    colours.
-    """
+    """Blend colours over a photo, both uint8 (H, W, 3), by `alpha`: RGB picture."""
     return Image.fromarray((alpha * colours + (1 - alpha) * photo).round().astype(np.uint8))
 
 
 def signed(gradient: np.ndarray) -> np.ndarray:
-    """Show a gradient (H, W, 3) about mid-grey: uint8 (H, W, 3). The largest half per cent of the
-    values saturates.
-    """
+    """Show a gradient (H, W, 3) about mid-grey: uint8 (H, W, 3); its largest 0.5 % saturate."""
     top = np.quantile(np.abs(gradient), 0.995) or 1
     return np.rint(255 * (gradient / (2 * top) + 0.5).clip(0, 1)).astype(np.uint8)
 
 
 def about_grey(difference: torch.Tensor) -> np.ndarray:
-    """Show a difference of normalised images (1, 3, H, W) about mid-grey: uint8 (H, W, 3), clipped
-    to 0…255.
-    """
+    """Show a difference of normalised images (1, 3, H, W) about mid-grey: uint8 (H, W, 3)."""
     pixels = difference[0].permute(1, 2, 0).cpu().numpy() * SQUEEZENET_STD
     return np.rint(128 + 255 * pixels).clip(0, 255).astype(np.uint8)
 
@@ -152,9 +144,7 @@ def _font(pixels: int, name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: float, most: int) -> str:
-    """Break a text into at most `most` lines of `room` pixels; an ellipsis stands for what is left
-    over.
-    """
+    """Break a text into at most `most` lines of `room` pixels; "…" marks what is cut off."""
     lines: list[str] = []
     rest = " ".join(text.encode(errors="replace").decode().split("\n"))[:400]
     while rest and len(lines) < most:
@@ -174,8 +164,7 @@ def draw_losses(
     curves: Mapping[str, Sequence[tuple[float, ...]]],
     more: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
-    """Plot content, style, total variation and total loss over the steps, for each picture on
-    logarithmic axes.
+    """Plot content, style, TV and total loss over the steps, logarithmic, a panel per picture.
 
     Args:
         curves: the four terms before and after each step, and further ones, drawn dotted.
@@ -266,13 +255,14 @@ def _plot_losses(ax: Axes, panel: tuple[Sequence[tuple[float, ...]], Sequence[st
 def provenance(
     model=None, seed: int | None = None, facts: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """Say how a figure was made: network, weights, seed, library versions and, as JSON, further
-    facts.
-    """
+    """Return how a figure was made: network, weights, seed, versions; as JSON further facts."""
     weights = str(getattr(model, "weights_name", "unknown"))
+    own = {"Photos": "photo_preparation", "Scores": "score_reading"}
+    notes = {key: getattr(getattr(model, name, None), "note", "") for key, name in own.items()}
     return {
         "Network": getattr(model, "arch", "unknown" if model is None else type(model).__name__),
         "Weights": weights.encode(errors="replace").decode(),  # the name of any file
+        **{key: note for key, note in notes.items() if note},
         "Seed": "none" if seed is None else str(seed),
         "Software": ", ".join(
             f"{p} {version(p)}" for p in ("torch", "torchvision", "captum", "matplotlib", "pillow")
@@ -283,8 +273,7 @@ def provenance(
 
 
 def save_and_show(picture: Image.Image, name: str, model) -> None:
-    """Save a figure of the course's into the project's folder `visualization`, and show it in a
-    notebook.
+    """Save a figure into the project's folder `visualization`, and show it in a notebook.
 
     Raises:
         InputError: the file cannot be written.
@@ -302,8 +291,7 @@ def show_inline(picture: Image.Image) -> None:
 
 
 def save_png(picture: Image.Image, path: str | Path, text: Mapping[str, str]) -> None:
-    """Save a picture as a PNG with text in it, whole or not at all; a path without a suffix gets
-    `.png`.
+    """Save a picture as a PNG with text in it, whole or not at all. The suffix may be left out.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,6 +1,4 @@
-"""Question 1.3: a fooling image, and one that still fools the network after it has been stored in 8
-bits.
-"""
+"""Question 1.3: a fooling image, and one that still fools the network when stored in 8 bits."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write fooling_image.png and fooling_image_valid.png, and print whether the network is
-    fooled.
-    """
+    """Write fooling_image.png and fooling_image_valid.png; print whether the network is fooled."""
     from cli.pages import Dataset
     from visualizers import FoolingImage
 
@@ -88,11 +84,7 @@ def make_figures(session: Session) -> None:
 
 
 def chosen_photo(session: Session) -> np.ndarray:
-    """Return the photo at --index, uint8 (H, W, 3).
-
-    Raises:
-        InputError: there are fewer photos.
-    """
+    """Return the photo at --index, uint8 (H, W, 3)."""
     index, photos = session.options.index, session.photos.photos
     photo = next(itertools.islice(photos, index, None), None)
     if photo is None:
@@ -107,12 +99,11 @@ def chosen_photo(session: Session) -> np.ndarray:
 def figure(
     data: Dataset, photo: np.ndarray, X: torch.Tensor, fooling: torch.Tensor, target: int
 ) -> tuple[list[tuple[str, list[np.ndarray]]], list[str], str]:
-    """Return rows, titles and heading: photo, fooling image, their difference, and the difference
-    amplified.
-    """
+    """Return rows, titles and heading: photo, fooling image, difference, difference amplified."""
     from figure_utils import about_grey, tile
+    from visualizers.common import probabilities
 
-    before, after = (data.scores(image).softmax(dim=1)[0] for image in (X, fooling))
+    before, after = (probabilities(data.model, data.scores(each))[0] for each in (X, fooling))
     likeliest = [f"{p.max():.1%} {data.title(int(p.argmax()))}" for p in (before, after)]
     difference = fooling - X
     length, largest = difference.norm().item(), difference.abs().max().item()

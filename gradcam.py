@@ -115,12 +115,7 @@ def make_figures(session: Session) -> None:
 
 
 def find_layers(data: Dataset) -> tuple[Layer, Layer]:
-    """Return the layers of Grad-CAM and of Captum's layer attributions.
-
-    Raises:
-        InputError: the network has no such layer, or it gives no feature maps that have influence
-            on the scores.
-    """
+    """Return the layers of Grad-CAM and of Captum's layer attributions."""
     from torchvision.models import SqueezeNet
 
     layer = layer_of_option(data, "layer")
@@ -133,11 +128,13 @@ def layer_of_option(data: Dataset, option: str, default: Layer | str | None = No
     """Return the layer that an option names; without it the default, or Grad-CAM's own choice."""
     from visualizers.layers import check_influence, find_layer
 
-    example = data.example  # whose faults are not the layer's
+    example, name = data.example, getattr(data.options, option)
     try:
-        layer = find_layer(data.model, getattr(data.options, option) or default, example)
+        layer = find_layer(data.model, name or default, example)
         check_influence(data.model, layer, example)
     except InputError as error:
+        if name is None:
+            raise
         raise InputError(f"--{option.replace('_', '-')}: {error}") from error
     return layer
 
@@ -147,9 +144,6 @@ def defined_techniques(data: Dataset) -> list[str]:
     ReLUs.
 
     A notice says where it has none, and where Captum's counterpart is something else.
-
-    Raises:
-        InputError: none is defined.
     """
     from visualizers.gradcam import count_relus
 

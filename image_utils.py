@@ -1,6 +1,4 @@
-"""Photos to tensors and back: opening any file as RGB, ImageNet normalisation, rescaling,
-blurring.
-"""
+"""Photos to tensors and back: opening any file as RGB, normalising, rescaling, blurring."""
 
 import contextlib
 import functools
@@ -95,18 +93,14 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def check_image(path: str | Path) -> None:
-    """Raise InputError, as `open_image` does, unless a file begins like a photo; its pixels are not
-    decoded.
-    """
+    """Raise InputError, as `open_image` does, unless a file begins like a photo; decode nothing."""
     with _opened(path):
         pass
 
 
 @contextlib.contextmanager
 def _opened(name: str | Path) -> Iterator[Image.Image]:
-    """Give the picture in a file, not decoded yet. Whatever is raised then, too, becomes an
-    InputError.
-    """
+    """Open a picture without decoding it. Errors, also later ones, become InputErrors."""
     path = Path(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on metadata and size; what matters is raised
@@ -158,9 +152,7 @@ def _plain(error: Exception, path: Path) -> str:
 
 
 def _decode_at_half_size(image: Image.Image) -> None:
-    """Have a picture above Pillow's limit for a warning reduced while it is decoded, where the
-    format allows it.
-    """
+    """Decode a picture above Pillow's limit at a smaller size, where the format allows it."""
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         if isinstance(image, Jpeg2KImageFile) and image.fp and _is_stored_in_halves(image.fp):
             image.reduce = 1
@@ -169,9 +161,7 @@ def _decode_at_half_size(image: Image.Image) -> None:
 
 
 def _is_stored_in_halves(file: IO[bytes]) -> bool:
-    """Whether a JPEG 2000 file holds its picture at half size: its header says how often it was
-    halved (A.6.1).
-    """
+    """Return True if a JPEG 2000 file holds its picture at half size: by its header, A.6.1."""
     file.seek(0)
     header = file.read(100_000).partition(b"\xff\x4f\xff\x51")[2]
     # After length, style, order, layers and colour transform
@@ -179,8 +169,9 @@ def _is_stored_in_halves(file: IO[bytes]) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decode a picture and turn it the right way up; ImageOps.exif_transpose fails where EXIF
-    cannot be rewritten.
+    """Decode a picture and turn it by its EXIF orientation.
+
+    ImageOps.exif_transpose fails where EXIF cannot be rewritten.
     """
     image.load()
     turn = None
@@ -209,8 +200,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and float greyscale: 0…1, 0…255 or 0…65535, whichever the largest value needs,
-    to 0…255.
+    """Scale 16-bit, 32-bit or float grey to 0…255, from 0…1, 0…255 or 0…65535 by its maximum.
 
     Returns:
         Mode L; and its opacity, where one value stands for transparency.
@@ -232,9 +222,7 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an 8-bit picture in RGB, its colours by a profile; one that is broken or of another
-    kind is ignored.
-    """
+    """Return an 8-bit picture in sRGB by its profile; a broken or unfit profile is ignored."""
     if profile:
         with contextlib.suppress(OSError, ValueError, ImageCms.PyCMSError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -268,16 +256,12 @@ def image_from_url(url: str) -> np.ndarray:
 
 
 def load_image(filename: str | Path, size: int | None = None) -> np.ndarray:
-    """Read a picture as a uint8 array (H, W, 3); with `size`, its short side is brought to that
-    many pixels.
-    """
+    """Read a picture: uint8 (H, W, 3); with `size`, its short side gets that many pixels."""
     return np.asarray(_resized(open_image(filename), size))
 
 
 def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Image:
-    """Bring a picture's short side to `size` pixels, or the picture to (height, width); None leaves
-    it as it is.
-    """
+    """Resize a picture to a short side of `size` pixels or to (height, width); None: leave it."""
     if size is None:
         return image
     if not isinstance(size, int):
@@ -296,18 +280,14 @@ def _resized(image: Image.Image, size: int | tuple[int, int] | None) -> Image.Im
 
 
 def preprocess_image(img: np.ndarray) -> np.ndarray:
-    """RGB array (..., 3) in 0…255 → float32 array of the same shape, normalised with ImageNet's
-    mean and deviation.
-    """
+    """Normalise an RGB array (..., 3) in 0…255 by ImageNet's mean and deviation: float32."""
     if np.ndim(img) < 1 or np.shape(img)[-1] != 3:
         raise ValueError(f"img must have shape (..., 3), got {np.shape(img)}")
     return (np.asarray(img, dtype=np.float32) / 255 - SQUEEZENET_MEAN) / SQUEEZENET_STD
 
 
 def to_batch(X: np.ndarray) -> torch.Tensor:
-    """uint8 photos (N, H, W, 3) → float32 tensor (N, 3, H, W), normalised, channels-last in
-    memory.
-    """
+    """Normalise uint8 photos (N, H, W, 3): float32 tensor (N, 3, H, W), channels-last in memory."""
     X = np.asarray(X)
     if X.dtype != np.uint8 or X.ndim != 4 or X.shape[3] != 3:
         raise ValueError(f"X must be uint8 of shape (N, H, W, 3), got {X.dtype} of shape {X.shape}")
@@ -315,8 +295,10 @@ def to_batch(X: np.ndarray) -> torch.Tensor:
 
 
 def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
-    """Undo `preprocess_image`: uint8 array of the same shape; values outside 0…255 are clipped, or,
-    with `rescale`, the whole range is stretched to 0…255 first.
+    """Undo `preprocess_image`: uint8 array of the same shape.
+
+    Values outside 0…255 are clipped, or, with `rescale`, the whole range is stretched to 0…255
+    first.
     """
     values = np.asarray(img, dtype=np.float32) * SQUEEZENET_STD + SQUEEZENET_MEAN
     if not np.isfinite(values).all():
@@ -375,17 +357,13 @@ def clip_pixels(X: torch.Tensor) -> torch.Tensor:
 
 
 def round_to_8_bits(X: torch.Tensor) -> torch.Tensor:
-    """Return normalised images (N, 3, H, W) as they come back, to the bit, from an 8-bit file
-    through `preprocess`.
-    """
+    """Return normalised images (N, 3, H, W) as an 8-bit file and `preprocess` give them back."""
     mean, std = _normalisation(X)
     return ((255 * (X * std + mean)).round().clamp(0, 255) / 255 - mean) / std
 
 
 def _normalisation(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ImageNet's mean and standard deviation in X's dtype and on its device, each (3, 1,
-    1).
-    """
+    """Return ImageNet's mean and deviation, each (3, 1, 1), in X's dtype and on its device."""
     mean, std = (torch.from_numpy(a).to(X).view(3, 1, 1) for a in (SQUEEZENET_MEAN, SQUEEZENET_STD))
     return mean, std
 
@@ -408,9 +386,10 @@ def as_type(X: torch.Tensor, dtype: torch.dtype | torch.device | type | str) -> 
 
 
 def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
-    """Gaussian blur along height and width, in place and on the tensor's device; equals
-    `scipy.ndimage.gaussian_filter1d` along both axes (kernel cut at 4 sigma, borders mirrored with
-    the edge repeated).
+    """Blur along height and width with a Gaussian, in place, on the tensor's device.
+
+    Equals `scipy.ndimage.gaussian_filter1d` along both axes: kernel cut at 4 sigma, borders
+    mirrored with the edge repeated.
 
     Args:
         X: float tensor (N, C, H, W), changed in place.
@@ -441,9 +420,7 @@ def blur_image(X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
 
 
 def _blur_axis(X: torch.Tensor, weights: list[float], axis: int) -> torch.Tensor:
-    """Convolve along one axis, as a sum of shifts; the borders mirror as d c b a | a b c d | d c b
-    a.
-    """
+    """Convolve along one axis, as a sum of shifts; borders are mirrored (b a | a b c d | d c)."""
     radius, side = len(weights) // 2, X.shape[axis]
     period = torch.arange(-radius, side + radius, device=X.device) % (2 * side)
     padded = X.index_select(axis, torch.minimum(period, 2 * side - 1 - period))

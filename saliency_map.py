@@ -27,9 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write saliency_map.png, saliency_captum.png and attributions_captum.png; with --arrays
-    maps.npz.
-    """
+    """Write saliency_map.png, saliency_captum.png, attributions_captum.png; --arrays: maps.npz."""
     from cli.pages import Dataset, figure_saver, maps_file
 
     with maps_file(session) as keep:

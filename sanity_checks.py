@@ -151,11 +151,7 @@ def save_curves(
 
 
 def write_csv(session: Session, name: str, rows: Iterable[Sequence]) -> None:
-    """Write a table, whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a table, whole or not at all."""
     with (
         atomic_write(session.out / name) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import image_utils
+from adapters.preparation import Preparation
 from errors import InputError, cause, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
@@ -133,6 +134,7 @@ def extract_features(
     layers = list(feature_layers(cnn).values())
     if last_layer is not None:
         layers = layers[: _layer(last_layer, "last_layer", len(layers)) + 1]
+    x = _preparation(cnn)(x)
     features = []
     for layer in layers:
         first = next(module for module in layer.modules() if not list(module.children()))
@@ -321,9 +323,6 @@ def _progress(
         terms: content, style and total variation; a loss over no layers may be the number 0.
         by_layer: the style term by layer.
         colors: the picture whose colours the reported one is given; None leaves it its own.
-
-    Raises:
-        InputError: the loss is not finite.
     """
     content, style, tv = (torch.as_tensor(term).item() for term in terms)
     if not math.isfinite(content + style + tv):
@@ -349,11 +348,8 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
 
 def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
     """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = (
-        copied(nn.Sequential(*list(feature_layers(cnn).values())[:depth]))
-        .requires_grad_(False)
-        .eval()
-    )
+    layers = copied(first_layers(cnn, depth)).requires_grad_(False).eval()
+    preparation = layers.photo_preparation
     for layer in layers.children():
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or `extract_features` would copy what it overwrites
@@ -361,6 +357,7 @@ def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
         layers = nn.Sequential(
             *(Recomputed(each) if list(each.children()) else each for each in layers.children())
         )
+    layers.photo_preparation = preparation
     return layers.to(like).to(memory_format=torch.channels_last)
 
 
@@ -405,6 +402,18 @@ def _style_maps(
                 f"H, W)"
             )
     return [feats[layer] for layer in style_layers]
+
+
+def first_layers(cnn: nn.Module, count: int) -> nn.Module:
+    """Return the first layers in `.features`, which take photos as the network does."""
+    layers = nn.Sequential(*list(feature_layers(cnn).values())[:count])
+    layers.photo_preparation = _preparation(cnn)  # type: ignore[assignment]
+    return layers
+
+
+def _preparation(cnn: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns images normalised as ImageNet's into the network's own inputs."""
+    return getattr(cnn, "photo_preparation", None) or Preparation()
 
 
 def feature_layers(cnn: nn.Module) -> dict[str, nn.Module]:

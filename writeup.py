@@ -57,12 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Make the figures of the chosen questions and compose the report.
-
-    Raises:
-        InputError: when the report is written but a question has failed or a figure is missing; it
-            names them.
-    """
+    """Make the figures of the chosen questions and compose the report."""
     from report.pages import Report, read_pictures, read_sections, read_table
 
     options = session.options
@@ -76,7 +71,7 @@ def make_figures(session: Session) -> None:
     if not options.no_run:
         before = {path: stamp(path) for paths in files.values() for path in paths}
         failed = run_scripts(session, chosen)
-        # What an earlier run has left and this one has not made again is none of this report's.
+        # Use only the figures that this run has written.
         files = {
             question.name: [
                 p for p in figure_files(question, options.out) if before.get(p) != stamp(p)
@@ -247,9 +242,6 @@ def compose(
 ) -> None:
     """Fill a report: a title page, and for each question its pictures and its answer or ruled lines
     for one.
-
-    Raises:
-        InputError: no picture at all.
     """
     everything = [picture for question in questions for picture in pictures[question.name]]
     if not everything:
@@ -327,9 +319,6 @@ def set_question(
 def today() -> datetime.date:
     """Return the date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report
     can be made again.
-
-    Raises:
-        InputError: SOURCE_DATE_EPOCH is no date.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is None:

@@ -1,5 +1,4 @@
-"""Every technique side by side in one process: this project, the libraries, a textbook version, and
-the floor.
+"""Compare every technique, the libraries, a textbook version and the floor, in one process.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/run.py
@@ -52,9 +51,7 @@ TECHNIQUES = {
 def measure(
     versions: dict[str, t.Version], rounds: int
 ) -> dict[str, tuple[float, float, float, float]]:
-    """Let the versions take turns. Name → median ratio of wall time, of CPU time, median ms, peak
-    extra MB.
-    """
+    """Run the versions in turns: name → median ratio of wall and CPU time, median ms, peak MB."""
     peaks = {name: peak_memory(run) for name, run in versions.items()}  # warms up, too
     times = {name: [] for name in versions}
     gc.disable()
@@ -90,9 +87,7 @@ def keep_memory() -> None:
 
 
 def peak_memory(run: t.Version) -> float:
-    """Extra resident memory at the peak of a run, in MB; 0 where the system does not tell (only
-    Linux does).
-    """
+    """Return the extra resident MB at the peak of a run; 0 where the system is not Linux."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
     if not reset.exists():

@@ -1,6 +1,4 @@
-"""The versions of every technique that are compared: floors, this project, libraries and a
-textbook.
-"""
+"""What the benchmark compares: floors, this project, libraries and a textbook version."""
 
 import sys
 import time
@@ -185,9 +183,7 @@ def class_visualization(b: Bench) -> dict[str, Version]:
 
 
 def style(b: Bench) -> dict[str, Version]:
-    """Part 2: iterations at 192 pixels with the third preset's layers and weights; the time of 0
-    steps taken off.
-    """
+    """Part 2: iterations at 192 pixels with the third preset; the time of 0 steps is taken off."""
     paths = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
     content, painting = (preprocess(open_image(path), 192) for path in paths)
     layers = b.model.features[: max(STYLE[0], *STYLE[2]) + 1]
@@ -225,9 +221,7 @@ def _steps_alone(version: Callable) -> tuple[float, ...]:
 
 
 def conductance(b: Bench) -> dict[str, Version]:
-    """Captum's LayerConductance at features[3], 50 steps: all at once, and through
-    `compute_attributions`.
-    """
+    """Captum's LayerConductance, 50 steps: all at once, and by `compute_attributions`."""
     algorithm = attr.LayerConductance(b.model, b.model.features[3])
     return {
         FLOOR: lambda: algorithm.attribute(b.X, target=b.y, n_steps=50),

@@ -1,6 +1,4 @@
-"""The techniques as a textbook has them: plain modules, `.backward()`, hooks and module swaps. For
-comparison only.
-"""
+"""The techniques as a textbook has them: plain modules, `.backward()`, hooks."""
 
 import copy
 
@@ -132,9 +130,7 @@ def style_steps(
     tv_weight,
     steps,
 ):
-    """Run iterations of style transfer through all feature layers, Gram matrices from contiguous
-    copies.
-    """
+    """Run iterations of style transfer through all feature layers."""
 
     def features(x):
         kept = []

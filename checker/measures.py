@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-HEIGHT, WIDTH = 96, 128  # of the photos: not square, and quick
 EVERY = 6  # of the maps' pixels each way that are compared
-# Of scikit-image, and a class that has something for it and something against it, so that signs and
-# masks matter.
-PHOTOS = (("data/chelsea.png", 30), ("data/coffee.png", 457))
-TARGET = 779  # of the fooling image: clearly behind before the third step, clearly ahead after it
 STEPS = 30  # of feature inversion
 RATE = 50  # of class visualization: its steps' length
 OTHER_CALL = 0.01  # relative difference of two calls that means something
@@ -49,6 +45,28 @@ EXPORTS = {
 }
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the items are measured with: by default what students have the values of, in a grader
+    others.
+    """
+
+    size: tuple[int, int] = (96, 128)  # of the photos, height and width: not square, and quick
+    # Two of scikit-image: file, what is taken of it (left, top, right, bottom, as shares), and a
+    # class that has something for it and something against it, so that signs and masks matter.
+    photos: tuple[tuple[str, tuple[float, float, float, float], int], ...] = (
+        ("data/chelsea.png", (0, 0, 1, 1), 30),
+        ("data/coffee.png", (0, 0, 1, 1), 457),
+    )
+    # Of the fooling image: clearly behind before the last step, clearly ahead after it.
+    target: int = 779
+    grown: int = 187  # of class visualization
+    seed: int = 0  # of all random numbers; 0 stands for these defaults
+
+
+inputs = Inputs()  # set by the process that measures
 
 
 class Finding(Exception):
@@ -93,28 +111,31 @@ def network() -> nn.Module:
 
 
 def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Return two photos, uint8 (2, HEIGHT, WIDTH, 3), as the network sees them, (2, 3, HEIGHT,
-    WIDTH), and classes.
+    """Return two photos, uint8 (2, height, width, 3), as the network sees them, (2, 3, height,
+    width), and classes.
     """
-    package_file, open_image = (
-        solution("files.course").package_file,
-        solution("image_utils").open_image,
-    )
-    pictures = [
-        open_image(package_file("skimage", name)).resize((WIDTH, HEIGHT)) for name, _ in PHOTOS
-    ]
-    X = np.stack([np.asarray(picture) for picture in pictures])
+    X = np.stack([np.asarray(picture(i, inputs.size)) for i in range(2)])
     images = solution("image_utils").preprocess_image(X).transpose(0, 3, 1, 2)
     return (
         X,
         torch.from_numpy(np.ascontiguousarray(images)),
-        torch.tensor([label for _, label in PHOTOS]),
+        torch.tensor([label for *_, label in inputs.photos]),
     )
+
+
+def picture(index: int, size: tuple[int, int]) -> Image.Image:
+    """Return a photo of the given ones, brought to a height and a width."""
+    file, box, _ = inputs.photos[index]
+    path = solution("files.course").package_file("skimage", file)
+    image = solution("image_utils").open_image(path)
+    pixels = [share * side for share, side in zip(box, 2 * image.size, strict=True)]
+    return image.resize(size[::-1], box=pixels)
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
     """Return seeded normal random numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(1000 * inputs.seed + seed)
+    return torch.randn(shape, generator=generator)
 
 
 def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -227,7 +248,7 @@ def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arra
 
 def measure_saliency_map() -> Arrays:
     technique = solution("visualizers.saliency_map").SaliencyMap()
-    return maps(technique.compute_saliency_maps, torch.Tensor, (2, HEIGHT, WIDTH))
+    return maps(technique.compute_saliency_maps, torch.Tensor, (2, *inputs.size))
 
 
 def measure_custom_relu() -> Arrays:
@@ -239,16 +260,27 @@ def measure_custom_relu() -> Arrays:
 
 def measure_guided_backprop() -> Arrays:
     technique = solution("visualizers.gradcam").GradCam()
-    return maps(technique.guided_backprop, np.ndarray, (2, HEIGHT, WIDTH, 3))
+    return maps(technique.guided_backprop, np.ndarray, (2, *inputs.size, 3))
 
 
 def measure_grad_cam() -> Arrays:
-    return maps(solution("visualizers.gradcam").GradCam().grad_cam, np.ndarray, (2, HEIGHT, WIDTH))
+    return maps(solution("visualizers.gradcam").GradCam().grad_cam, np.ndarray, (2, *inputs.size))
 
 
 def measure_guided_grad_cam() -> Arrays:
     technique = solution("visualizers.gradcam").GradCam()
-    return maps(technique.guided_grad_cam, np.ndarray, (2, HEIGHT, WIDTH, 3))
+    return maps(technique.guided_grad_cam, np.ndarray, (2, *inputs.size, 3))
+
+
+def captum_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Return the photos, 224×224, that the scripts draw by Captum, classes, and the classes'
+    names.
+    """
+    X, y, names = solution("data_utils").load_imagenet_val(2)
+    if inputs.seed:
+        X = np.stack([np.asarray(picture(i, X.shape[1:3])) for i in range(2)])
+        y = np.array([label for *_, label in inputs.photos])
+    return X, y, names
 
 
 def captum_rows(script: str) -> Arrays:
@@ -265,7 +297,7 @@ def captum_rows(script: str) -> Arrays:
     data: Any = solution("data_utils")
     captum: Any = solution("captum_utils")
     vision: Any = torchvision.models
-    draw_rows, load_photos, model = figures.draw_rows, data.load_imagenet_val, network().eval()
+    draw_rows, model = figures.draw_rows, network().eval()
 
     def record(rows, *given, **kwargs):
         shapes = [np.asarray(tile).shape for _, tiles in rows for tile in tiles]
@@ -276,14 +308,19 @@ def captum_rows(script: str) -> Arrays:
         return draw_rows(rows, *given, **kwargs)
 
     figures.draw_rows = captum.draw_rows = record
-    data.load_imagenet_val = lambda *_, **__: load_photos(2)
+    os.environ["CS7643_DATA"] = ""
+    X, y, names = captum_photos()
+    data.load_imagenet_val = lambda *_, **__: (X, y, names)
     vision.squeezenet1_1 = lambda *_, **__: model
     solution("visualizers.common")
     package: Any = sys.modules["visualizers"]
     package.SaliencyMap = package.GradCam = _StandIn
     Path("visualization").mkdir()
     sys.argv = [f"{script}.py", "--num", "2", "--quiet", "--weights", "bundled", "--out", "."]
-    os.environ["CS7643_DATA"] = ""
+    if inputs.seed:
+        for name, pixels in zip(("1.png", "2.png"), X, strict=True):
+            Image.fromarray(pixels).save(name)
+        sys.argv += ["--images", "1.png", "2.png", "--labels", *map(str, y)]
     module: Any = solution(script)  # a flat one has done everything now
     if hasattr(module, "make_figures"):
         parser = solution("cli.options").make_parser("")
@@ -330,7 +367,7 @@ def measure_fooling_image() -> Arrays:
     given, state = X.clone(), _state(model)
     technique = solution("visualizers.fooling_image").FoolingImage()
     fooling = expect(
-        technique.make_fooling_image(X, TARGET, model), torch.Tensor, (1, 3, HEIGHT, WIDTH)
+        technique.make_fooling_image(X, inputs.target, model), torch.Tensor, (1, 3, *inputs.size)
     )
     _check_untouched(model, state, X, given)
     return {"image/difference": (fooling - given.numpy())[..., ::EVERY, ::EVERY]}
@@ -342,7 +379,7 @@ def measure_class_visualization() -> Arrays:
     """
     Path("visualization").mkdir()  # for a solution that draws what it was not asked to
     technique, model = solution("visualizers.class_visualization").ClassVisualization(), network()
-    state = _state(model)
+    state, label = _state(model), inputs.grown
     settings = {
         "l2_reg": 1e-3,
         "num_iterations": 4,
@@ -352,10 +389,10 @@ def measure_class_visualization() -> Arrays:
     }
 
     def grow(rate: float) -> np.ndarray:
-        torch.manual_seed(0)
-        np.random.seed(0)
+        torch.manual_seed(inputs.seed)
+        np.random.seed(inputs.seed)
         picture = technique.create_class_visualization(
-            187, {187: "terrier"}, model, torch.FloatTensor, learning_rate=rate, **settings
+            label, {label: "a class"}, model, torch.FloatTensor, learning_rate=rate, **settings
         )
         if not isinstance(picture, Image.Image) or picture.size != (224, 224):
             raise Finding(
@@ -491,11 +528,8 @@ def measure_style_transfer() -> Arrays:
     pictures: list[torch.Tensor] = []
     layers = [_Recorded(20, pictures.append), *(_Recorded(seed) for seed in range(21, 25))]
     Path("styles_images").mkdir()
-    for name, (file, _) in zip(("content.png", "style.png"), PHOTOS, strict=True):
-        picture = solution("image_utils").open_image(
-            solution("files.course").package_file("skimage", file)
-        )
-        picture.resize((40, 32)).save(name)
+    for index, name in enumerate(("content.png", "style.png")):
+        picture(index, (32, 40)).save(name)
     paint = solution("style_utils").style_transfer
     settings = ("painted", "content.png", "style.png", 32, 32, 2, 0.5, (1, 3), (0.4, 0.2), 0.3)
     losses = (_Content(), _Style(), _Variation(), nn.Sequential(*layers).eval(), torch.FloatTensor)
@@ -524,11 +558,10 @@ def measure_feature_inversion() -> Arrays:
     content_loss = solution("style_modules.content_loss").ContentLoss()
     tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()
     layers = network().features[:4].eval()
-    photo = solution("image_utils").open_image(
-        solution("files.course").package_file("skimage", PHOTOS[0][0])
-    )
-    wanted = layers(solution("image_utils").preprocess(photo.resize((32, 32)), 32)).detach()
-    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = layers(solution("image_utils").preprocess(picture(0, (32, 32)), 32)).detach()
+    image = torch.rand(
+        1, 3, 32, 32, generator=torch.Generator().manual_seed(inputs.seed)
+    ).requires_grad_()
     first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
     for _ in range(STEPS):
         adam.zero_grad()

@@ -30,7 +30,9 @@ MOST_IN_A_FILE = 100 << 20  # bytes
 MOST_LETTERS = 200  # of a message of the solution's
 
 
-def run(item: str, file: str, root: str, folder: str, patience: float, result: int) -> None:
+def run(
+    item: str, file: str, root: str, folder: str, patience: float, inputs: dict, result: int
+) -> None:
     """Measure an item of the solution in `root` and write what was found, in numpy's format, to the
     file descriptor `result`, after its length; the frame of check.py's `measure`.
     """
@@ -46,6 +48,7 @@ def run(item: str, file: str, root: str, folder: str, patience: float, result: i
     for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
         del sys.modules[name]  # imported by whoever has started this
     torch.set_num_threads(1)
+    measures.inputs = measures.Inputs(**inputs)
     faulthandler.enable(stack)  # a crash names its place too
     with _recorded_output(root) as output:
         before = _globals()

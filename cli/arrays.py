@@ -1,6 +1,4 @@
-"""Maps of any number of photos in one NumPy archive, written page by page so that memory stays
-flat.
-"""
+"""Maps of any number of photos in one NumPy archive, written page by page: memory stays flat."""
 
 import math
 import zipfile
@@ -16,9 +14,7 @@ BLOCK = 1 << 20  # bytes copied at a time
 
 
 class MapsFile:
-    """Collects maps, technique by technique, in a folder for the time being, and makes one `.npz`
-    of them.
-    """
+    """Collects maps by technique in a temporary folder, and makes one `.npz` of them."""
 
     def __init__(self, folder: Path):
         """Keep the maps in a folder that is there and empty."""
@@ -26,11 +22,7 @@ class MapsFile:
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def add(self, technique: str, maps: Iterable[np.ndarray]) -> None:
-        """Append maps, each (H, W) or (H, W, 3), to a technique's, as float32.
-
-        Raises:
-            InputError: they cannot be written.
-        """
+        """Append maps, each (H, W) or (H, W, 3), to a technique's, as float32."""
         path = self.folder / technique
         try:
             with path.open("ab") as file:
@@ -41,11 +33,9 @@ class MapsFile:
             raise InputError(f"cannot write {quoted(path)}: {cause(error)}") from error
 
     def save(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write each technique's maps as one array (N, …), or as `technique_0`, `technique_1`, …
-        where their sizes differ; and further arrays.
+        """Write each technique's maps as one array (N, …), and further arrays.
 
-        Raises:
-            InputError: the file cannot be written.
+        Maps of different sizes become `technique_0`, `technique_1`, …
         """
         with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, array in arrays.items():

@@ -61,7 +61,27 @@ def make_parser(description: str) -> Parser:
     )
     add("--seed", type=whole_number(0), default=1, metavar="N", help="random seed")
     add("--quiet", action="store_true", default=False, help="no progress and no notices")
+    _add_network_options(parser)
     return parser
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a network of one's own may not say of itself."""
+    title = "how the network takes photos and gives scores (default: what it says of itself)"
+    add = parser.add_argument_group(title).add_argument
+    numbers: dict[str, Any] = {"nargs": "+", "metavar": "X"}
+    what = "of its photos' pixels, one number or three"
+    add("--mean", type=real_number(-(2**63)), **numbers, help=f"mean {what}")
+    add("--std", type=real_number(above=True), **numbers, help=f"standard deviation {what}")
+    ranges = (
+        "the largest value of a pixel before mean and std (default: 255 where a mean is above 1); "
+        "without these the pixels are not normalised"
+    )
+    add("--range", type=int, choices=(1, 255), dest="pixel_range", help=ranges)
+    output = "of several outputs the one with the scores: a key, a field's name or a number"
+    add("--output", metavar="KEY", help=output)
+    sigmoid = "classes that do not exclude one another: probabilities by the sigmoid"
+    add("--sigmoid", action="store_true", default=False, help=sigmoid)
 
 
 def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -72,9 +92,7 @@ def add_photo_options(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def named_path(text: str) -> Path:
-    """Return the path that an option names; an empty name, as of an unset variable, would be the
-    working directory.
-    """
+    """Return the path that an option names; an empty name is refused, not taken as this folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty")
     return Path(text)
@@ -131,9 +149,9 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
     "size": {
         "type": whole_number(32, 2048),
-        "default": 224,
         "metavar": "PIXELS",
-        "help": "short side of the photos as the network sees them",
+        "help": "short side of the photos as the network sees them (default: the network's own, of "
+        "SqueezeNet 224)",
     },
     "whole": {
         "action": "store_true",
@@ -176,11 +194,10 @@ RECORDED = ("size", "whole", "per_image")
 # Which figures are made, not how: recorded in none.
 SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.
-SHARED_OPTIONS = {"arch", "weights", "device", "out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
+NETWORK_OPTIONS = {"arch", "weights", "device", "mean", "std", "pixel_range", "output", "sigmoid"}
+SHARED_OPTIONS = NETWORK_OPTIONS | {"out", "seed", "quiet"} | PHOTO_OPTIONS.keys()
 
 
 def photo_option(options: argparse.Namespace, name: str) -> Any:
-    """Return the value of an option about photos; of a script that does not offer it, its
-    default.
-    """
+    """Return the value of an option about photos; its default where a script lacks the option."""
     return getattr(options, name, PHOTO_OPTIONS[name].get("default"))

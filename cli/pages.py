@@ -1,6 +1,4 @@
-"""A run's photos page by page, the classes that its network knows, and the maps of all pages in one
-file.
-"""
+"""A run's photos page by page, the classes that its network knows, and the maps of all pages."""
 
 import contextlib
 import csv
@@ -21,37 +19,32 @@ from cli.arrays import MapsFile
 from cli.options import photo_option
 from cli.process import advice
 from cli.session import Session
-from data_utils import PHOTO_SIZE
 from errors import InputError, cause
 from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
 from image_utils import to_batch
 from model_utils import IMAGENET
-from visualizers.common import evaluated
+from visualizers.common import evaluated, probabilities
 
 FIGURES = 10  # pages that get figures beside arrays, unless asked
 
 
 @dataclass
 class Page:
-    """Photos that share a figure. They go through the network in batches: one, or one a photo where
-    sizes differ.
-    """
+    """Photos that share a figure. They are evaluated in one batch, or singly where sizes differ."""
 
     X: Sequence[np.ndarray]  # each uint8 (H, W, 3)
     # Each float32 (n, 3, H, W), normalised, on the network's device
     batches: Sequence[torch.Tensor]
     y: torch.Tensor  # int64 (N,), the classes
     titles: Sequence[str]  # the classes' names
-    scores: torch.Tensor  # (N, classes), the network's raw ones
+    chances: torch.Tensor  # (N, classes), the network's probabilities
     names: Sequence[str] = ()  # the photos' files
     number: int = 1
     drawn: bool = True  # whether it gets figures
 
     def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
-        """Return what `technique(images, y)` gives for each photo; it is called once for each
-        batch.
-        """
+        """Return what `technique(images, y)` gives for each photo, called once a batch."""
         labels = self.y.split([len(images) for images in self.batches])
         return [
             result
@@ -60,14 +53,12 @@ class Page:
         ]
 
     def probabilities(self) -> list[float]:
-        """Return the softmax of the scores at each photo's class."""
-        return self.scores.softmax(dim=1).gather(1, self.y[:, None])[:, 0].tolist()
+        """Return the probability of each photo's class."""
+        return self.chances.gather(1, self.y[:, None])[:, 0].tolist()
 
     def predictions(self) -> list[list]:
-        """Return for each photo its file, class, the network's guess and runner-up, with their
-        probabilities.
-        """
-        top = self.scores.softmax(dim=1).topk(min(2, self.scores.shape[1]), dim=1)
+        """Return a row per photo: file, class, guess, runner-up, and their probabilities."""
+        top = self.chances.topk(min(2, self.chances.shape[1]), dim=1)
         rows = []
         for name, label, ids, shares in zip(
             self.names, self.y.tolist(), top.indices.tolist(), top.values, strict=True
@@ -94,44 +85,24 @@ class Dataset:
         self.session, self.options, self.model = session, session.options, session.model
 
     def option(self, name: str) -> Any:
-        """Return the value of an option about photos; of a script that does not offer it, its
-        default.
-        """
+        """Return the value of an option about photos; its default where a script lacks it."""
         return photo_option(self.options, name)
 
     # --- Classes ---
 
     @functools.cached_property
     def class_count(self) -> int:
-        """How many classes the network knows.
-
-        Raises:
-            InputError: it cannot be evaluated, or gives no scores.
-        """
-        try:
-            return self.scores(self.example).shape[1]
-        except Exception as error:
-            if advice(error):
-                raise
-            size = "×".join(map(str, self.example.shape[2:]))
-            raise InputError(
-                f"the network {self.options.arch} fails on a picture of {size}: {cause(error)}"
-            ) from error
+        """How many classes the network knows."""
+        return self._first[1].shape[1]
 
     @property
     def knows_imagenet(self) -> bool:
-        """Whether the network's classes are ImageNet's: there are 1000, and nobody gives them other
-        names.
-        """
+        """Return True if the network has ImageNet's 1000 classes, and no other names are given."""
         return self.option("classes") is None and self.class_count == IMAGENET
 
     @functools.cached_property
     def class_names(self) -> Mapping[int, str]:
-        """Class id → name.
-
-        Raises:
-            InputError: --classes names no file with names that fit the network.
-        """
+        """Class id → name."""
         if self.option("classes") is not None:
             return read_class_names(self.option("classes"), self.class_count)
         if not self.knows_imagenet:
@@ -145,11 +116,7 @@ class Dataset:
         return str(min(label, self.class_count - 1))
 
     def class_id(self, text: str) -> int:
-        """Return the class meant by an id or a name.
-
-        Raises:
-            InputError: no class, or several.
-        """
+        """Return the class meant by an id or a name."""
         return parse_label(text, self.class_names)
 
     def title(self, label: int) -> str:
@@ -158,23 +125,24 @@ class Dataset:
 
     # --- Photos ---
 
-    @functools.cached_property
+    @property
     def example(self) -> torch.Tensor:
-        """The first photo as the network sees it, (1, 3, H, W); of a script without photos a black
-        one.
+        """The first photo, normalised (1, 3, H, W); a black one for scripts without photos. The
+        network has been evaluated on it, so that its own faults come first.
         """
+        return self._first[0]
+
+    @functools.cached_property
+    def _first(self) -> tuple[torch.Tensor, torch.Tensor]:
         photos = iter(self.session.photos.photos) if "images" in self.options else iter(())
-        black = np.zeros((PHOTO_SIZE, PHOTO_SIZE, 3), np.uint8)
-        return self.batch(next((photo.pixels for photo in photos), black)[None])
+        side = self.session.preparation.size
+        black = np.zeros((side, side, 3), np.uint8)
+        image = self.batch(next((photo.pixels for photo in photos), black)[None])
+        return image, self.scores(image)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The classes by --labels, or the course's if they are ImageNet's, int64 (N,); None: the
-        network's predictions.
-
-        Raises:
-            InputError: an unknown class, or not one per photo.
-        """
+        """The classes, int64 (N,): --labels, or the course's for ImageNet; None: predictions."""
         if self.options.labels == ["guess"]:
             return None
         if self.options.labels is None:
@@ -190,9 +158,7 @@ class Dataset:
         return np.array(labels, dtype=np.int64)
 
     def pages(self, description: str) -> Iterator[Page]:
-        """Yield the photos, a page at a time, under a progress bar; with --arrays also the pages
-        without figures.
-        """
+        """Yield the photos, a page at a time; with --arrays also those without figures."""
         chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
         source = self.session.photos.photos
         photos, count = iter(source), -(-operator.length_hint(source) // chunk)
@@ -214,38 +180,31 @@ class Dataset:
                 [self.title(label) for label in y.tolist()],
                 [photo.name for photo in group],
             )
-            yield Page(X, batches, y, titles, scores, names, number, number <= drawn)
+            chances = probabilities(self.model, scores)
+            yield Page(X, batches, y, titles, chances, names, number, number <= drawn)
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
-        """Return photos (n, H, W, 3) as the network sees them: float32 (n, 3, H, W), normalised, on
-        the device.
-        """
+        """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
-
-        Raises:
-            InputError: the network gives none, they are not finite, or it takes no photos of that
-                size.
-        """
+        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes)."""
+        height, width = images.shape[2:]
+        where = f"the network {self.options.arch}, on a picture of {width}×{height}"
         try:
             with torch.no_grad():
                 return evaluated(self.model, images)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            height, width = images.shape[2:]
-            if (height, width) == (PHOTO_SIZE, PHOTO_SIZE) or advice(error):
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        except Exception as error:
+            if advice(error):
                 raise
             why = textwrap.shorten(cause(error), 120, placeholder=" …")
-            raise InputError(
-                f"the network takes no photos of {width}×{height} pixels: {why}"
-            ) from error
+            raise InputError(f"{where}: {why}") from error
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
-    """Return `save(name, rows, heading, titles=page.titles)`, which draws a page's figure and saves
-    it with facts.
-    """
+    """Return `save(name, rows, heading, titles=page.titles)`, which draws and saves a figure."""
 
     def save(name: str, rows: Sequence, heading: str, titles: Sequence = page.titles) -> None:
         session.save_rows(page.file_name(name), rows, titles, heading, **facts)
@@ -259,9 +218,6 @@ def maps_file(
 ) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
     """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz
     in the end, and what the network says of the photos in predictions.csv.
-
-    Raises:
-        InputError: they cannot be written.
     """
     if not photo_option(session.options, "arrays"):
         yield lambda page, maps: None

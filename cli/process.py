@@ -1,6 +1,4 @@
-"""The process: signals that unwind the stack, a quick start and end, and the lines that the course
-asks for.
-"""
+"""The process: signals that unwind the stack, a quick start and end, and lines to print."""
 
 import atexit
 import contextlib
@@ -24,9 +22,7 @@ STOPPING = [
 
 
 def open_closed_streams() -> None:
-    """Replace closed standard streams (`2>&-`) by the null device; the next file opened would take
-    their place.
-    """
+    """Replace closed standard streams (`2>&-`) by the null device, or a file takes their place."""
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -39,12 +35,7 @@ def show_any_letter() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line that the course asks for; a reader who has gone (`| head`) does not stop the
-    work.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Print a line that the course asks for; a reader who has gone (`| head`) stops no work."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -54,9 +45,7 @@ def print_line(line: str) -> None:
 
 
 def advice(error: Exception) -> str | None:
-    """Return what to tell the user about an error that is theirs to put right; None for a
-    defect.
-    """
+    """Return the message about an error that the user can put right; None for a defect."""
     # Of the students' edition
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
@@ -69,8 +58,7 @@ def advice(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def unwinding_signals() -> Iterator[list[int]]:
-    """Turn SIGINT, SIGTERM and SIGHUP (a closed terminal) into exceptions, which remove temporary
-    files; yield them.
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions, so that temporary files go; yield them.
 
     An exception raised during an import can abort the interpreter, so the signal is then raised
     again a little later; and also where other code has swallowed the exception.
@@ -104,9 +92,7 @@ def unwinding_signals() -> Iterator[list[int]]:
 
 
 def check_working_directory() -> None:
-    """Raise InputError if the working directory was removed: torch's libraries cannot be loaded
-    from nowhere.
-    """
+    """Raise InputError if the working directory was removed: torch cannot be loaded from there."""
     try:
         Path.cwd()
     except OSError:
@@ -184,9 +170,7 @@ def exit_now(status: int, script: str) -> None:
 
 
 def _is_own_process(script: str) -> bool:
-    """Whether the interpreter was started on this very script, and nobody watches it or goes on
-    after it.
-    """
+    """Return True if Python runs this very script, under no debugger or profiler."""
     # Options of Python's come before
     started = [name for name in sys.orig_argv[1:] if not name.startswith("-")][:1]
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on

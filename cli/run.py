@@ -1,5 +1,4 @@
-"""How a script runs: from its options to its exit status, with every error of the user's on one
-line.
+"""Run a script: from options to exit status, each of the user's errors on one line.
 
 Nothing heavy is imported before the options are parsed, so that `--help` and a mistyped option
 answer at once. For the same reason the scripts import torch and what stands on it inside the
@@ -38,8 +37,7 @@ def make_main(
     add_options: AddOptions,
     make_figures: Callable[[Session], None],
 ) -> Callable[..., int]:
-    """Return a script's `main(argv=None)`, as `run`; where the script is the program, run it and
-    end the process.
+    """Return a script's `main(argv=None)`; where the script is the program, run it and exit.
 
     Args:
         module: the script's `__name__`.
@@ -91,9 +89,7 @@ def run(
 
 @contextlib.contextmanager
 def _notices(quiet: bool) -> Iterator[None]:
-    """Notices are log records, which Python prints on standard error when nothing else is set
-    up.
-    """
+    """Set up notices: log records, printed on standard error."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR if quiet else before)

@@ -1,6 +1,4 @@
-"""A run's session: its options and seed, its network, photos and folder, and the pictures that it
-saves.
-"""
+"""A run's session: options, seed, network, folder, and the pictures that it saves."""
 
 import argparse
 import functools
@@ -17,7 +15,15 @@ from torch import nn
 from tqdm import tqdm
 
 import figure_utils
-from cli.options import PHOTO_OPTIONS, RECORDED, SELECTION, SHARED_OPTIONS, photo_option
+from adapters.preparation import Preparation
+from cli.options import (
+    NETWORK_OPTIONS,
+    PHOTO_OPTIONS,
+    RECORDED,
+    SELECTION,
+    SHARED_OPTIONS,
+    photo_option,
+)
 from data_utils import PhotoSet, find_photos
 from errors import InputError, cause, quoted
 from files.atomic import ROOT
@@ -39,8 +45,7 @@ class Session:
         torch.backends.cudnn.deterministic = True
 
     def for_script(self, options: argparse.Namespace) -> "Session":
-        """Return the session of one script of several: its own options, with this session's network
-        and photos.
+        """Return a session with a script's own options and this one's network and photos.
 
         Random numbers start anew from the seed, so that each script's figures are those that it
         makes alone.
@@ -50,12 +55,7 @@ class Session:
         return session
 
     def folder(self, name: str) -> Path:
-        """Return the folder for results: the project's `name`, or the one given by --out; made when
-        missing.
-
-        Raises:
-            InputError: it cannot be made or written, or a folder is in the way of a figure.
-        """
+        """Return the folder for results: --out, or the project's `name`; made when missing."""
         folder = self.options.out or ROOT / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,13 @@ class Session:
     @functools.cached_property
     def model(self) -> nn.Module:
         """The network, frozen, in eval mode, on the device."""
-        return load_model(self.options.arch, self.options.weights, self.options.device)
+        given = {name: getattr(self.options, name) for name in NETWORK_OPTIONS}
+        return load_model(**given, size=photo_option(self.options, "size"))
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the network's photos are prepared."""
+        return getattr(self.model, "photo_preparation", None) or Preparation()
 
     @property
     def device(self) -> torch.device:
@@ -85,26 +91,24 @@ class Session:
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
-        """The photos by --images and --num, framed by --size and --whole."""
-        return find_photos(
-            *(photo_option(self.options, name) for name in ("images", "size", "whole", "num"))
+        """The photos by --images and --num, framed by --size or the network's own, and --whole."""
+        images, whole, num = (
+            photo_option(self.options, name) for name in ("images", "whole", "num")
         )
+        size = photo_option(self.options, "size") or self.preparation.size
+        return find_photos(images, size, whole, num, self.preparation.interpolation)
 
     # --- Progress and figures ---
 
     def progress(
         self, iterable: Iterable | None = None, description: str = "", total: int | None = None
     ) -> tqdm:
-        """Return a bar on standard error, shown on a terminal when the work takes longer than 2
-        seconds.
-        """
+        """Return a progress bar on standard error, shown after 2 seconds and on terminals only."""
         hidden = True if self.options.quiet else None  # None: hidden where it is no terminal
         return tqdm(iterable, desc=description, total=total, delay=2, leave=False, disable=hidden)
 
     def save(self, picture: Image.Image, name: str, folder: Path | None = None, **facts) -> None:
-        """Save a picture as a PNG that records network, weights, seed, the script's own options and
-        further facts.
-        """
+        """Save a picture as a PNG that records network, weights, seed, options and facts."""
         figure_utils.save_png(picture, (folder or self.out) / name, self.provenance(**facts))
 
     def save_image(
@@ -141,9 +145,7 @@ class Session:
             self.save(picture, f"{chosen}.png", self.out / folder, **facts)
 
     def provenance(self, **facts) -> dict[str, str]:
-        """Return the text of a PNG: network, weights, seed, the script's own options and further
-        facts.
-        """
+        """Return a PNG's text: network, weights, seed, the script's options and facts."""
         own = {
             key: value
             for key, value in vars(self.options).items()
@@ -151,6 +153,8 @@ class Session:
         }
         values = {name: photo_option(self.options, name) for name in RECORDED}
         own |= {
-            name: value for name, value in values.items() if value != PHOTO_OPTIONS[name]["default"]
+            name: value
+            for name, value in values.items()
+            if value != PHOTO_OPTIONS[name].get("default")
         }
         return figure_utils.provenance(self.model, self.options.seed, own | facts)

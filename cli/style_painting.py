@@ -34,7 +34,6 @@ def make(
     style, total variation, total, style by layer), and the picture (1, 3, H, W).
 
     Raises:
-        InputError: the losses are not finite, or a file cannot be written.
         KeyboardInterrupt: Ctrl-C; the picture reached by then is written, and the message says so.
     """
     options, folder = session.options, session.folder("styles_images")
@@ -130,9 +129,6 @@ def make_strips(
     Args:
         preset: the pictures, sizes and the weights for SqueezeNet.
         layers: the network's style layers.
-
-    Raises:
-        InputError: there is no content picture.
     """
     if preset.content is None:
         raise InputError("--only layers: the strips need a content picture")

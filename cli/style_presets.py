@@ -122,10 +122,6 @@ def given(options: argparse.Namespace, name: str) -> Any:
 def chosen_presets(options: argparse.Namespace) -> list[Preset]:
     """Return the presets by --only, or the one that --content and --style make, with the options'
     pictures and sizes.
-
-    Raises:
-        InputError: a name that no preset has, or pictures, shares and masks that do not fit one
-            another.
     """
     chosen = presets()
     names = [*(preset.name for preset in chosen), STRIPS]

@@ -14,7 +14,7 @@ from errors import InputError, quoted
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss
 from style_modules.network_layers import default_layers
-from style_utils import extract_features, feature_layers, features_from_img
+from style_utils import extract_features, feature_layers, features_from_img, first_layers
 
 FIT_SIZE = 192  # pixels: the size at which terms are compared
 
@@ -22,11 +22,7 @@ FIT_SIZE = 192  # pixels: the size at which terms are compared
 def fitted(
     preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device
 ) -> Preset:
-    """Return a preset with the layers and weights that the options and the network ask for.
-
-    Raises:
-        InputError: a layer that the network lacks, or not one weight per layer.
-    """
+    """Return a preset with the layers and weights that the options and the network ask for."""
     layers = feature_layers(cnn)
     try:
         content, style = default_layers(
@@ -107,8 +103,7 @@ def _terms(
     """Return the content loss against a black picture and the style loss by layer, both with
     weights of 1.
     """
-    last = max(content_layer, *style_layers)
-    layers = nn.Sequential(*list(feature_layers(cnn).values())[: last + 1])
+    layers = first_layers(cnn, max(content_layer, *style_layers) + 1)
     feats, image = features_from_img(preset.content or preset.styles[0], FIT_SIZE, layers, device)
     style, _ = features_from_img(preset.styles[0], FIT_SIZE, layers, device)
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix

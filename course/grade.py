@@ -104,10 +104,6 @@ def grade(path: Path, edition: str, strict: bool = False) -> Grade:
 def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
     """Write the students' part of a submission into an empty folder, and the course's files around
     it.
-
-    Raises:
-        SubmissionError: it is no zip or folder, not safe to unpack, too large, or holds none of the
-            students' files.
     """
     try:
         files = dict(_zip_files(source) if source.is_file() else _folder_files(source))
@@ -140,11 +136,7 @@ def _around_code(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _around_notebooks(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return a submission's notebooks, with the course's files around them.
-
-    Raises:
-        SubmissionError: there are none.
-    """
+    """Return a submission's notebooks, with the course's files around them."""
     notebooks = {place: files[name] for place, name in submitted(files).items()}
     if not notebooks:
         raise SubmissionError("holds no notebook, such as NetworkVisualization-Pytorch.ipynb")
@@ -183,11 +175,7 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _safe_name(name: str) -> str:
-    """Return a member's path, which stays inside the folder.
-
-    Raises:
-        SubmissionError: it does not.
-    """
+    """Return a member's path, which stays inside the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise SubmissionError(f"holds a path that leads outside, {name!r}")
@@ -197,9 +185,6 @@ def _safe_name(name: str) -> str:
 def _top_folder(files: dict[str, bytes]) -> str:
     """Return the folder in the zip that the students' files lie in, "" or "name/", whichever holds
     most of them.
-
-    Raises:
-        SubmissionError: there are none.
     """
     tops = [
         name.removesuffix(own)
@@ -216,11 +201,7 @@ def _top_folder(files: dict[str, bytes]) -> str:
 
 
 def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str, dict]:
-    """Return what the course's check.py says of a folder: item → outcome.
-
-    Raises:
-        SubmissionError: it says nothing.
-    """
+    """Return what the course's check.py says of a folder: item → outcome."""
     result = scratch / "outcomes.json"
     command = [sys.executable, str(ROOT / "check.py"), "--root", str(folder), "--json", str(result)]
     command += ["--edition", edition]
@@ -317,11 +298,7 @@ class Table:
     """A CSV file that holds each row as soon as it is known."""
 
     def __init__(self, path: Path, edition: str):
-        """Begin the file with its head.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Begin the file with its head."""
         self.path = path
         self._write(
             "w",

@@ -17,12 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import check
 from captum_utils import attr, attribution_row, compute_attributions
+from checker import measures
 from checker.items import ITEMS, Item
-from checker.measures import EVERY
 from cli.options import Parser
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, PLACES, RIGHT
-from data_utils import load_imagenet_val
 from files.atomic import atomic_write
 from image_utils import preprocess_image
 from model_utils import load_model
@@ -37,10 +36,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     arrays, mistakes = {}, {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for file, content in course_files(ROOT).items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(content)
+        folder = solution_in(Path(name))
         for name, (right, wrong) in captum_rows().items():
             arrays |= {f"{name}/{key}": row for key, row in right.items()}
             arrays |= {f"{name}~{number}/row": row for number, row in enumerate(wrong.values())}
@@ -61,13 +57,21 @@ def main() -> None:
     print(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
 
 
+def solution_in(folder: Path) -> Path:
+    """Copy the solution into a folder."""
+    for file, content in course_files(ROOT).items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(content)
+    return folder
+
+
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
     """Return for both scripts the rows that they may draw by Captum, "figure/way" → tiles, and
     those of mistakes.
     """
     model = load_model(weights="bundled", device="cpu")
     os.environ["CS7643_DATA"] = ""
-    X, y, _ = load_imagenet_val(2)
+    X, y, _ = measures.captum_photos()
     images = torch.from_numpy(np.ascontiguousarray(preprocess_image(X).transpose(0, 3, 1, 2)))
     cam, first = model.features[12], model.features[3]
 
@@ -77,7 +81,7 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
         _, tiles = attribution_row(
             "", maps if merge is None else getattr(maps, merge)(dim=1, keepdim=True), X
         )
-        return np.stack(tiles)[:, ::EVERY, ::EVERY].astype(np.float32) - 165
+        return np.stack(tiles)[:, :: measures.EVERY, :: measures.EVERY].astype(np.float32) - 165
 
     saliency, guided = attr.Saliency(model), attr.GuidedGradCam(model, cam)
     largest = row(saliency, "amax")
@@ -128,9 +132,9 @@ def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arra
         (folder / item.file).write_text(before)
 
 
-def measured(item: Item, folder: Path) -> Arrays:
+def measured(item: Item, folder: Path, inputs: dict | None = None) -> Arrays:
     """Return an item's values, which no other finding may accompany."""
-    found = check.measure(item, folder)
+    found = check.measure(item, folder, inputs=inputs)
     if found.status != "ok" or found.findings:
         raise ValueError(
             f"{item.name}: {found.status} {found.words} {found.place} {found.findings}"

@@ -84,11 +84,7 @@ def course_files(root: Path) -> dict[str, bytes]:
 
 
 def starter_files(root: Path) -> dict[str, bytes]:
-    """Return the starter's files: path in the zip → content.
-
-    Raises:
-        StarterError: a function of the table is not there, or ruff finds fault with what is left.
-    """
+    """Return the starter's files: path in the zip → content."""
     files = course_files(root)
     sources = {name: content.decode() for name, content in files.items() if name.endswith(".py")}
     removed = []
@@ -117,11 +113,7 @@ def _blank_body(blank: Item) -> str:
 
 
 def blanked_parts(blank: Item, body: str) -> list[str]:
-    """Return what of a function's body students do not get: all of it, or the marked parts.
-
-    Raises:
-        StarterError: no part is marked.
-    """
+    """Return what of a function's body students do not get: all of it, or the marked parts."""
     parts = [textwrap.dedent(match[3]) for match in PART.finditer(body)] if blank.parts else [body]
     if not parts:
         raise StarterError(
@@ -154,11 +146,7 @@ def _blanked(blank: Item, body: str) -> str:
 
 
 def find_definition(source: str, name: str, file: str = "") -> ast.FunctionDef | ast.ClassDef:
-    """Return the definition of a function, class or Class.method.
-
-    Raises:
-        StarterError: there is none.
-    """
+    """Return the definition of a function, class or Class.method."""
     node = ast.parse(source)
     for part in name.split("."):
         node = next((n for n in node.body if _is_definition(n) and n.name == part), None)
@@ -255,9 +243,6 @@ def _without(source: str, node: ast.AST) -> str:
 def _tidied(sources: dict[str, str], settings: str) -> dict[str, str]:
     """Remove imports that are no longer used and format, with ruff; check that nothing else is
     wrong.
-
-    Raises:
-        StarterError: it is.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -44,9 +44,7 @@ def picture(path: Path) -> np.ndarray:
 def convolution(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1, padding: int = 0
 ) -> np.ndarray:
-    """(C, H, W) and (K, C, h, w) → (K, H', W'): for each place in the kernel, a product of the
-    shifted picture.
-    """
+    """Convolve (C, H, W) with (K, C, h, w): (K, H', W'), a product per place in the kernel."""
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     rows, columns = ((x.shape[i + 1] - weight.shape[i + 2]) // stride + 1 for i in (0, 1))
     total = np.zeros((len(weight), rows, columns)) + bias[:, None, None]

@@ -13,16 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent  # outputs go here, whatever the w
 
 
 def is_file(path: Path) -> bool:
-    """Whether that is a file; not where the name is impossible or the folder cannot be searched."""
+    """Return True for a file; False where the name is impossible or may not be looked up."""
     with contextlib.suppress(OSError, ValueError):
         return path.is_file()
     return False
 
 
 def is_folder(path: Path) -> bool:
-    """Whether that is a folder; not where the name is impossible or the folder above cannot be
-    searched.
-    """
+    """Return True for a folder; False where the name is impossible or may not be looked up."""
     with contextlib.suppress(OSError, ValueError):
         return path.is_dir()
     return False
@@ -30,8 +28,9 @@ def is_folder(path: Path) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; rename it on success, remove it on any
-    failure. The folder is made when missing.
+    """Yield a temporary path beside `path`: renamed on success, removed on failure.
+
+    The folder is made when missing.
 
     Raises:
         InputError: the folder or the file cannot be written (read-only, disk full, a folder of that

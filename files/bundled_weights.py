@@ -35,9 +35,7 @@ FEATURE_RATIO = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays in plain containers; every other global is refused, so no code can
-    run.
-    """
+    """Unpickles numpy arrays in plain containers; any other global is refused, so no code runs."""
 
     def find_class(self, module: str, name: str):
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
@@ -48,8 +46,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def bundled_release() -> dict[str, list[np.ndarray]]:
-    """Return the original release as it was published: layer name → [kernel (H, W, in, out), bias
-    (out,)], float32.
+    """Return the original release: layer → [kernel (H, W, in, out), bias (out,)], float32.
 
     Raises:
         InputError: the package is missing or its file is not the expected one.
@@ -70,8 +67,9 @@ def bundled_release() -> dict[str, list[np.ndarray]]:
 
 
 def bundled_state() -> dict[str, torch.Tensor]:
-    """Return the original release as a state dict for torchvision's `squeezenet1_1`: same logits,
-    other scales.
+    """Return the original release as a state dict for torchvision's `squeezenet1_1`.
+
+    The logits are the same; the scales of layers differ.
 
     Input normalisation is folded into conv1 (in float64). Then the features are divided layer by
     layer by `FEATURE_RATIO`, so that style-transfer weights made for torchvision's network fit;
@@ -105,8 +103,7 @@ def bundled_state() -> dict[str, torch.Tensor]:
 
 
 def _fold_normalisation(kernel: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
-    """Turn conv1 (H, W, BGR, out) for pixels 0…255 minus Caffe's mean into one for RGB normalised
-    as in torchvision.
+    """Turn conv1 (H, W, BGR, out) for pixels minus Caffe's mean into one for torchvision's RGB.
 
     Exact because conv1 has no padding: pixel − caffe_mean = 255·std·x + (255·mean − caffe_mean).
     """

@@ -1,6 +1,4 @@
-"""State dicts from files: read without running code, found in a checkpoint, and named as the
-network names them.
-"""
+"""State dicts from files: read without running code, and named as the network names them."""
 
 import importlib
 import importlib.util
@@ -52,8 +50,7 @@ HOW_TO_SAVE = "save a state dict with torch.save(model.state_dict(), 'weights.pt
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Read a state dict from a .safetensors file, or from torch's format by the reader that never
-    executes code.
+    """Read a state dict from a .safetensors file, or from torch's format without executing code.
 
     Returns:
         The state dict, and what it goes by: the file's name, with the entry if it was one of a
@@ -89,8 +86,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
 def with_fitting_names(
     state: dict[str, torch.Tensor], wanted: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    """Return a state dict without the prefixes and the counters that a network with the `wanted`
-    names does not have.
+    """Return a state dict without the prefixes and counters that the network's names lack.
 
     Prefixes (`module.`, `model.`, `_orig_mod.` and such) are taken off one after the other where
     more names fit so. Names that are still unknown are dropped if they hold a single number, or
@@ -113,9 +109,7 @@ def with_fitting_names(
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Return the state dict with the first prefix off that a name has; None if there is none, or
-    names collide.
-    """
+    """Return the state dict without the first known prefix; None if names collide or lack it."""
     prefix = next((prefix for key in state for prefix in PREFIXES if key.startswith(prefix)), None)
     return None if prefix is None else _renamed(state, lambda key: key.removeprefix(prefix))
 
@@ -123,8 +117,7 @@ def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] |
 def _below_a_prefix(
     state: dict[str, torch.Tensor], wanted: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    """Return what stands below the one prefix under which all wanted names are; the state dict
-    itself if none is.
+    """Return the entries below the one prefix that holds all wanted names; else all entries.
 
     Where there are several (`encoder_q.`, `encoder_k.`), the first is taken, with a notice.
     """
@@ -165,11 +158,7 @@ def _renamed(
 
 
 def _read(path: Path) -> object:
-    """Return what the file holds: tensors in plain containers.
-
-    Raises:
-        InputError: no such file, or one that cannot be read so.
-    """
+    """Return what the file holds: tensors in plain containers."""
     if not is_file(path):
         what = "a folder, not a file" if is_folder(path) else "no such file"
         raise InputError(
@@ -222,9 +211,7 @@ def _read(path: Path) -> object:
 
 
 def _shards(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict whose parts an index names: JSON with `weight_map`, tensor's name →
-    file beside it.
-    """
+    """Join the state dicts that an index lists (JSON, `weight_map`: name → file beside it)."""
     index = json.loads(path.read_text("utf-8"))
     files = index.get("weight_map")
     if not isinstance(files, dict) or not files:
@@ -242,9 +229,7 @@ def _shards(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield a checkpoint's dictionaries with names as keys, each once, with the dotted name of its
-    entry.
-    """
+    """Yield a checkpoint's dictionaries with names as keys, each once: dotted name and content."""
     seen, waiting = set[int](), deque([("", content)])
     while waiting:
         entry, value = waiting.popleft()
@@ -263,8 +248,7 @@ def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def _state_dicts(content: object) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Yield a checkpoint's state dicts with the names of their entries ("": the checkpoint itself
-    is one).
+    """Yield a checkpoint's state dicts: name of the entry ("": the checkpoint itself), and content.
 
     Of a dictionary that holds arrays, what is no tensor is left out.
     """

@@ -16,8 +16,7 @@ def imagenet_classes() -> dict[int, str]:
 
 
 def read_class_names(path: Path, count: int) -> dict[int, str]:
-    """Read the names of a network's classes: of a text file each line is one, and JSON is a list,
-    or ids → names.
+    """Read the names of a network's classes: a line each, or JSON: a list, or id → name.
 
     Args:
         path: the file; synonyms in a name are separated by commas, and titles show the first.
@@ -84,8 +83,7 @@ def class_title(class_names: Mapping[int, str], label: int) -> str:
 
 
 def parse_label(text: str, class_names: Mapping[int, str]) -> int:
-    """Return the class meant by a text: an id, a name, one of its synonyms, or a part that only one
-    name has.
+    """Return the class that a text names: by id, name, synonym, or a part that only one name has.
 
     Args:
         text: for example "285", "Egyptian cat" or "egyptian"; case counts only between equal names.

@@ -1,5 +1,4 @@
-"""The course's files and those that packages ship: where they are, their checksums, and how to
-bring them here.
+"""The course's files and those in packages: where they are, checksums, how to bring them here.
 
 As a command: `python -m files.course --from STARTER.zip` (or a folder), or `--fetch` for the 25
 photos alone. Standard library only, so that the command answers at once and needs no environment.
@@ -46,8 +45,7 @@ NOTEBOOK_FOLDERS = ("", "cs231n/datasets", "cs7643/datasets", "datasets", "style
 
 
 def course_file(name: str) -> Path | None:
-    """Find a file of the course's in the folder $CS7643_DATA, the working directory or the project;
-    None if in none.
+    """Find a file of the course's in $CS7643_DATA, the working directory or the project; else None.
 
     Another file than the courses' under this name is taken too, with a notice in the log: its
     reader checks it.
@@ -97,8 +95,7 @@ def package_file(package: str, name: str) -> Path:
 
 
 def take_course_files(source: Path) -> list[str]:
-    """Copy the course's files that a starter zip or folder holds, wherever in it, to their places
-    in the project.
+    """Copy the course's files that a starter zip or folder holds to their places in the project.
 
     Args:
         source: a zip file or a folder.
@@ -146,9 +143,7 @@ def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]
 
 
 def fetch_photos() -> list[str]:
-    """Download the course's 25 photos, verified, unless they are there already. Returns a line on
-    what was done.
-    """
+    """Download the course's 25 photos, verified, if they are not there. Returns a line about it."""
     name = "data/imagenet_val_25.npz"
     path = ROOT / name
     if path.is_file() and sha256_of(path) == COURSE_FILES[name]:

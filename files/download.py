@@ -1,6 +1,4 @@
-"""Downloads that are verified, of a known size at most, and given up when they hang. Standard
-library only.
-"""
+"""Downloads: verified, of a limited size, and given up when they hang. Standard library only."""
 
 import re
 import time

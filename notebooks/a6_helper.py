@@ -34,8 +34,7 @@ def hello_helper() -> None:
 
 
 def get_zero_one_masks(img: Image.Image, size: int | tuple[int, int]) -> torch.Tensor:
-    """Return a black and white picture as a mask: float (1, H, W), 1 where the colours together
-    reach 1.
+    """Return a picture as a mask, float (1, H, W): 1 where its colours add up to 1 or more.
 
     Args:
         img: RGB.

@@ -50,9 +50,7 @@ def class_visualization_step(
     l2_reg: float = 1e-3,
     learning_rate: float = 25,
 ) -> torch.Tensor:
-    """Change an image (1, 3, H, W) in place by learning_rate · ∂(s_y(I) − l2_reg · ‖I‖²)/∂I;
-    returns it.
-    """
+    """Change an image (1, 3, H, W) in place by a step up s_y(I) − l2_reg · ‖I‖²; return it."""
     gradient = ascent(img, target_y, model, l2_reg)
     with torch.no_grad():
         img += learning_rate * gradient

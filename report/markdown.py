@@ -1,6 +1,4 @@
-"""Texts and tables for the report: answers split at their headings, Markdown's words with their
-fonts, CSV.
-"""
+"""Texts and tables for the report: answers by heading, Markdown's text by font, CSV."""
 
 import csv
 import itertools
@@ -23,9 +21,7 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a Markdown text: a heading and what follows; what stands before the first has level
-    0.
-    """
+    """A heading of a Markdown text and what follows; what stands before the first has level 0."""
 
     level: int
     heading: str
@@ -34,11 +30,7 @@ class Section:
 
 
 def read_sections(path: Path) -> list[Section]:
-    """Read the file of --answers and split it at its headings of levels 1 and 2.
-
-    Raises:
-        InputError: the file cannot be read, or is no text.
-    """
+    """Read the file of --answers and split it at its headings of levels 1 and 2."""
     try:
         text = _decoded(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -61,9 +53,7 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Read a CSV file, its header first; of one that cannot be read, nothing, and a line on
-    standard error.
-    """
+    """Read a CSV file, its header first; return nothing, with a notice, where that fails."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))
@@ -73,9 +63,7 @@ def read_table(path: Path) -> list[list[str]]:
 
 
 def _decoded(content: bytes) -> str:
-    """Decode a text file as editors save them: UTF-16 by its mark, UTF-8 with or without one, else
-    Western.
-    """
+    """Decode a text file: UTF-16 by its mark, UTF-8 with or without one, else Western."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16")
     else:

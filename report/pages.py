@@ -79,9 +79,7 @@ def _read_picture(path: Path) -> Picture | None:
 
 
 class Report(FPDF):
-    """A PDF with a cursor: each method draws at the cursor and moves it down, starting a new page
-    when full.
-    """
+    """A PDF with a cursor: each method draws there and moves it down, on to new pages."""
 
     def __init__(self, title: str, date: datetime.date):
         """Begin the first page."""
@@ -110,9 +108,7 @@ class Report(FPDF):
                 self.known &= {"\n", *letters_of(FONT_FILES[family, style])}
 
     def footer(self) -> None:
-        """Write the page's number, except on the title page; fpdf2 calls this at each page's
-        end.
-        """
+        """Write the page's number, except on the title page; called by fpdf2."""
         if self.page_no() > 1:
             self.set_font(FONT, size=8)
             self.set_text_color(102)
@@ -145,8 +141,7 @@ class Report(FPDF):
             self.set_x(self.l_margin)
 
     def settable(self, text: str) -> str:
-        """Return a text as it can be set: without control characters, the fonts for all letters
-        loaded.
+        """Return a text without control characters; load fonts for all its letters.
 
         For a letter that no installed font has, the replacement character � is set, and a notice is
         logged.
@@ -226,20 +221,14 @@ class Report(FPDF):
         self.insert_toc_placeholder(_set_contents)
 
     def save(self, path: Path) -> None:
-        """Write the PDF, whole or not at all; the same pages give the same bytes.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write the PDF, whole or not at all; the same pages give the same bytes."""
         with atomic_write(path) as temporary:
             temporary.write_bytes(self.output())
 
     # --- Figures ---
 
     def figures(self, figures: Sequence[tuple[Image.Image, str]]) -> None:
-        """Set pictures and their captions, narrow ones side by side, as large as their row and page
-        let them be.
-        """
+        """Set pictures and captions, narrow ones side by side, as large as the page allows."""
         row: list[tuple[Image.Image, str]] = []
         for figure in figures:
             wider = [*row, figure]
@@ -270,9 +259,7 @@ class Report(FPDF):
         self.set_xy(self.l_margin, lowest + GAP)
 
     def _fitting(self, row: Sequence[tuple[Image.Image, str]]) -> float:
-        """Return points a pixel with which a row and its captions fill this page's width or what is
-        left below.
-        """
+        """Return the points a pixel at which a row and its captions fill this page's rest."""
         scale = min(LARGEST, _scale(row, (self.w, self.h)))
         captions = (
             self._caption(c, self.epw if len(row) == 1 else i.width * scale, dry_run=True)
@@ -302,9 +289,7 @@ class Report(FPDF):
     # --- Markdown ---
 
     def markdown(self, text: str) -> None:
-        """Set Markdown: paragraphs, headings, lists, quotes, code and tables, with emphasis, code
-        and links in them.
-        """
+        """Set Markdown: paragraphs, headings, lists, quotes, code, tables, emphasis, links."""
         self._load(FONT_FILES)
         for node in SyntaxTreeNode(MARKDOWN.parse(text)).children:
             self._block(node)
@@ -368,9 +353,7 @@ class Report(FPDF):
         self.skip(6)
 
     def _table(self, rows: Sequence[Sequence[Sequence[Run]]], aligned: Sequence[str]) -> None:
-        """Set a table, each cell in one font, each column as wide as it needs; one that no page
-        holds as lines.
-        """
+        """Set a table, each cell in one font; as lines where no page is wide enough."""
         texts = [["".join(self.settable(run.text) for run in cell) for cell in row] for row in rows]
         self.set_font(FONT, "B", SMALL)
         needs = [[self.get_string_width(cell) + 12 for cell in row] for row in texts]
@@ -424,17 +407,13 @@ def _set_contents(report: Report, outline: Sequence) -> None:
 
 
 def _scale(row: Sequence[tuple[Image.Image, str]], paper: tuple[float, float]) -> float:
-    """Return points a pixel with which a row of pictures is as wide or high as a page holds, with
-    two lines below.
-    """
+    """Return the points a pixel at which a row of pictures, and two lines below, fill a page."""
     wide = (paper[0] - 2 * MARGIN - GAP * (len(row) - 1)) / sum(image.width for image, _ in row)
     return min(wide, (paper[1] - 2 * MARGIN - 30) / max(image.height for image, _ in row))
 
 
 def _compressed(image: Image.Image, width: float) -> io.BytesIO:
-    """Return a picture as JPEG; a drawing, which has few colours, as an indexed PNG, which is
-    smaller and sharp.
-    """
+    """Return a picture as JPEG; a drawing, of few colours, as an indexed PNG: smaller and sharp."""
     most = round(width / 72 * RESOLUTION)
     if image.width > most:
         image = image.resize(

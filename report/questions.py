@@ -1,9 +1,9 @@
-"""The report's chapters: the questions in the hand-out's order, their captions, and what an answer
-is asked to say.
+"""The report's chapters: the questions in the hand-out's order, captions and prompts.
 
 Staff who want other prompts edit `prompts` here, a line each; nothing else depends on them.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -34,18 +34,21 @@ class Question:
     def caption(self, name: str, made_with: Mapping[str, str]) -> str:
         """Return the caption of a figure, with the values of the options that its PNG text records.
 
-        Sentences about options are left out where the text does not tell them, as in figures that
-        do not come from the scripts.
+        A sentence about an option that the text lacks is left out, as in figures that do not come
+        from the scripts.
         """
         first = name if name in self.figures else re.sub(r"_\d+\.png$", ".png", name)
-        caption = self.figures[first]
-        try:
+        options: dict = {}
+        with contextlib.suppress(ValueError):
             options = json.loads(made_with.get("Options", ""))
             alone = options.get("per_image") or options.get("whole")
             options["scaled"] = "each alone" if alone else "over the photos together"
-            return caption.format_map({key: _stated(value) for key, value in options.items()})
-        except (ValueError, KeyError):
-            return " ".join(s for s in re.split(r"(?<=\.) ", caption) if "{" not in s)
+        values = {key: _stated(value) for key, value in options.items()}
+        sentences = []
+        for sentence in re.split(r"(?<=\.) ", self.figures[first]):
+            with contextlib.suppress(KeyError):
+                sentences.append(sentence.format_map(values))
+        return " ".join(sentences)
 
 
 def _stated(value: object) -> object:

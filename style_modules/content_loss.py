@@ -5,8 +5,10 @@ from torch import nn
 
 
 class ContentLoss(nn.Module):
-    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR
-    2016), equation 1, with the weight in place of the factor 1/2."""
+    """Content loss: Gatys et al. (CVPR 2016), equation 1, with the weight for the factor 1/2.
+
+    Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks".
+    """
 
     def forward(
         self, content_weight: float, content_current: torch.Tensor, content_original: torch.Tensor

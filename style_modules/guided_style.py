@@ -1,6 +1,4 @@
-"""Style by regions: Gram matrices under masks, so that each style counts in its own part of the
-picture.
-"""
+"""Style by regions: Gram matrices under masks, so that each style counts in its region."""
 
 import functools
 import math
@@ -19,8 +17,10 @@ from .style_loss import StyleLoss
 def guided_gram_matrix(
     features: torch.Tensor, masks: torch.Tensor, normalize: bool = True
 ) -> torch.Tensor:
-    """Gram matrix of F ∘ T for each region's mask T (Gatys et al., "Controlling Perceptual Factors
-    in Neural Style Transfer", CVPR 2017, section "Spatial Control", guided Gram matrices).
+    """Return the Gram matrix of F ∘ T for each region's mask T.
+
+    Gatys et al., "Controlling Perceptual Factors in Neural Style Transfer", CVPR 2017, section
+    "Spatial Control", guided Gram matrices.
 
     Args:
         features: (N, R, C, H, W), for each of R regions.
@@ -83,8 +83,7 @@ class GuidedStyleLoss(StyleLoss):
     def targets(
         self, style_layers: Sequence[int], grams: Sequence[Sequence[torch.Tensor]]
     ) -> list[torch.Tensor]:
-        """Return each style layer's targets (1, R, C, C), from each style's Gram matrices (1, C, C)
-        by layer.
+        """Return each layer's targets (1, R, C, C), from each style's Gram matrices.
 
         The Gram matrix of a region is smaller by the mean of its squared mask, so its target is,
         too.
@@ -107,9 +106,7 @@ class GuidedStyleLoss(StyleLoss):
 
 
 def scaled_masks(masks: torch.Tensor, sizes: Sequence[torch.Size]) -> list[torch.Tensor]:
-    """Average masks (R, H, W) over the pixels of each layer's maps: (1, R, H_l, W_l) for each size
-    (H_l, W_l).
-    """
+    """Average masks (R, H, W) over each layer's pixels: (1, R, H_l, W_l) for each size."""
     return [nn.functional.interpolate(masks[None], size=size, mode="area") for size in sizes]
 
 
@@ -140,8 +137,7 @@ def region_masks(pictures: Sequence[Image.Image], like: torch.Tensor, count: int
 def mixed_targets(
     grams: Sequence[Sequence[torch.Tensor]], shares: Sequence[float] | None
 ) -> list[torch.Tensor]:
-    """Mix the styles: Σ_k s_k · A_k / Σ_k s_k for each style layer, of each style's Gram matrices
-    A_k by layer.
+    """Mix the styles' Gram matrices A_k by shares s_k, layer by layer: Σ_k s_k · A_k / Σ_k s_k.
 
     Raises:
         ValueError: not one share per style, a negative one, or all 0.

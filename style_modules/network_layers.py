@@ -1,6 +1,4 @@
-"""Which layers of a network stand for content and style, and weights that make their terms
-comparable.
-"""
+"""Which layers of a network stand for content and style, and weights that balance their terms."""
 
 from collections.abc import Sequence
 

@@ -31,9 +31,7 @@ def scale_sizes(size: int, scales: int | str) -> list[int]:
 
 
 def steps_by_scale(count: int, scales: int) -> list[int]:
-    """Return the steps at each size: all of them at the smallest, and a third of them at each
-    further one.
-    """
+    """Return the steps at each size: all of them at the smallest, a third at each further one."""
     return [count, *[-(-count // 3)] * (scales - 1)]
 
 
@@ -46,8 +44,10 @@ def enlarged(picture: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 class Recomputed(nn.Module):
-    """A layer that keeps only its input, and is evaluated again for the gradient (Chen et al.,
-    "Training Deep Nets with Sublinear Memory Cost", 2016, section 3)."""
+    """A layer that keeps only its input, and is evaluated again for the gradient.
+
+    Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 3.
+    """
 
     def __init__(self, layer: nn.Module):
         """Wrap a layer."""

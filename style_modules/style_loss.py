@@ -1,6 +1,4 @@
-"""Style loss: how far the correlations between feature channels are from those of the style
-picture.
-"""
+"""Style loss: how far the correlations of feature channels are from the style picture's."""
 
 from collections.abc import Sequence
 
@@ -28,8 +26,10 @@ class _SelfProduct(torch.autograd.Function):
 
 
 class StyleLoss(nn.Module):
-    """Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR
-    2016), equations 3 to 5, with the normalisation in the Gram matrices and without the factor 1/4.
+    """Style loss: Gatys et al. (CVPR 2016), equations 3 to 5.
+
+    Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks"; the
+    normalisation is in the Gram matrices, and the factor 1/4 is left out.
 
     After a call `terms` holds the weighted loss of each layer, detached.
     """

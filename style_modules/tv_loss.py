@@ -5,12 +5,13 @@ from torch import nn
 
 
 class TotalVariationLoss(nn.Module):
-    """Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR
-    2015), the total variation regulariser of section 2.2 with β = 2."""
+    """Total variation loss: Mahendran and Vedaldi (CVPR 2015), section 2.2, with β = 2.
+
+    "Understanding Deep Image Representations by Inverting Them".
+    """
 
     def forward(self, img: torch.Tensor, tv_weight: float) -> torch.Tensor:
-        """w · Σ (squared differences of vertical neighbours + squared differences of horizontal
-        neighbours).
+        """Return w · (Σ squared differences of vertical neighbours + the same of horizontal ones).
 
         Args:
             img: pictures (N, C, H, W); the sum runs over all of them and all channels.

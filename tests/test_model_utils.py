@@ -323,7 +323,11 @@ def test_the_environment_sets_the_default(course, monkeypatch, tmp_path):
 def official(content: bytes, monkeypatch, url: str) -> str:
     """Let torchvision's entry for every network be a file of this content; returns its name."""
     name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    entry = SimpleNamespace(url=f"{url}/{name}", meta={"_file_size": 64})  # megabytes
+    entry = SimpleNamespace(  # megabytes
+        url=f"{url}/{name}",
+        meta={"_file_size": 64},
+        transforms=models.ResNet18_Weights.IMAGENET1K_V1.transforms,
+    )
     monkeypatch.setattr(model_utils, "_official_entry", lambda arch: entry)
     return name
 

@@ -1,6 +1,4 @@
-"""Cascading randomisation: a copy of a network whose layers lose what they have learned, from the
-output backwards.
-"""
+"""Cascading randomisation: a network's layers lose their training, the last ones first."""
 
 import functools
 import inspect
@@ -75,9 +73,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _is_chain_of_blocks(module: nn.Module) -> bool:
-    """Whether a chain repeats a kind of module that is made of others which are no single layers
-    either.
-    """
+    """Return True if a chain repeats a kind of module whose parts have parts in turn."""
     blocks = [type(child) for child in module.children() if any(map(_has_parts, child.children()))]
     return _is_chain(module) and len(set(blocks)) < len(blocks)
 
@@ -90,8 +86,7 @@ def _has_parts(module: nn.Module) -> bool:
 
 
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a network with the parameters and running statistics that it would have
-    before a training.
+    """Return a copy of a network with parameters and running statistics as before its training.
 
     Modules with `reset_parameters` draw theirs, the weights below a `weight_norm` or
     `spectral_norm` included. Others get the number that a constructor has as the default of an
@@ -144,9 +139,7 @@ def _reset(module: nn.Module) -> bool:
 
 
 def _settle(module: nn.Module, compute: Callable[[], object]) -> None:
-    """Compute a weight in training mode, in which a spectral norm approaches the largest singular
-    value by steps.
-    """
+    """Compute a weight in training mode, where a spectral norm converges step by step."""
     modes = {part: part.training for part in module.modules()}
     module.train()
     for _ in range(POWER_ITERATIONS):
@@ -176,9 +169,7 @@ def _draw(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def without_last_relu(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """Return a copy of a network without the ReLU modules that are evaluated after the last
-    parameters, once each.
-    """
+    """Return a copy of a network without the ReLUs that follow its last parameters."""
     network, calls = copied(model), []
     handles = [
         module.register_forward_hook(lambda module, *_: calls.append(module))

@@ -29,15 +29,15 @@ class ClassVisualizationProgress:
 
 
 class ClassVisualization:
-    """Class model visualization (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks,
-    2014, §2), with jitter and blur (Yosinski et al.: Understanding Neural Networks Through Deep
-    Visualization, 2015, §3) against noise.
+    """Class visualization: the image whose class score is largest, with jitter and blur.
+
+    Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2014, §2; jitter and blur
+    against noise: Yosinski et al., Understanding Neural Networks Through Deep Visualization, 2015,
+    §3.
     """
 
     def jitter(self, X: torch.Tensor, ox: int, oy: int) -> torch.Tensor:
-        """Shift images (N, C, H, W) cyclically by ox pixels to the right and oy pixels down; −ox,
-        −oy undoes it.
-        """
+        """Shift images (N, C, H, W) cyclically by ox pixels right and oy down; −ox, −oy undo it."""
         return torch.roll(X, shifts=(oy, ox), dims=(2, 3))
 
     def blur_image(self, X: torch.Tensor, sigma: float = 1) -> torch.Tensor:
@@ -108,13 +108,15 @@ class ClassVisualization:
         num_iterations: int = 100,
         blur_every: int = 10,
         max_jitter: int = 16,
+        size: int = SIZE,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         callback: Callable[[ClassVisualizationProgress], None] | None = None,
     ) -> torch.Tensor:
-        """Ascend s_y(I) − l2_reg · ‖I‖² for several classes at once, each image by its own steps of
-        length `learning_rate`. All start from the same noise and shift alike, so each is what it is
-        alone with the same seed.
+        """Ascend s_y(I) − l2_reg · ‖I‖² for several classes at once.
+
+        Each image takes its own steps of length `learning_rate`. All start from the same noise and
+        shift alike, so each is what it is alone with the same seed.
 
         An iteration shifts the images by 0 … max_jitter pixels each way, takes the step, shifts
         them back and clips them to pixels 0…255; the first and every `blur_every`-th after it end
@@ -127,13 +129,14 @@ class ClassVisualization:
             learning_rate: L2 length of a step in normalised units, > 0.
             num_iterations, blur_every: ≥ 1.
             max_jitter: the largest shift in pixels, ≥ 0.
+            size: height and width in pixels, ≥ 1.
             generator: source of the noise and the shifts; its state moves on. By default torch's
                 global one.
             seed: seeds a generator of its own instead.
             callback: called with a `ClassVisualizationProgress` after every iteration.
 
         Returns:
-            (N, 3, 224, 224), normalised, in `dtype` and on its device, detached.
+            (N, 3, size, size), normalised, in `dtype` and on its device, detached.
 
         Raises:
             ValueError: arguments that do not fit, or scores or gradients that are not finite.
@@ -148,12 +151,12 @@ class ClassVisualization:
             integer(num_iterations, "num_iterations", 1),
             integer(max_jitter, "max_jitter"),
         )
-        blur_every = integer(blur_every, "blur_every", 1)
+        blur_every, size = integer(blur_every, "blur_every", 1), integer(size, "size", 1)
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
         with evaluation_mode(model):
-            start = torch.randn(1, 3, SIZE, SIZE, dtype=torch.float32, **source)
+            start = torch.randn(1, 3, size, size, dtype=torch.float32, **source)
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
@@ -195,8 +198,7 @@ def draw_iteration(
 def objective_gradient(
     image: torch.Tensor, target: int, model: nn.Module, l2_reg: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the raw score s_y of an image I (1, 3, H, W), 0-dim, and the gradient of s_y(I) −
-    l2_reg · ‖I‖² by I.
+    """Return the score s_y(I), 0-dim, and the gradient of s_y(I) − l2_reg · ‖I‖² by I (1, 3, H, W).
 
     Raises:
         ValueError: a class that the network does not know, or scores that are not finite.
@@ -208,8 +210,7 @@ def objective_gradient(
 
 
 def _source(generator: torch.Generator | None, seed: int | None) -> dict:
-    """Return the source of random numbers as arguments of torch.rand…; by default torch's global
-    one on the CPU.
+    """Return the source of random numbers as keyword arguments; by default torch's global one.
 
     Numbers are drawn on the generator's device, so that they are the same wherever the network is.
     """
@@ -223,9 +224,7 @@ def _source(generator: torch.Generator | None, seed: int | None) -> dict:
 def _placed(
     model: nn.Module, dtype: torch.dtype | torch.device | type | str
 ) -> tuple[nn.Module, torch.Tensor]:
-    """Return the network, copied if `dtype` asks for another type or device, and an empty tensor of
-    that type there.
-    """
+    """Return the network in `dtype`'s type and device, and an empty tensor of that kind."""
     check_model(model)
     like = next(
         (parameter for parameter in model.parameters() if parameter.is_floating_point()),

@@ -71,6 +71,16 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
     return scores.gather(1, y[:, None])[:, 0]
 
 
+def probabilities(model: nn.Module, scores: torch.Tensor) -> torch.Tensor:
+    """Return the probabilities that a network means by its scores, both (N, classes): the softmax;
+    the sigmoid where classes do not exclude one another, or there is one logit s, scored −s and s.
+    """
+    reading = getattr(model, "score_reading", None)  # of a network by `model_utils.load_model`
+    if getattr(reading, "probability", "softmax") == "sigmoid":
+        return scores.sigmoid()
+    return scores.softmax(dim=1)
+
+
 def _in_range(y: torch.Tensor, classes: int, name: str) -> torch.Tensor:
     """Return labels that are safe to index with: on a GPU an index out of range would end the
     process.

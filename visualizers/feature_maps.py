@@ -1,6 +1,4 @@
-"""A layer's feature maps in an evaluation of its network: kept with their gradient, or given to
-others as maps.
-"""
+"""A layer's feature maps in one evaluation: kept with their gradient, or replaced by others."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,9 +15,7 @@ from .layouts import Layout
 
 @dataclass
 class KeptMaps:
-    """A layer's feature maps in one evaluation of a network, from which a gradient by them can be
-    taken.
-    """
+    """A layer's feature maps in one evaluation, by which a gradient can be taken."""
 
     maps: torch.Tensor  # (N, C, h, w), in the graph
     tokens: bool  # whether they are the patches among tokens
@@ -95,8 +91,7 @@ class Layer:
 
     @contextlib.contextmanager
     def as_maps(self, images: torch.Tensor) -> Iterator[nn.Module]:
-        """Yield a module that is evaluated as part of the layer and whose output is its maps of
-        images (N, 3, H, W).
+        """Yield a module, part of the layer, whose output is its maps of images (N, 3, H, W).
 
         With it, what knows maps (N, C, h, w) only, as Captum's layer attributions, looks into
         layers of any layout.

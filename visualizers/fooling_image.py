@@ -1,6 +1,4 @@
-"""Fooling images: photos changed so little that nobody sees it, and yet the network names another
-class.
-"""
+"""Fooling images: photos changed imperceptibly, so that the network names another class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +14,7 @@ from .evaluation import evaluation_mode, read_flags
 
 @dataclass(frozen=True)
 class FoolingProgress:
-    """What `make_fooling_image` tells its callback each time the network has looked at the
-    image.
-    """
+    """Passed to `make_fooling_image`'s callback each time the network has seen the image."""
 
     iteration: int  # steps taken so far
     score: float  # the target's raw score for the image
@@ -26,9 +22,10 @@ class FoolingProgress:
 
 
 class FoolingImage:
-    """Images classified as a class of one's choice (Szegedy et al.: Intriguing properties of neural
-    networks, 2014, §4), here by gradient ascent on that class's score (Simonyan et al.: Deep Inside
-    Convolutional Networks, 2014, §2).
+    """Fooling images: gradient ascent on the score of a class of one's choice.
+
+    Szegedy et al.: Intriguing properties of neural networks, 2014, §4; by gradient ascent as in
+    Simonyan et al.: Deep Inside Convolutional Networks, 2014, §2.
     """
 
     def make_fooling_image(
@@ -41,8 +38,9 @@ class FoolingImage:
         callback: Callable[[FoolingProgress], None] | None = None,
         valid: bool = False,
     ) -> torch.Tensor:
-        """Change an image until the network takes it for the target class, by steps of
-        learning_rate · g/‖g‖₂, where g is the gradient of the target's raw score.
+        """Ascend the target's score by steps of learning_rate · g/‖g‖₂ until the network is fooled.
+
+        g is the gradient of the target's raw score by the image.
 
         Stops before the first step whose input is already classified as the target. When `max_iter`
         steps are not enough, the last image is returned; `is_fooled` says whether it worked.
@@ -88,8 +86,7 @@ class FoolingImage:
         return (round_to_8_bits(image) if valid else image.clone()).to(X)
 
     def is_fooled(self, X: torch.Tensor, target_y: int, model: nn.Module) -> bool:
-        """Tell whether the network classifies the image as the target class; arguments as in
-        `make_fooling_image`.
+        """Return True if the network classifies the image as the target; arguments as above.
 
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.

@@ -27,8 +27,7 @@ OPAQUE_NODES = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
-    """ReLU with the guided backward rule: of the gradient only what is positive passes, where the
-    input was positive.
+    """ReLU with the guided backward rule: the gradient passes where it and the input are positive.
 
     Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
         Put in the place of a
@@ -247,8 +246,7 @@ def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
 
 
 def _guide_relus(score: torch.Tensor) -> None:
-    """Let every ReLU that a score comes from pass back only what is positive: the rule of
-    `CustomReLU`.
+    """Make every ReLU below a score follow the rule of `CustomReLU`.
 
     The hooks sit on this evaluation's graph, not on the network: modules and functions, in place or
     not, are met alike, and nothing has to be undone.

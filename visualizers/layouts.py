@@ -1,6 +1,4 @@
-"""How a layer's output holds feature maps: which axes are the places, and which of the tokens are
-patches.
-"""
+"""How a layer's output holds feature maps: which axes are places, which tokens are patches."""
 
 import contextlib
 import functools
@@ -124,9 +122,7 @@ def layout_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> Layo
 def _layout_of_maps(
     answers: Callable[..., torch.Tensor], shape: torch.Size, size: torch.Size
 ) -> Layout | None:
-    """Return the one layout of maps in which the places that answer most are where the picture was
-    changed.
-    """
+    """Return the one layout in which the places that answer most are those that were changed."""
     if not _map_kinds(shape, size):
         return None
     height, width = (max(1, side // 4) for side in size)
@@ -172,9 +168,7 @@ def _answers(
     output: torch.Tensor,
     rectangles: list[tuple[int, int, int, int]],
 ) -> torch.Tensor:
-    """Return how much each number of a layer's output (1, …) changes with each rectangle of a
-    picture: (n, …).
-    """
+    """Return how much each number of an output (1, …) changes with each rectangle: (n, …)."""
     changed = picture.repeat(len(rectangles), 1, 1, 1)
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)).to(picture)
     for image, (top, left, height, width) in zip(changed, rectangles, strict=True):
@@ -184,9 +178,7 @@ def _answers(
 
 
 def _answers_in_place(answers: torch.Tensor) -> bool:
-    """Whether feature maps (n, C, h, w) answer most where each of the `PLACES` was changed, a
-    quarter of a side off.
-    """
+    """Return True if maps (n, C, h, w) answer most at, or near, each of the `PLACES`."""
     h, w = answers.shape[2:]
     window = -(-h // 4), -(-w // 4)  # as large as the patch, in places
     energy = F.avg_pool2d(answers.sum(dim=1), window, stride=1)
@@ -199,8 +191,7 @@ def _answers_in_place(answers: torch.Tensor) -> bool:
 
 
 def output_of(model: nn.Module, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return what a module gives when the network first evaluates it on images; what follows it is
-    not evaluated.
+    """Return what a module gives when the network first evaluates it; the rest is not evaluated.
 
     Raises:
         InputError: it is not evaluated, or gives something else than one tensor.
@@ -243,9 +234,7 @@ def _gives_channels_first(module: nn.Module) -> bool:
 
 
 def _map_kinds(shape: torch.Size, size: torch.Size) -> list[Layout]:
-    """Return the layouts of a four-dimensional output in which maps have the pictures'
-    proportions.
-    """
+    """Return the layouts in which a four-dimensional output has the pictures' proportions."""
     height, width = size
     kinds = {"channels first": shape[2:], "channels last": shape[1:3]} if len(shape) == 4 else {}
     return [
@@ -256,8 +245,9 @@ def _map_kinds(shape: torch.Size, size: torch.Size) -> list[Layout]:
 
 
 def _grids(shape: torch.Size, size: torch.Size) -> dict[tuple[int, int], int]:
-    """Return the grids (h, w) of which an output (N, L, C) could hold one token a patch and few
-    more, and the patch's side in pixels, the finest grid first.
+    """Return the grids (h, w) of patches that (N, L, C) may hold, the finest first.
+
+    Each with its patch's side in pixels; few tokens may be more than patches.
     """
     sides = range(1, min(size) // 2 + 1) if len(shape) == 3 else ()
     grids = {

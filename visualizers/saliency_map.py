@@ -13,13 +13,13 @@ from .evaluation import evaluation_mode, in_chunks
 
 
 class SaliencyMap:
-    """Image-specific class saliency (Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional
-    Networks, 2014, §3).
+    """Image-specific class saliency.
+
+    Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2014, §3.
     """
 
     def compute_saliency_maps(self, X: torch.Tensor, y: Labels, model: nn.Module) -> torch.Tensor:
-        """Return the largest absolute derivative, over the colours, of the labelled class's score
-        by each pixel.
+        """Return max_c |∂s_y/∂x_c|: the largest derivative of the class's score by a pixel.
 
         Args:
             X: float (N, 3, H, W), preprocessed images.
@@ -50,8 +50,7 @@ class SaliencyMap:
     def show_saliency_maps(
         self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module
     ) -> None:
-        """Draw photos over their saliency maps into `visualization/saliency_map.png`, as the course
-        does.
+        """Draw photos over their saliency maps into `visualization/saliency_map.png`.
 
         Args:
             X: uint8 (N, H, W, 3), RGB photos.

@@ -21,7 +21,15 @@ from torch import nn
 
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, blur_image
 
-from .common import Method, check_images, check_labels, class_scores, evaluated, labelled_scores
+from .common import (
+    Method,
+    check_images,
+    check_labels,
+    class_scores,
+    evaluated,
+    labelled_scores,
+    probabilities,
+)
 from .evaluation import evaluation_mode, in_chunks
 
 STEPS = 10  # of deletion and insertion; 16 and 32 change an area by 0.01
@@ -220,7 +228,8 @@ def deletion_insertion(
     counts = torch.linspace(0, place.shape[1], steps + 1, device=images.device).round()
 
     def probability(pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor]:
-        return (labelled_scores(evaluated(model, pictures).softmax(dim=1), labels, "labels"),)
+        chances = probabilities(model, evaluated(model, pictures))
+        return (labelled_scores(chances, labels, "labels"),)
 
     curves: list[torch.Tensor] = []
     with evaluation_mode(model), torch.no_grad():

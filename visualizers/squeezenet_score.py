@@ -1,6 +1,4 @@
-"""A quick way to SqueezeNet's scores: of its classifier only the labelled classes' channels are
-evaluated.
-"""
+"""A quick way to SqueezeNet's scores: only the labelled classes' channels are evaluated."""
 
 from typing import Any
 
@@ -23,8 +21,9 @@ def squeezenet_score(model: nn.Module, images: torch.Tensor, y: torch.Tensor) ->
 
 
 def has_plain_classifier(model: nn.Module) -> bool:
-    """Whether this is torchvision's SqueezeNet as it comes: nobody hooks, alters or compiles its
-    classifier, but for its ReLU, which may be gone.
+    """Return True for torchvision's SqueezeNet as it comes.
+
+    Its classifier has no hooks and is not compiled; its last ReLU may be missing.
     """
     if (
         type(model) is not SqueezeNet

@@ -37,27 +37,21 @@ def compute_saliency_maps(X: torch.Tensor, y: torch.Tensor, model: nn.Module) ->
 def make_fooling_image(
     X: torch.Tensor, target_y: int, model: nn.Module, learning_rate: float = 1, **kwargs
 ):
-    """Return a fooling image (1, 3, H, W): `FoolingImage.make_fooling_image`, by CS231n's steps of
-    length 1.
-    """
+    """Return a fooling image (1, 3, H, W) by CS231n's steps of length 1."""
     return FoolingImage().make_fooling_image(X, target_y, model.eval(), learning_rate, **kwargs)
 
 
 def make_fool_image(
     X: torch.Tensor, target_y: int, model: nn.Module, learning_rate: float = 10, **kwargs
 ):
-    """Return a fooling image (1, 3, H, W): `FoolingImage.make_fooling_image`, by CS7643's steps of
-    length 10.
-    """
+    """Return a fooling image (1, 3, H, W) by CS7643's steps of length 10."""
     return FoolingImage().make_fooling_image(X, target_y, model.eval(), learning_rate, **kwargs)
 
 
 def class_visualization_update_step(
     img: torch.Tensor, model: nn.Module, target_y: int, l2_reg: float, learning_rate: float
 ) -> None:
-    """Change an image (1, 3, H, W) in place by one step of length `learning_rate` up s_y(I) −
-    l2_reg · ‖I‖².
-    """
+    """Change an image (1, 3, H, W) in place by one step up s_y(I) − l2_reg · ‖I‖²."""
     step = unit_length(ascent(img, target_y, model, l2_reg))
     with torch.no_grad():
         img += learning_rate * step

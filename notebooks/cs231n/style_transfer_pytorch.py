@@ -37,17 +37,14 @@ SETTINGS = [*list(inspect.signature(style_utils.style_transfer).parameters)[1:10
 
 
 def features_from_img(imgpath, imgsize: int, cnn: nn.Module, dtype=None):
-    """Return the features of an image file and the picture: `style_utils.features_from_img`, in the
-    network's type.
-    """
+    """Return an image file's features and the picture, in the network's type."""
     return style_utils.features_from_img(
         imgpath, imgsize, cnn, dtype or next(cnn.parameters()).type()
     )
 
 
 def style_transfer(*settings, cnn: nn.Module | None = None, **kwargs) -> Image.Image:
-    """Paint one picture in the style of another: `style_utils.style_transfer`, which returns the
-    picture.
+    """Return one picture in the style of another: `style_utils.style_transfer`.
 
     Args:
         settings: content_image, style_image, image_size, style_size, content_layer, content_weight,

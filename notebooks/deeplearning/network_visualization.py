@@ -1,6 +1,4 @@
-"""CS182's functions: saliency maps, fooling images and class visualization. The network stays in
-eval mode.
-"""
+"""CS182's saliency maps, fooling images and class visualization; the network stays in eval mode."""
 
 import torch
 from cs231n.net_visualization_pytorch import compute_saliency_maps, make_fooling_image
@@ -18,9 +16,7 @@ __all__ = [
 def update_class_visulization(
     model: nn.Module, target_y: int, l2_reg: float, learning_rate: float, img: torch.Tensor
 ) -> torch.Tensor:
-    """Return a new image (1, 3, H, W), after one step of learning_rate · ∂(s_y(I) − l2_reg ·
-    ‖I‖²)/∂I.
-    """
+    """Return a new image (1, 3, H, W), one step up s_y(I) − l2_reg · ‖I‖²."""
     return class_visualization_step(
         img.detach().clone(), target_y, model, l2_reg=l2_reg, learning_rate=learning_rate
     )

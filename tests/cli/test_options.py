@@ -62,12 +62,14 @@ def test_defaults():
         "out": None,
         "seed": 1,
         "quiet": False,
+        **dict.fromkeys(("mean", "std", "pixel_range", "output")),
+        "sigmoid": False,
     }
     assert vars(make_parser("a test").parse_args([])) == shared
     photos = {"images": None, "labels": None, "num": None, "chunk": 8}
     assert vars(options()) == shared | photos
     photos |= {
-        "size": 224,
+        "size": None,
         "whole": False,
         "per_image": False,
         "arrays": False,

@@ -324,7 +324,7 @@ def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path, capsys):
         assert (
             not out
             and err.count("\n") == 1
-            and "the network takes no photos of 64×64 pixels: " in err
+            and "the network vit_b_32, on a picture of 64×64: " in err
         )
     assert not names_in(tmp_path)
     with pytest.raises(SystemExit):

@@ -174,20 +174,21 @@ def test_scores_and_probabilities(tmp_path, bundled_model, batch):
     data = Dataset(Session(options("--out", tmp_path), model=bundled_model))
     scores = data.scores(batch[0][:2])
     assert torch.equal(scores, bundled_model(batch[0][:2])) and not scores.requires_grad
-    page = Page([], [batch[0][:2]], torch.tensor([3, 4]), ["a", "b"], scores)
+    chances = scores.softmax(dim=1)
+    page = Page([], [batch[0][:2]], torch.tensor([3, 4]), ["a", "b"], chances)
     assert page.probabilities() == [
-        p[label].item() for p, label in zip(scores.softmax(dim=1), (3, 4), strict=True)
+        p[label].item() for p, label in zip(chances, (3, 4), strict=True)
     ]
 
 
 def test_predictions():
-    scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    page = Page([], [], torch.tensor([2, 0]), ["a", "b"], scores, ["a.png", "\udcff.png"])
+    chances = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]).softmax(dim=1)
+    page = Page([], [], torch.tensor([2, 0]), ["a", "b"], chances, ["a.png", "\udcff.png"])
     assert page.predictions() == [
         ["a.png", 2, 1, "0.6652", 2, "0.2447"],
         ["\\udcff.png", 0, 0, "0.9094", 1, "0.0453"],
     ]
-    one = Page([], [], torch.tensor([0]), ["a"], torch.tensor([[5.0]]), ["a.png"])
+    one = Page([], [], torch.tensor([0]), ["a"], torch.tensor([[1.0]]), ["a.png"])
     assert one.predictions() == [["a.png", 0, 0, "1.0000"]]
 
 

@@ -50,7 +50,16 @@ def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
         ),
     }
     folders = {name.partition("/")[0] for name in starter_zip if "/" in name}
-    assert folders == {"data", "visualizers", "style_modules", "cli", "files", "report", "checker"}
+    assert folders == {
+        "data",
+        "visualizers",
+        "style_modules",
+        "cli",
+        "files",
+        "report",
+        "checker",
+        "adapters",
+    }
     assert not [name for name in starter_zip if name.startswith("data/") and name.endswith(".py")]
     assert starter_zip["README.md"] == (ROOT / "course/STARTER.md").read_bytes()
 

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"files", "style_modules"},
     {"image_utils"},
-    {"figure_utils", "data_utils"},
+    {"figure_utils", "data_utils", "adapters"},
     {"visualizers", "model_utils"},
     {"style_utils", "captum_utils"},
     {"cli", "report", "checker"},
@@ -37,7 +37,7 @@ TAKEN_ALONG = {"image_utils", "errors"}  # all that the techniques need
 # modules that can be copied without what a single function of theirs needs.
 DEFERRED = {*LAYERS[-1], "cli/run", "image_utils", "visualizers/common"}
 
-PACKAGES = ("cli", "files", "report", "checker", "visualizers", "style_modules")
+PACKAGES = ("cli", "files", "report", "checker", "adapters", "visualizers", "style_modules")
 HOUSE = sorted(
     [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))]
 )

@@ -115,3 +115,95 @@ def test_style_transfer_takes_no_class_names(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         style_transfer.main(["--classes", str(tmp_path / "names")])
     assert caught.value.code == 2 and "--classes" in capsys.readouterr().err
+
+
+KINDS = """
+import torch
+from torch import nn
+
+
+def body(classes, channels=3):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 7, 4), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+
+
+def one_logit():
+    return body(1)
+
+
+def grey():
+    return body(4, channels=1)
+
+
+def many_channels():
+    return body(4, channels=5)
+
+
+class Outputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = body(4)
+
+    def forward(self, x):
+        scores = self.body(x)
+        return {"loss": x.sum(), "a": scores, "b": -scores}
+
+
+class TwoInputs(Outputs):
+    def forward(self, x, y):
+        return self.body(x + y)
+
+
+class Fixed(Outputs):
+    def forward(self, x):
+        assert x.shape[2:] == (224, 224), "only 224"
+        return self.body(x)
+"""
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    (tmp_path / "kinds.py").write_text(KINDS)
+    photo = package_file("skimage", "data/chelsea.png")
+    common = ["--images", photo, "--quiet", "--only", "gradcam", "--arrays"]
+
+    def cam(name: str, *options) -> int:
+        return run(gradcam, tmp_path, "--arch", f"{tmp_path}/kinds.py:{name}", *common, *options)
+
+    return cam
+
+
+@pytest.mark.slow
+def test_one_logit_one_channel_several_outputs(kinds, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("no\nyes\n")
+    assert kinds("one_logit", "--classes", tmp_path / "names.txt", "--labels", "yes") == 0
+    _, row = (tmp_path / "predictions.csv").read_text().splitlines()
+    _, label, guess, likely, other, unlikely = row.split(",")
+    assert label == "1" and {guess, other} == {"0", "1"}
+    assert float(likely) + float(unlikely) == pytest.approx(1) and float(likely) < 1
+    assert "sigmoid" in text_of(tmp_path / "gradcam.png")["Scores"]
+    assert kinds("grey") == 0
+    assert "grey in 0…1" in text_of(tmp_path / "gradcam.png")["Photos"]
+    assert kinds("Outputs", "--output", "b", "--mean", 0.5, "--std", 0.25) == 0
+    text = text_of(tmp_path / "gradcam.png")
+    assert "output b" in text["Scores"] and "mean 0.5, std 0.25" in text["Photos"]
+    assert capsys.readouterr().err == ""
+
+
+FAULTS = {
+    "many_channels": ([], "5 channels"),
+    "Outputs": ([], "--output"),
+    "TwoInputs": ([], "kinds.py:TwoInputs, on a picture of 224×224"),
+    "Fixed": (["--whole"], "kinds.py:Fixed, on a picture of 337×224: only 224"),
+    "grey": (["--mean", "1"], "--std"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_does_not_work_is_one_line_about_the_network(kinds, capsys, name):
+    options, words = FAULTS[name]
+    assert kinds(name, *options) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err and "--layer" not in err

@@ -1,0 +1,1 @@
+"""Between us and a user's network: how its photos are prepared, how its scores are read."""

@@ -1,0 +1,130 @@
+"""Draw inputs for the check's items that students do not have, and store them with what the
+solution in this repository gives for them.
+
+    python course/hidden.py --seed 7 --out hidden.npz
+
+The same seed gives the same inputs. `grade.py` calls this once for all submissions, and
+`make_starter.py --autograder` for the archive.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from checker import measures
+from checker.items import ITEMS
+from checker.measures import Inputs
+from cli.options import Parser, named_path
+from course.make_expected import captum_rows, measured, solution_in
+from errors import InputError
+from files.atomic import atomic_write
+from model_utils import load_model
+from visualizers import FoolingImage
+
+FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
+CLEAR = 0.3  # score by which a target is ahead or behind: what rounding cannot change
+LARGEST_SEED = 10**9
+
+
+def draw(seed: int) -> Inputs:
+    """Return inputs: parts of photos, and classes for which right and wrong solutions are told
+    apart.
+    """
+    rng, model = np.random.default_rng(seed), load_model(weights="bundled", device="cpu")
+    photos = []
+    for file in rng.choice(FILES, 2, replace=False):
+        left, top, width, height = rng.uniform((0, 0, 0.6, 0.6), (0.3, 0.3, 0.7, 0.7)).round(3)
+        box = tuple(round(float(x), 3) for x in (left, top, left + width, top + height))
+        photos.append((f"data/{file}", box, 0))
+    height, width = rng.choice(SIZES)
+    measures.inputs = Inputs((int(height), int(width)), tuple(photos), seed=seed)
+    _, images, _ = measures.photos()
+    labels = [_label(rng, model, image[None]) for image in images]
+    return replace(
+        measures.inputs,
+        photos=tuple((*photo[:2], label) for photo, label in zip(photos, labels, strict=True)),
+        target=_target(rng, model, images[1:]),
+        grown=int(rng.integers(1000)),
+    )
+
+
+def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int:
+    """Return one of the likelier classes that has much for it in the image and something against
+    it: Grad-CAM is not empty, and its ReLU has an effect.
+    """
+    conv = model.classifier[1]
+    with torch.no_grad():
+        places = conv(model.features(image))[0] - conv.bias[:, None, None]
+        ranks = model(image)[0].argsort(descending=True)
+    share = places.clamp(min=0).flatten(1).norm(dim=1) / places.flatten(1).norm(dim=1)
+    return int(rng.choice([int(c) for c in ranks[1:700] if 0.8 < share[c] < 0.93]))
+
+
+def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int:
+    """Return a class that is reached in three to six steps, and is never nearly the highest."""
+    for target in map(int, rng.permutation(1000)):
+        ahead: list[float] = []
+
+        def look(progress, target=target, ahead=ahead) -> None:
+            with torch.no_grad():
+                scores = model(progress.image)[0]
+            score, scores[target] = float(scores[target]), -np.inf
+            ahead.append(score - float(scores.max()))
+
+        FoolingImage().make_fooling_image(image, target, model, max_iter=8, callback=look)
+        if 4 <= len(ahead) <= 7 and min(map(abs, ahead)) > CLEAR:
+            return target
+    raise InputError("no class is reached in three to six steps; take another seed")
+
+
+def write(seed: int, path: Path) -> None:
+    """Draw inputs, and write them with the solution's values.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    measures.inputs = draw(seed)
+    inputs = asdict(measures.inputs)
+    arrays = {
+        f"{name}/{key}": row
+        for name, (right, _) in captum_rows().items()
+        for key, row in right.items()
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = solution_in(Path(name))
+        for item in (item for item in ITEMS if not item.name.endswith("_captum")):
+            values = measured(item, folder, inputs)
+            arrays |= {f"{item.name}/{key}": value for key, value in values.items()}
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, mistakes="{}", inputs=json.dumps(inputs), **arrays)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file. Returns the exit status."""
+    parser = Parser(description="Draw inputs that students do not have, and store right values.")
+    parser.add_argument("--seed", type=int, required=True, help=f"from 1 to {LARGEST_SEED}")
+    parser.add_argument("--out", type=named_path, required=True, metavar="PATH")
+    options = parser.parse_args(argv)
+    if not 0 < options.seed <= LARGEST_SEED:
+        parser.error(f"--seed: a whole number from 1 to {LARGEST_SEED} was expected")
+    try:
+        write(options.seed, options.out)
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
