@@ -27,7 +27,13 @@ CAPTUM = (
 )
 ONE = ["--num", "1", "--steps", "1"]
 
-# Options, what is printed, how many notices there are (of the photos), the files.
+NETWORK = """
+from torch import nn
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+"""
+
+# Options, what is printed, how many notices there are (the first is of the photos), the figures.
 RUNS = {
     "saliency_map": (ONE, "", 1, ["saliency_map", "saliency_captum", "attributions_captum"]),
     "gradcam": (
@@ -56,9 +62,9 @@ RUNS = {
         ["style_transfer", "inverted_features", "style_losses"],  # and the presets' own
     ),
     "sanity_checks": (
-        [*ONE, "--seeds", "1"],
+        [*ONE, "--seeds", "2", "--arch", "own.py:network", "--labels", "guess"],
         "",
-        1,
+        2,  # and of how the photos are prepared
         ["faithfulness", "sanity_curves", "sanity_randomization"],
     ),
 }
@@ -69,6 +75,8 @@ RUNS = {
 def test_a_users_run_and_one_in_this_process(script, tmp_path, capsys, monkeypatch):
     options, printed, notices, names = RUNS[script]
     monkeypatch.setenv("CS7643_DATA", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(NETWORK)
     if script == "style_transfer":
         assert len(presets()) == 4 and INVERSION in {preset.name for preset in presets()}
         parts = ("", "_before", "_0000", "_0002")
@@ -90,6 +98,7 @@ def test_a_users_run_and_one_in_this_process(script, tmp_path, capsys, monkeypat
         with Image.open(path) as figure:
             figure.load()
             text = figure.text
-        assert text["Network"] == "squeezenet1_1" and text["Weights"].startswith("bundled")
+        if "--arch" not in options:
+            assert text["Network"] == "squeezenet1_1" and text["Weights"].startswith("bundled")
         assert text["Seed"] == (options[-1] if "--seed" in options else "1")
         assert f"torch {torch.__version__.partition('+')[0]}" in text["Software"]
