@@ -17,6 +17,7 @@ from torch import nn
 from torchvision import models
 
 import style_utils
+from errors import InputError
 from files.course import course_file, package_file
 from image_utils import deprocess
 from model_utils import load_model
@@ -718,3 +719,26 @@ def test_a_block_that_begins_in_place_leaves_the_feature_before_it():
     assert torch.equal(first, blocks[0](x)) and first.min() < 0
     assert torch.equal(second, blocks[1][1](first.clone().relu())) and second.min() < 0
     assert torch.equal(third, nn.functional.max_pool2d(second.relu(), 2))
+
+
+def test_style_layers_without_feature_maps_are_refused():
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))
+    losses = ContentLoss(), StyleLoss(), TotalVariationLoss()
+    picture = Image.new("RGB", (64, 64))
+    with pytest.raises(InputError, match=r"style layer 1 gives \(1, 4, 3844\)"):
+        style_transfer(
+            "x",
+            picture,
+            picture,
+            64,
+            64,
+            0,
+            1,
+            (1,),
+            (1,),
+            0,
+            *losses,
+            cnn,
+            torch.float32,
+            testing=True,
+        )

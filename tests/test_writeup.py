@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import os
 import re
-import string
 
 import pypdf
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 
 import saliency_map
 import writeup
-from cli.options import SHARED_OPTIONS, make_parser
+from cli.options import make_parser
 from cli.session import Session
 from figure_utils import draw_rows, provenance, save_png
 from report.markdown import read_sections
@@ -23,31 +22,6 @@ from report.questions import QUESTIONS
 from writeup import today
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]
-
-# In {pictures}, which style_transfer.py records for its presets as these options have changed them;
-# or of no matter.
-NOT_IN_CAPTIONS = {
-    "only",
-    "techniques",
-    "captum",
-    "content",
-    "style",
-    "image_size",
-    "style_size",
-    "init_random",
-    "save_every",
-}
-
-
-def defaults(script: str) -> dict:
-    """The options that only this script has, at their defaults."""
-    parser = make_parser("")
-    importlib.import_module(script).add_options(parser)
-    return {
-        key: value
-        for key, value in vars(parser.parse_args([])).items()
-        if key not in SHARED_OPTIONS
-    }
 
 
 def pages_of(folder) -> list[str]:
@@ -132,23 +106,6 @@ def test_every_question_is_set_in_order_with_its_options(figures):
     assert "Seed 7" in title and "{" not in text and "None" not in text
     assert "an L2 norm of 10 in normalised pixels; there are 100 of them at most" in text
     assert sum(page.count("Answer") for page in pages) == len(DEFAULT)
-
-
-def test_every_option_of_every_script_is_told_in_a_caption():
-    for script in {script for question in QUESTIONS for script in question.scripts}:
-        captions = [
-            c
-            for question in QUESTIONS
-            if script in question.scripts
-            for c in question.figures.values()
-        ]
-        told = {
-            field
-            for caption in captions
-            for _, field, _, _ in string.Formatter().parse(caption)
-            if field
-        }
-        assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
 
 
 @pytest.mark.slow

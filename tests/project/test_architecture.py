@@ -99,6 +99,17 @@ def test_pictures_import_nothing_of_ours_but_errors():
     }
 
 
+def test_every_module_has_a_test_of_its_path():
+    staff = list(ROOT.glob("course/*.py"))
+    without = []
+    for path in [*HOUSE, *staff]:
+        inside = path.parent.relative_to(ROOT)
+        places = [inside / f"test_{path.name}", Path("scripts") / f"test_{path.name}"]
+        if path.name != "__init__.py" and not any((ROOT / "tests" / p).is_file() for p in places):
+            without.append(path.relative_to(ROOT).as_posix())
+    assert without == []
+
+
 @pytest.mark.parametrize("path", HOUSE, ids=name_of)
 def test_imports_stand_at_the_top(path):
     if name_of(path).removesuffix(".py") not in DEFERRED:

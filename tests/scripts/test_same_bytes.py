@@ -6,18 +6,11 @@ import importlib
 
 import pytest
 import torch
-from helpers import run_script
+from helpers import ALL_ZERO, run_script
 from PIL import Image
 
 from style_transfer import INVERSION, presets
 
-LOSSES = (
-    "Content Loss Maximum error",
-    "Gram Matrix Maximum error",
-    "Style Loss Error",
-    "TV Loss Error",
-)
-ALL_ZERO = "".join(f"{loss} is 0.000\n" for loss in LOSSES)
 CAPTUM = (
     "guided_backprop",
     "guided_gradcam",

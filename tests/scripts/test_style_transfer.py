@@ -3,22 +3,18 @@ reference values.
 """
 
 import json
-import os
 import re
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import HALF_WEIGHTS, ROOT
+from helpers import HALF_WEIGHTS, ROOT, names
 from PIL import Image
 
 import style_transfer
-from cli import style_painting
 from files.course import package_file
-from style_modules import ContentLoss
 from style_transfer import INVERSION, presets
 
 sys.path.insert(0, str(ROOT / "data"))
@@ -30,25 +26,13 @@ CHECKS = (
     "Style Loss Error",
     "TV Loss Error",
 )
-ALL_ZERO = "".join(f"{text} is 0.000\n" for text in CHECKS)
-FIGURES = {"style_transfer.png", "inverted_features.png", "style_losses.png"}
 SHORT = ("--optimizer", "adam", "--iterations", "4")
-
-
-@pytest.fixture
-def no_course_data(monkeypatch):
-    """As on a machine that never saw the course's data, unless the project holds it."""
-    monkeypatch.setenv("CS7643_DATA", "")
 
 
 def call(capsys, *arguments) -> str:
     """Run the script in this process and return what it printed."""
     assert style_transfer.main([*map(str, arguments), "--quiet"]) == 0
     return capsys.readouterr().out
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 # --- What it prints and writes ---
@@ -136,30 +120,6 @@ def test_the_courses_pictures_and_values(course, tmp_path, capsys):
     assert Image.open(tmp_path / "starry_tubingen.png").size == (256, 192)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", ["bundled", "none"])
-def test_the_checks_fit_any_weights(weights, tmp_path, capsys):
-    assert (
-        call(
-            capsys, "--weights", weights, "--iterations", 1, "--only", INVERSION, "--out", tmp_path
-        )
-        == ALL_ZERO
-    )
-
-
-@pytest.mark.slow
-def test_a_wrong_loss_shows_in_the_checks(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "style_modules.style_loss.StyleLoss._distance",
-        lambda self, feats, layer, target: target.sum(),
-    )
-    printed = call(
-        capsys, "--weights", "bundled", "--iterations", 1, "--only", INVERSION, "--out", tmp_path
-    )
-    lines = printed.splitlines()
-    assert [line.endswith(" 0.000") for line in lines] == [True, True, False, True]
-
-
 # --- Own pictures ---
 
 
@@ -229,55 +189,6 @@ def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monke
 # --- Faults and interruptions ---
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_leaves_the_last_good_picture(tmp_path, capsys, monkeypatch):
-    forward, calls = ContentLoss.forward, iter(range(100))
-
-    def damaged(self, weight, *features):
-        return forward(self, weight if next(calls) < 3 else float("nan"), *features)
-
-    # The check, step 0 and step 1 are the last sound ones
-    monkeypatch.setattr(ContentLoss, "forward", damaged)
-    name = presets()[2].name
-    assert (
-        style_transfer.main(
-            ["--only", name, "--quiet", "--save-every", "1", "--out", str(tmp_path)]
-        )
-        == 2
-    )
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert (
-        f"{name}: the loss is not finite at step 2 (content nan" in error
-        and "step 1 is kept" in error
-    )
-    assert names(tmp_path) == {f"{name}{part}.png" for part in ("", "_before", "_0000", "_0001")}
-    assert np.array_equal(*(Image.open(tmp_path / f"{name}{part}.png") for part in ("", "_0001")))
-
-
-@pytest.mark.slow
-def test_a_later_picture_that_fails_leaves_the_figures_of_the_first(tmp_path, capsys, monkeypatch):
-    first, second = (preset.name for preset in presets()[:2])
-    paint, names_seen = style_painting.style_transfer, []
-
-    def interrupted_at_the_second(name, *arguments, **options):
-        names_seen.append(name)
-        if name == second:
-            raise KeyboardInterrupt
-        return paint(name, *arguments, **options)
-
-    monkeypatch.setattr(style_painting, "style_transfer", interrupted_at_the_second)
-    options = ["--only", first, second, "--iterations", "2", "--quiet", "--out", str(tmp_path)]
-    assert style_transfer.main(options) == 130 and names_seen == [first, second]
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert names(tmp_path) == {
-        f"{first}.png",
-        f"{first}_before.png",
-        "style_transfer.png",
-        "style_losses.png",
-    }
-
-
 def test_a_network_that_gives_no_numbers_is_one_line(bundled_model, tmp_path, capsys):
     state = bundled_model.state_dict()
     torch.save(
@@ -291,31 +202,6 @@ def test_a_network_that_gives_no_numbers_is_one_line(bundled_model, tmp_path, ca
         and "the loss is not finite at step 0" in error
         and "kept" not in error
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_it_leaves_the_picture_reached(number, status, tmp_path, capsys, monkeypatch):
-    forward, calls = ContentLoss.forward, iter(range(100))
-
-    def interrupting(*arguments):
-        if next(calls) == 4:  # the check and the steps 0 to 2 came before
-            os.kill(os.getpid(), number)
-        return forward(*arguments)
-
-    monkeypatch.setattr(ContentLoss, "forward", interrupting)
-    name = presets()[2].name
-    try:
-        ended = style_transfer.main(["--only", name, "--save-every", "1", "--out", str(tmp_path)])
-    except SystemExit as end:
-        ended = end.code
-    printed, error = capsys.readouterr()
-    assert ended == status and printed == ALL_ZERO and "Traceback" not in error
-    if number == signal.SIGINT:
-        assert error.count("\n") == 1 and "interrupted after" in error and f"{name}.png" in error
-    parts = ("", "_before", "_0000", "_0001", "_0002")
-    assert names(tmp_path) == {f"{name}{part}.png" for part in parts}
-    assert np.array_equal(*(Image.open(tmp_path / f"{name}{part}.png") for part in ("", "_0002")))
 
 
 # --- The data ---
