@@ -13,6 +13,7 @@ from errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from PIL import Image
     from torch import nn
 
@@ -44,6 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "size",
         "whole",
         "per_image",
+        "against",
+        "wrong_first",
         "arrays",
         "figures",
         "classes",
@@ -103,6 +106,8 @@ def make_figures(session: Session) -> None:
     with maps_file(session) as keep:
         for page in data.pages("Grad-CAM"):
             maps = compute_maps(model, page, layers[0], techniques, per_image)
+            others = other_classes(data, page)
+            maps |= contrasting_maps(data, page, layers[0], others, per_image)
             keep(page, maps)
             overlays = overlaid(page, maps["gradcam"]) if "gradcam" in maps else []
             if options.arrays and overlays:
@@ -110,6 +115,7 @@ def make_figures(session: Session) -> None:
             if page.drawn:
                 save = figure_saver(session, page, **facts)
                 draw_manual(page, maps, overlays, save)
+                draw_contrasts(data, page, maps, overlays, others, save)
                 if by_captum:
                     draw_captum(model, page, layers, options.steps, save, by_captum)
 
@@ -145,7 +151,7 @@ def defined_techniques(data: Dataset) -> list[str]:
 
     A notice says where it has none, and where Captum's counterpart is something else.
     """
-    from visualizers.gradcam import count_relus
+    from visualizers.relus import count_relus, unguided
 
     techniques = [name for name in TECHNIQUES if name in data.options.techniques]
     if set(MANUAL) <= set(techniques):
@@ -153,6 +159,7 @@ def defined_techniques(data: Dataset) -> list[str]:
     if not any(name.startswith("guided") for name in techniques):
         return techniques
     relus, modules = count_relus(data.model, data.example)
+    others = unguided(data.model, data.example)
     if not relus:
         techniques = [name for name in techniques if not name.startswith("guided")]
         if not techniques:
@@ -161,9 +168,15 @@ def defined_techniques(data: Dataset) -> list[str]:
             )
         log.warning(
             "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has "
-            "no ReLU"
+            "no ReLU" + (" but in gates" if modules else "")
         )
-    elif modules < relus and data.options.captum:
+        return techniques
+    if others:
+        log.warning(
+            "guided backprop, Guided Grad-CAM: guided at %s ReLUs, the plain gradient at %s",
+            *(relus, ", ".join(f"{count} {name}" for name, count in others.items())),
+        )
+    if modules < relus and data.options.captum:
         log.warning(
             "guided backprop, Guided Grad-CAM by Captum: the plain gradient at %s ReLUs, since "
             "Captum sees "
@@ -190,6 +203,83 @@ def compute_maps(
     return {name: page.compute(compute[name]) for name in compute if name in techniques}
 
 
+def other_classes(data: Dataset, page: Page) -> torch.Tensor | None:
+    """Return the classes by --against, (N,)."""
+    from visualizers.contrast import runners_up
+
+    named = data.options.against
+    if named is None:
+        return None
+    if "gradcam" not in data.options.techniques:
+        raise InputError("--against is about Grad-CAM: let --only name gradcam as well")
+    if data.class_count < 2:
+        raise InputError("--against: the network knows a single class")
+    if named == "second":
+        return runners_up(page.chances, page.y)
+    other = data.class_id(named)
+    same = [name for name, label in zip(page.names, page.y.tolist(), strict=True) if label == other]
+    if same:
+        raise InputError(f"--against {named}: it is the class of {same[0]} itself; or give second")
+    return page.y.new_full(page.y.shape, other)
+
+
+def contrasting_maps(
+    data: Dataset, page: Page, layer: Layer, others: torch.Tensor | None, per_image: bool
+) -> dict[str, list[np.ndarray]]:
+    """Return Grad-CAM's maps of the labels and not other classes, of what speaks against the
+    labels, and with --wrong-first of the guesses: float32 (H, W).
+    """
+    from visualizers import GradCam
+    from visualizers.contrast import counterfactual
+
+    cam, model, maps = GradCam(), data.model, {}
+
+    def explain(X, y, against=None):
+        return cam.grad_cam(X, y, model, layer, per_image, against)
+
+    def explain_opposite(X, y):
+        explain(X, y)
+        return counterfactual(cam, X.shape[2:], per_image)
+
+    if others is not None:
+        maps["gradcam_against"] = page.compute(explain, others)
+        maps["counterfactual"] = page.compute(explain_opposite)
+    if data.options.wrong_first:
+        maps["gradcam_guess"] = page.compute(lambda X, _, guess: explain(X, guess), page.guesses)
+    return maps
+
+
+def draw_contrasts(
+    data: Dataset,
+    page: Page,
+    maps: Mapping[str, list[np.ndarray]],
+    overlays: list[Image.Image],
+    others: torch.Tensor | None,
+    save: Callable[..., None],
+) -> None:
+    """Draw Grad-CAM beside its contrasts; of photos that the network gets wrong, both classes'."""
+    photos, plain = ("photo", page.X), ("Grad-CAM", overlays)
+    if others is not None:
+        chances = page.chances.gather(1, others[:, None])[:, 0].tolist()
+        titles = [
+            f"{caption}, not {data.title(other)} {chance:.1%}"
+            for caption, other, chance in zip(
+                page.captions(), others.tolist(), chances, strict=True
+            )
+        ]
+        contrast = "for it and not the other", overlaid(page, maps["gradcam_against"])
+        opposite = "against it", overlaid(page, maps["counterfactual"])
+        heading = "Why this class and not that one"
+        save("gradcam_against.png", [photos, plain, contrast, opposite], heading, titles)
+    wrong = (page.y != page.guesses).nonzero()[:, 0].tolist()
+    if wrong and overlays and data.options.wrong_first:
+        guess = "Grad-CAM of the guess", overlaid(page, maps["gradcam_guess"])
+        three = photos, ("Grad-CAM of the label", overlays), guess
+        titles = [page.captions()[i] for i in wrong]
+        rows = [(label, [tiles[i] for i in wrong]) for label, tiles in three]
+        save("gradcam_wrong.png", rows, "What the network gets wrong: label → guess", titles)
+
+
 def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[Image.Image]:
     """Return the photos with their Grad-CAM maps over them, RGB pictures."""
     from figure_utils import heat, overlay
@@ -211,10 +301,7 @@ def draw_manual(
     """
     from figure_utils import heat, signed
 
-    # Above each photo its class, with the probability that the network gives it.
-    titles = [
-        f"{title} {p:.1%}" for title, p in zip(page.titles, page.probabilities(), strict=True)
-    ]
+    titles = page.captions()
     rows: dict[str, tuple[str, Sequence]] = {"photo": ("photo", page.X)}
     if "saliency_map" in maps:
         rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cli.options import named_path, real_number, whole_number
 from cli.run import make_main
 from cli.style_presets import INVERSION, STRIPS, Preset, chosen_presets, presets
+from errors import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="steps (default: the optimizer's own number)",
     )
     scales: dict[str, Any] = {"type": number_of_scales, "default": unless_given, "metavar": "N"}
-    add("--scales", **scales, help="paint at N sizes, coarse to fine, or auto (default: 1)")
+    add("--scales", **scales, help="N sizes, coarse to fine (default: auto; course: 1)")
     add(
         "--init-random",
         action="store_true",
@@ -111,14 +112,17 @@ def make_figures(session: Session) -> None:
     from figure_utils import tile
     from image_utils import open_image
     from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
+    from style_modules.guided_style import check_mask
 
     options, losses = session.options, (ContentLoss(), StyleLoss(), TotalVariationLoss())
     chosen = chosen_presets(options)
     pictures = {path: open_image(path) for preset in chosen for path in preset.files()}
-    plain, chosen = (
-        chosen[0],
-        [fitted(preset, options, session.model, session.device) for preset in chosen],
-    )
+    for preset in chosen:
+        for path in preset.masks or ():
+            assert preset.content is not None  # or it would have been refused
+            check_mask(pictures[path], pictures[preset.content].size, f"--mask: {quoted(path)}")
+    plain = chosen[0]
+    chosen = [fitted(preset, options, session.model, session.device) for preset in chosen]
     print_checks(session, *losses)
     if plain.name == STRIPS:
         make_strips(session, plain, chosen[0].style_layers, pictures, losses)

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -260,13 +261,18 @@ def style_transfer(
     begin = _noise(content_img, seed) if init_random else content_img
     begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
     rule = _rule(optimizer, begin, num_iterations)
-    layers = _frozen_layers(cnn, max([content_layer, *style_layers]) + 1, content_img)
+    kept = sorted({content_layer, *style_layers})
+    layers = _frozen_layers(cnn, kept, content_img)
+    content_layer, style_layers = kept.index(content_layer), [kept.index(k) for k in style_layers]
     with torch.no_grad():
         feats = extract_features(content_img, layers)
+        _check_maps([(kept[k], feats[k]) for k in style_layers])
         content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
         del feats  # of a large picture they take a gigabyte
-        style_maps = (_style_maps(layers, style_layers, img) for img in style_imgs)
-        grams = [[style_loss.gram_matrix(feats) for feats in maps] for maps in style_maps]
+        grams = []
+        for img in style_imgs:
+            feats = extract_features(img, layers)
+            grams.append([style_loss.gram_matrix(feats[k]) for k in style_layers])
         if masks:
             style_loss = GuidedStyleLoss(
                 scaled_masks(region_masks(masks, content_img, len(styles)), sizes)
@@ -284,8 +290,8 @@ def style_transfer(
             image = rule.picture(t)
             feats = extract_features(image, layers)
             # Question 2.4: forward through the three criteria
-            content = content_loss(content_weight, feats[content_layer], content_target)
             style = style_loss(feats, style_layers, style_targets, style_weights)
+            content = content_loss(content_weight, feats[content_layer], content_target)
             tv = tv_loss(image, tv_weight)
             # End
             del feats
@@ -346,19 +352,20 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
     )
 
 
-def _frozen_layers(cnn: nn.Module, depth: int, like: torch.Tensor) -> nn.Module:
-    """Copy the first layers of a network, in the memory layout that convolutions are fastest in."""
-    layers = copied(first_layers(cnn, depth)).requires_grad_(False).eval()
-    preparation = layers.photo_preparation
-    for layer in layers.children():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # or `extract_features` would copy what it overwrites
-    if like.shape[2:].numel() >= LARGE:
-        layers = nn.Sequential(
-            *(Recomputed(each) if list(each.children()) else each for each in layers.children())
-        )
-    layers.photo_preparation = preparation
-    return layers.to(like).to(memory_format=torch.channels_last)
+def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> nn.Module:
+    """Copy a network's layers up to the last of `kept`, in the memory layout that convolutions are
+    fastest in: one block a kept layer, with those before it, whose output nobody needs.
+    """
+    layers = copied(first_layers(cnn, kept[-1] + 1))
+    blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *kept])]
+    for block in blocks:
+        if isinstance(block[0], nn.ReLU):
+            block[0].inplace = False  # or `extract_features` would copy what it overwrites
+    if like.shape[2:].numel() >= LARGE and not like.is_cuda:
+        blocks[1:] = [Recomputed(block) for block in blocks[1:]]  # a first convolution keeps little
+    frozen = nn.Sequential(*blocks).requires_grad_(False).eval()
+    frozen.photo_preparation = layers.photo_preparation
+    return frozen.to(like).to(memory_format=torch.channels_last)
 
 
 def _used(
@@ -390,18 +397,12 @@ def _weight(weight: float, argument: str) -> float:
     return weight
 
 
-def _style_maps(
-    layers: nn.Module, style_layers: list[int], image: torch.Tensor
-) -> list[torch.Tensor]:
-    """Return the style layers' feature maps."""
-    feats = extract_features(image, layers)
-    for layer in style_layers:
-        if feats[layer].dim() != 4:
-            raise InputError(
-                f"style layer {layer} gives {tuple(feats[layer].shape)}, not feature maps (N, C, "
-                f"H, W)"
-            )
-    return [feats[layer] for layer in style_layers]
+def _check_maps(features: Sequence[tuple[int, torch.Tensor]]) -> None:
+    """Raise an error for a style layer, by its number, that gives no feature maps."""
+    for layer, maps in features:
+        if maps.dim() != 4:
+            shape = tuple(maps.shape)
+            raise InputError(f"style layer {layer} gives {shape}, not feature maps (N, C, H, W)")
 
 
 def first_layers(cnn: nn.Module, count: int) -> nn.Module:

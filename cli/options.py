@@ -19,6 +19,10 @@ class Parser(argparse.ArgumentParser):
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows defaults, except where the text says them or there is none."""
 
+    def __init__(self, prog: str):
+        """Leave more room for the options, so that fewer take two lines."""
+        super().__init__(prog, max_help_position=30)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         stated = (
             action.default is None or action.default is False or "(default" in (action.help or "")
@@ -166,6 +170,17 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "help": "scale each Grad-CAM map alone (default: those of a figure together, as the course "
         "does)",
     },
+    "against": {
+        "metavar": "CLASS",
+        "help": "also why the photos' classes and not this one, id or name: maps of the difference "
+        "of their scores; or second: each photo's likeliest other class",
+    },
+    "wrong_first": {
+        "action": "store_true",
+        "default": False,
+        "help": "the photos that the network gets wrong come first, with the maps of their label "
+        "and of the guess",
+    },
     "arrays": {
         "action": "store_true",
         "default": False,
@@ -190,7 +205,7 @@ PHOTO_OPTIONS: dict[str, dict] = {
     },
 }
 # Recorded in the figures where they are not the default.
-RECORDED = ("size", "whole", "per_image")
+RECORDED = ("size", "whole", "per_image", "against", "wrong_first")
 # Which figures are made, not how: recorded in none.
 SELECTION = {"techniques", "captum"}
 # Recorded in every figure by other words, or not at all; the others are a script's own.

@@ -19,6 +19,7 @@ from cli.arrays import MapsFile
 from cli.options import photo_option
 from cli.process import advice
 from cli.session import Session
+from data_utils import Photo
 from errors import InputError, cause
 from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
@@ -43,14 +44,27 @@ class Page:
     number: int = 1
     drawn: bool = True  # whether it gets figures
 
-    def compute(self, technique: Callable[[torch.Tensor, torch.Tensor], Iterable]) -> list:
-        """Return what `technique(images, y)` gives for each photo, called once a batch."""
-        labels = self.y.split([len(images) for images in self.batches])
-        return [
-            result
-            for images, y in zip(self.batches, labels, strict=True)
-            for result in technique(images, y)
-        ]
+    def compute(self, technique: Callable[..., Iterable], *more: torch.Tensor) -> list:
+        """Return what `technique(images, y, *more)` gives for each photo, called once a batch.
+
+        `more`: further tensors with an entry for each photo.
+        """
+        sizes = [len(images) for images in self.batches]
+        parts = zip(self.batches, *(each.split(sizes) for each in (self.y, *more)), strict=True)
+        return [result for part in parts for result in technique(*part)]
+
+    @property
+    def guesses(self) -> torch.Tensor:
+        """The likeliest classes, int64 (N,)."""
+        return self.chances.argmax(dim=1)
+
+    def captions(self) -> list[str]:
+        """Return the titles, each with its class's probability; of label → guess, both."""
+        best, captions = self.chances.amax(dim=1).tolist(), []
+        for title, chance, likeliest in zip(self.titles, self.probabilities(), best, strict=True):
+            label, arrow, guess = title.partition(" → ")
+            captions.append(f"{label} {chance:.1%}" + (arrow and f" → {guess} {likeliest:.1%}"))
+        return captions
 
     def probabilities(self) -> list[float]:
         """Return the probability of each photo's class."""
@@ -159,9 +173,9 @@ class Dataset:
 
     def pages(self, description: str) -> Iterator[Page]:
         """Yield the photos, a page at a time; with --arrays also those without figures."""
-        chunk, labels, arrays = self.options.chunk, self.labels, self.option("arrays")
-        source = self.session.photos.photos
-        photos, count = iter(source), -(-operator.length_hint(source) // chunk)
+        chunk, arrays = self.options.chunk, self.option("arrays")
+        count = -(-operator.length_hint(self.session.photos.photos) // chunk)
+        photos, labels = self._in_order()
         drawn = self.option("figures") or (FIGURES if arrays else count)
         numbers = range(1, 1 + (count if arrays else min(count, drawn)))
         for number in self.session.progress(numbers, description):
@@ -176,12 +190,28 @@ class Dataset:
                 y = scores.argmax(dim=1)
             else:
                 y = torch.from_numpy(labels[chunk * (number - 1) :][:chunk]).to(scores.device)
-            titles, names = (
-                [self.title(label) for label in y.tolist()],
-                [photo.name for photo in group],
-            )
-            chances = probabilities(self.model, scores)
+            chances, names = probabilities(self.model, scores), [photo.name for photo in group]
+            titles = [self.title(label) for label in y.tolist()]
+            if self.option("wrong_first"):
+                titles = [
+                    title if label == guess else f"{title} → {self.title(guess)}"
+                    for title, label, guess in zip(
+                        titles, y.tolist(), chances.argmax(dim=1).tolist(), strict=True
+                    )
+                ]
             yield Page(X, batches, y, titles, chances, names, number, number <= drawn)
+
+    def _in_order(self) -> tuple[Iterator[Photo], np.ndarray | None]:
+        """Return the photos and their labels; with --wrong-first, wrong guesses come first."""
+        photos, labels = self.session.photos.photos, self.labels
+        if not self.option("wrong_first"):
+            return iter(photos), labels
+        if labels is None:
+            raise InputError("--wrong-first needs to know what is right: give --labels")
+        guesses = [self.scores(self.batch(photo.pixels[None])).argmax().item() for photo in photos]
+        wrong = np.array(guesses) != labels[: len(guesses)]
+        parts = (itertools.compress(photos, chosen) for chosen in (wrong, ~wrong))
+        return itertools.chain(*parts), labels[np.argsort(~wrong, kind="stable")]
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
         """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""

@@ -38,7 +38,8 @@ def make(
     """
     options, folder = session.options, session.folder("styles_images")
     count = options.iterations or ITERATIONS[options.optimizer]
-    sizes = scale_sizes(preset.image_size, given(options, "scales") or 1)
+    scales = given(options, "scales") or (1 if options.optimizer == "course" else "auto")
+    sizes = scale_sizes(preset.image_size, scales)
     steps = steps_by_scale(count, len(sizes))
     curve: list[tuple[float, ...]] = []
     last: list[StyleTransferProgress] = []
@@ -53,38 +54,23 @@ def make(
             number = len(curve) - 1
             session.save_image(progress.image, f"{preset.name}_{number:04}.png", folder)
 
-    kwargs: dict[str, Any] = {"optimizer": options.optimizer, "callback": report, "output": folder}
-    kwargs |= {
+    kwargs: dict[str, Any] = {
+        "callback": report,
         "seed": options.seed,
         "preserve_color": options.preserve_color,
+        "output": folder,
+        "notes": session.provenance(iterations=count, pictures=preset.description()),
         "style_shares": preset.shares,
+        "masks": preset.masks and [pictures[path] for path in preset.masks],
     }
-    kwargs |= {"masks": preset.masks and [pictures[path] for path in preset.masks]}
-    kwargs["notes"] = session.provenance(iterations=count, pictures=preset.description())
-    content = None if preset.content is None else pictures[preset.content]
-    weights = (
-        preset.content_layer,
-        preset.content_weight,
-        preset.style_layers,
-        preset.style_weights,
-        preset.tv_weight,
-    )
     with session.progress(description=preset.name, total=sum(steps)) as bar:
         try:
             for size, number in zip(sizes, steps, strict=True):
                 side = max(32, preset.style_size * size // preset.image_size)
+                scaled = dataclasses.replace(preset, image_size=size, style_size=side)
                 start = last[0].image if last else None
-                style_transfer(
-                    *(
-                        preset.name,
-                        content,
-                        [pictures[path] for path in preset.styles],
-                        size,
-                        side,
-                        *weights,
-                    ),
-                    *(*losses, session.model, session.device, preset.init_random),
-                    **(kwargs | {"num_iterations": number, "start": start}),
+                paint(
+                    session, scaled, pictures, losses, num_iterations=number, start=start, **kwargs
                 )
         except InputError as error:
             raise InputError(f"{preset.name}: {error}") from error
@@ -96,6 +82,34 @@ def make(
                 f"interrupted after {max(0, len(curve) - 1)} steps{written}"
             ) from None
     return curve, last[0].image
+
+
+def paint(
+    session: Session,
+    preset: Preset,
+    pictures: Mapping[Path, Image],
+    losses: tuple[nn.Module, nn.Module, nn.Module],
+    **kwargs,
+) -> torch.Tensor | None:
+    """Call `style_transfer` with a preset, the session's network and rule, and more keywords."""
+    return style_transfer(
+        preset.name,
+        None if preset.content is None else pictures[preset.content],
+        [pictures[path] for path in preset.styles],
+        preset.image_size,
+        preset.style_size,
+        preset.content_layer,
+        preset.content_weight,
+        preset.style_layers,
+        preset.style_weights,
+        preset.tv_weight,
+        *losses,
+        session.model,
+        session.device,
+        preset.init_random,
+        optimizer=session.options.optimizer,
+        **kwargs,
+    )
 
 
 def save_losses(
@@ -130,64 +144,35 @@ def make_strips(
         preset: the pictures, sizes and the weights for SqueezeNet.
         layers: the network's style layers.
     """
-    if preset.content is None:
-        raise InputError("--only layers: the strips need a content picture")
+    assert preset.content is not None  # or it would have been refused
     names = list(feature_layers(session.model))
     deep = [*layers, len(names) - 1]
     sets = [layers[: number + 1] for number in range(len(layers))]
-    content: Any = pictures[preset.content]
-    style: Any = pictures[preset.styles[0]]
+    inversions = [inversion(preset, layer, session.model, session.device) for layer in deep]
+    textures = [texture(preset, chosen, session.model, session.device) for chosen in sets]
     with session.progress(description="strips", total=NOISES * len(deep) + len(sets)) as bar:
 
-        def paint(setting: Preset, seed: int) -> torch.Tensor:
-            arguments: list[Any] = [
-                setting.name,
-                None if setting.content is None else content,
-                style,
-            ]
-            arguments += [
-                setting.image_size,
-                setting.style_size,
-                setting.content_layer,
-                setting.content_weight,
-            ]
-            arguments += [setting.style_layers, setting.style_weights, setting.tv_weight, *losses]
-            kwargs: dict[str, Any] = {
-                "optimizer": session.options.optimizer,
-                "num_iterations": session.options.iterations,
-            }
-            kwargs |= {"init_random": True, "testing": True, "seed": seed}
-            image = style_transfer(*[*arguments, session.model, session.device], **kwargs)
-            bar.update()
-            assert image is not None
-            return image
+        def tiles(picture: Any, settings: Sequence[Preset], seed: int, size: tuple[int, int]):
+            """Return a picture, and what each of the settings makes, as tiles of a size."""
+            images: list[Any] = [picture]
+            for setting in settings:
+                count = session.options.iterations
+                kwargs: dict[str, Any] = {"num_iterations": count, "seed": seed, "testing": True}
+                images.append(paint(session, setting, pictures, losses, **kwargs))
+                bar.update()
+            return [tile(image, size) for image in images]
 
-        inversions = [inversion(preset, layer, session.model, session.device) for layer in deep]
         rows = []
         for number in range(NOISES):
-            images: list[Any] = [
-                paint(setting, session.options.seed + number) for setting in inversions
-            ]
-            rows.append(
-                (
-                    f"noise {number + 1}",
-                    [tile(picture, (256, 192)) for picture in (content, *images)],
-                )
-            )
+            seed = session.options.seed + number
+            row = tiles(pictures[preset.content], inversions, seed, (256, 192))
+            rows.append((f"noise {number + 1}", row))
         titles = ["content", *(f"layer {names[layer]}" for layer in deep)]
         session.save_rows("content_layers.png", rows, titles, "The content by one layer alone")
-        textures = [
-            paint(texture(preset, chosen, session.model, session.device), session.options.seed)
-            for chosen in sets
-        ]
-    tiles = [tile(picture, (256, 256)) for picture in (style, *textures)]
-    titles = [
-        "style",
-        *("layers " + ", ".join(names[layer] for layer in chosen) for chosen in sets),
-    ]
-    session.save_rows(
-        "style_layers.png", [("", tiles)], titles, "The style by more and more layers"
-    )
+        row = tiles(pictures[preset.styles[0]], textures, session.options.seed, (256, 256))
+    layers_of = ("layers " + ", ".join(names[layer] for layer in chosen) for chosen in sets)
+    heading = "The style by more and more layers"
+    session.save_rows("style_layers.png", [("", row)], ["style", *layers_of], heading)
 
 
 def inversion(preset: Preset, layer: int, cnn: nn.Module, device: torch.device) -> Preset:

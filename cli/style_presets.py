@@ -159,6 +159,8 @@ def _with_pictures(preset: Preset, options: argparse.Namespace) -> Preset:
         raise InputError(f"--mask: {len(masks)} masks for {len(styles)} styles; give one for each")
     if masks and (texture or style_shares):
         raise InputError("--mask: regions need a content picture, and no --style-shares")
+    if preset.name == STRIPS and (texture or len(styles) > 1 or masks):
+        raise InputError("--only layers: the strips need a content picture and one style, no mask")
     if preset.name not in (INVERSION, STRIPS) and (options.content or options.style):
         stem = "_".join(path.stem for path in styles)
         changes["name"] = f"{stem}_{'texture' if content is None else content.stem}"

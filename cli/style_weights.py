@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import SqueezeNet
 
 from cli.style_presets import CONTENT_LAYER, STYLE_LAYERS, Preset, given
-from errors import InputError, quoted
+from errors import InputError, cause, quoted
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss
 from style_modules.network_layers import default_layers
@@ -23,17 +23,7 @@ def fitted(
     preset: Preset, options: argparse.Namespace, cnn: nn.Module, device: torch.device
 ) -> Preset:
     """Return a preset with the layers and weights that the options and the network ask for."""
-    layers = feature_layers(cnn)
-    try:
-        content, style = default_layers(
-            cnn, list(layers.values()), torch.zeros(1, 3, 224, 224, device=device)
-        )
-    except ValueError as error:
-        raise InputError(f"{error}; name them with --content-layer and --style-layers") from error
-    if text := given(options, "content_layer"):
-        content = _number_of(text, "--content-layer", list(layers))
-    if texts := given(options, "style_layers"):
-        style = tuple(_number_of(text, "--style-layers", list(layers)) for text in texts)
+    content, style = _layers(options, cnn, device)
     weights = given(options, "style_weights")
     if weights is not None and len(weights) != len(style):
         numbers = ", ".join(map(str, style))
@@ -57,6 +47,28 @@ def fitted(
         else tuple(factor * weight for weight in made.style_weights)
     )
     return dataclasses.replace(made, style_weights=scaled)
+
+
+def _layers(
+    options: argparse.Namespace, cnn: nn.Module, device: torch.device
+) -> tuple[int, tuple[int, ...]]:
+    """Return the content layer and the style layers: those named, else the network's own."""
+    layers = feature_layers(cnn)
+    text, texts = given(options, "content_layer"), given(options, "style_layers")
+    content: int = 0
+    style: tuple[int, ...] = ()
+    if text is None or texts is None:
+        try:
+            image = torch.zeros(1, 3, 224, 224, device=device)
+            content, style = default_layers(cnn, list(layers.values()), image)
+        except ValueError as error:
+            message = f"{error}; name layers with --content-layer and --style-layers"
+            raise InputError(message) from error
+    if text is not None:
+        content = _number_of(text, "--content-layer", list(layers))
+    if texts is not None:
+        style = tuple(_number_of(each, "--style-layers", list(layers)) for each in texts)
+    return content, style
 
 
 def _number_of(text: str, option: str, names: list[str]) -> int:
@@ -103,8 +115,15 @@ def _terms(
     """Return the content loss against a black picture and the style loss by layer, both with
     weights of 1.
     """
-    layers = first_layers(cnn, max(content_layer, *style_layers) + 1)
-    feats, image = features_from_img(preset.content or preset.styles[0], FIT_SIZE, layers, device)
+    last = max(content_layer, *style_layers)
+    layers = first_layers(cnn, last + 1)
+    try:
+        feats, image = features_from_img(
+            preset.content or preset.styles[0], FIT_SIZE, layers, device
+        )
+    except (AssertionError, TypeError, RuntimeError) as error:  # layers that belong together
+        text = f"the network's layers 0 to {last} do not run one after the other: {cause(error)}"
+        raise InputError(f"{text}; name earlier ones") from error
     style, _ = features_from_img(preset.styles[0], FIT_SIZE, layers, device)
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix
     if preset.content is None:

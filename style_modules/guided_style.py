@@ -119,19 +119,26 @@ def region_masks(pictures: Sequence[Image.Image], like: torch.Tensor, count: int
     if len(pictures) != count:
         raise InputError(f"there must be a mask for each of {count} styles, got {len(pictures)}")
     height, width = like.shape[2:]
-    values = []
     for number, mask in enumerate(pictures, start=1):
-        # Rounded sides
-        if abs(mask.width * height - mask.height * width) > max(mask.size) + max(height, width):
-            raise InputError(
-                f"mask {number} is {mask.width}×{mask.height} pixels; it needs the content "
-                f"picture's proportions, "
-                f"those of {width}×{height}"
-            )
-        values.append(np.asarray(mask.convert("L").resize((width, height)), np.float32) / 255)
-        if not values[-1].any():
-            raise InputError(f"mask {number} is black: its style would count nowhere")
+        check_mask(mask, (width, height), f"mask {number}")
+    grey = [mask.convert("L").resize((width, height)) for mask in pictures]
+    values = [np.asarray(mask, np.float32) / 255 for mask in grey]
     return torch.from_numpy(np.stack(values)).to(like)
+
+
+def check_mask(mask: Image.Image, size: tuple[int, int], name: str) -> None:
+    """Raise an InputError for a mask that is black, or has not the proportions of a picture of
+    `size`, its width and height.
+    """
+    width, height = size
+    rounding = max(mask.size) + max(size)
+    if abs(mask.width * height - mask.height * width) > rounding:
+        raise InputError(
+            f"{name} is {mask.width}×{mask.height} pixels; it needs the content picture's "
+            f"proportions, those of {width}×{height}"
+        )
+    if not mask.convert("L").getbbox():
+        raise InputError(f"{name} is black: its style would count nowhere")
 
 
 def mixed_targets(

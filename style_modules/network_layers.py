@@ -56,7 +56,7 @@ def _before_reductions(layers: Sequence[nn.Module], x: torch.Tensor) -> list[int
         for i, layer in enumerate(layers):
             try:
                 x = layer(x.clone())
-            except RuntimeError:  # beyond the feature layers: a classifier takes no maps
+            except Exception:  # beyond the feature layers: a classifier takes no maps
                 break
             if x.dim() != 4 or x.shape[2:].numel() == 1:
                 break

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 
 from errors import InputError
 
@@ -96,15 +97,25 @@ def _out_of_range(ids: list[int], classes: int, name: str) -> InputError:
     return InputError(f"{name} must lie in 0…{classes - 1}, got {min(ids)}…{max(ids)}")
 
 
-def graph_nodes(tensor: torch.Tensor) -> list[torch.autograd.graph.Node]:
-    """Return the nodes of the graph that a tensor comes from."""
-    found: dict[torch.autograd.graph.Node, None] = {}  # in the order in which they are met
+def graph_nodes(
+    tensor: torch.Tensor, leave_out: Callable[[Node, Node, int], bool] | None = None
+) -> list[Node]:
+    """Return the nodes of the graph that a tensor comes from.
+
+    `leave_out(node, source, number)` says of which sources not: of `node`, the output `number` of
+    `source`.
+    """
+    found: dict[Node, None] = {}  # in the order in which they are met
     waiting = [tensor.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in found:
             found[node] = None
-            waiting += [source for source, _ in node.next_functions]
+            waiting += [
+                source
+                for source, number in node.next_functions
+                if source is not None and not (leave_out and leave_out(node, source, number))
+            ]
     return list(found)
 
 

@@ -7,23 +7,13 @@ from torch import nn
 
 from errors import InputError
 
-from .common import (
-    Labels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    class_scores,
-    evaluated,
-    finite,
-    graph_nodes,
-)
+from .common import Labels, at_least_float32, check_images, check_labels, class_scores, finite
+from .contrast import margins
 from .evaluation import evaluation_mode, in_chunks
 from .layers import Layer, check_visible, default_layer, find_layer
+from .relus import count_relus, relu_nodes
 
 __all__ = ["CustomReLU", "GradCam", "count_relus", "default_layer"]
-
-# Nodes of the graph that stand for whole parts of a network: torch.compile's, TorchScript's.
-OPAQUE_NODES = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
 
 class CustomReLU(torch.autograd.Function):
@@ -111,6 +101,7 @@ class GradCam:
         gc_model: nn.Module,
         layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
+        against: Labels | None = None,
     ) -> np.ndarray:
         """Weight a layer's feature maps with the mean gradient of the class's score by them, and
         sum what is positive.
@@ -131,6 +122,8 @@ class GradCam:
                 tokens (N, 1+h·w, C), or its dotted name, or a `Layer`, which has been checked.
                 Default: SqueezeNet's features[12]; of another network `layers.default_layer`.
             per_image: scale each map to [0, 1] alone; otherwise all together, as the course does.
+            against: class ids c as `y_tensor`: what speaks for y and not c, by s_y − s_c instead of
+                s_y. `contrast.counterfactual` gives what speaks against y.
 
         Returns:
             float32 (N, H, W), values in [0, 1]; zeros when nothing speaks for the class.
@@ -140,20 +133,24 @@ class GradCam:
                 not finite.
         """
         images, labels = _checked(X_tensor, y_tensor, gc_model)
+        others = [] if against is None else [check_labels(against, images, "against")]
         found = find_layer(gc_model, layer, images)
 
         def activation_and_gradient(
-            images: torch.Tensor, labels: torch.Tensor
+            images: torch.Tensor, labels: torch.Tensor, *others: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor]:
             with found.kept(images) as kept:
-                score = class_scores(gc_model, images, labels, "y_tensor").sum()
-            return kept[0].maps.detach(), kept[0].gradient(score)
+                if others:
+                    scores = margins(gc_model, images, labels, others[0], "y_tensor")
+                else:
+                    scores = class_scores(gc_model, images, labels, "y_tensor")
+            return kept[0].maps.detach(), kept[0].gradient(scores.sum())
 
         with evaluation_mode(gc_model):
             self.activation_value, self.gradient_value = in_chunks(
-                activation_and_gradient, images, labels
+                activation_and_gradient, images, labels, *others
             )
-        return self._maps(images.shape[2:], per_image).cpu().numpy()
+        return self.maps(images.shape[2:], per_image).cpu().numpy()
 
     def guided_grad_cam(
         self,
@@ -193,10 +190,10 @@ class GradCam:
 
         with evaluation_mode(gc_model):
             guided, self.activation_value, self.gradient_value = in_chunks(both, images, labels)
-        return _channels_last(guided.float() * self._maps(images.shape[2:], per_image)[:, None])
+        return _channels_last(guided.float() * self.maps(images.shape[2:], per_image)[:, None])
 
-    def _maps(self, size: torch.Size, per_image: bool) -> torch.Tensor:
-        """Combine activation and gradient to maps (N, H, W) in [0, 1]."""
+    def maps(self, size: torch.Size, per_image: bool) -> torch.Tensor:
+        """Combine the activation and gradient that are held to maps (N, H, W) in [0, 1]."""
         # Kept by who calls
         assert self.activation_value is not None and self.gradient_value is not None
         A, gradient = map(at_least_float32, (self.activation_value, self.gradient_value))
@@ -217,34 +214,6 @@ def _checked(X: torch.Tensor, y: Labels, model: nn.Module) -> tuple[torch.Tensor
     return images, check_labels(y, images, "y_tensor")
 
 
-def count_relus(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:
-    """Count a network's ReLUs by evaluating it on the first of some images (N, 3, H, W).
-
-    Returns:
-        How many follow the guided rule here, and how many of them are `nn.ReLU` modules, which is
-        all that libraries working with hooks on modules, such as Captum, can see.
-
-    Raises:
-        InputError: as `GradCam.guided_backprop`, except that there may be no ReLU.
-    """
-    check_visible(model)
-    modules = []
-    handles = [
-        module.register_forward_hook(lambda module, *_: modules.append(module))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    try:
-        with evaluation_mode(model):
-            nodes = _relu_nodes(
-                evaluated(model, check_images(images, model)[:1].requires_grad_()).sum()
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return len(nodes), len(modules)
-
-
 def _guide_relus(score: torch.Tensor) -> None:
     """Make every ReLU below a score follow the rule of `CustomReLU`.
 
@@ -255,28 +224,11 @@ def _guide_relus(score: torch.Tensor) -> None:
     def guide(gradients: tuple[torch.Tensor], _: tuple[torch.Tensor]) -> None:
         keep_positive(*gradients)  # the tensor is the node's own
 
-    relus = _relu_nodes(score)
+    relus = relu_nodes(score)
     if not relus:
         raise InputError("the network has no ReLU, so guided backprop is not defined for it")
     for relu in relus:
         relu.register_hook(guide)
-
-
-def _relu_nodes(score: torch.Tensor) -> list[torch.autograd.graph.Node]:
-    """Return the nodes of the ReLUs, ReLU6 included, in the graph that a score comes from."""
-    return [node for node in graph_nodes(score) if _is_relu(node)]
-
-
-def _is_relu(node: torch.autograd.graph.Node) -> bool:
-    name = node.name()
-    if name.endswith(OPAQUE_NODES):
-        raise InputError(
-            "a part of the network is compiled or TorchScript, which hides its ReLUs; give the "
-            "original"
-        )
-    return name in ("ReluBackward0", "CustomReLUBackward") or (
-        name == "HardtanhBackward0" and getattr(node, "_saved_min_val", None) == 0  # ReLU6
-    )
 
 
 def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:

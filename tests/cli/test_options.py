@@ -18,6 +18,8 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
         "techniques",
         "captum",
         "per_image",
+        "against",
+        "wrong_first",
         "arrays",
         "figures",
     }
@@ -72,6 +74,8 @@ def test_defaults():
         "size": None,
         "whole": False,
         "per_image": False,
+        "against": None,
+        "wrong_first": False,
         "arrays": False,
         "figures": None,
         "classes": None,

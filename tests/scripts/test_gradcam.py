@@ -1,11 +1,13 @@
 """gradcam.py from end to end: figures, layers, transformers, and what keeps its traceback."""
 
+import numpy as np
 import pytest
 from helpers import SMALL, one_line
 from PIL import Image
 
 import gradcam
 from errors import InputError
+from files.course import package_file
 
 QUICK = (
     "--arch",
@@ -154,3 +156,41 @@ def test_script_a_defect_in_drawing_keeps_its_traceback(tmp_path, monkeypatch, c
         gradcam.main(["--num", "1", "--quiet", "--out", str(tmp_path)])
     assert not isinstance(caught.value, InputError) and caught.traceback[-1].name == "signed"
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_script_why_this_class_and_what_is_wrong(tmp_path, capsys, course, monkeypatch):
+    monkeypatch.setenv("CS7643_DATA", str(course))
+    common = ["--only", "gradcam", "--no-captum", "--quiet", "--arrays", "--out", str(tmp_path)]
+    options = ["--num", "10", "--against", "second", "--wrong-first", "--chunk", "2"]
+    assert gradcam.main([*options, *common]) == 0
+    with np.load(tmp_path / "maps.npz") as maps:
+        names, labels = maps["names"].tolist(), maps["labels"].tolist()
+        assert {"gradcam_against", "counterfactual", "gradcam_guess"} < set(maps)
+    _, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    wrong = [label != guess for _, label, guess, *_ in (row.split(",") for row in rows)]
+    count = sum(wrong)
+    assert 0 < count < 10 and all(wrong[:count])
+    for part in (names[:count], names[count:]):  # each in its order
+        numbers = [int(name.removeprefix("photo_")) for name in part]
+        assert numbers == sorted(numbers)
+    assert sorted(names) == sorted(f"photo_{i}" for i in range(1, 11)) and len(labels) == 10
+    with Image.open(tmp_path / "gradcam_wrong.png") as figure:
+        assert '"against": "second", "wrong_first": true' in figure.text["Options"]
+    assert (tmp_path / "gradcam_against.png").exists() and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--against", "no such class"], "no such class"),
+        (["--against", "5", "--labels", "5"], "--against 5"),
+        (["--against", "second", "--only", "guided_backprop"], "--only"),
+        (["--wrong-first", "--labels", "guess"], "--wrong-first"),
+    ],
+)
+def test_contrasts_that_say_nothing_are_refused(options, words, tmp_path, capsys):
+    photo = str(package_file("skimage", "data/chelsea.png"))
+    assert gradcam.main(["--images", photo, *options, "--quiet", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1 and not list(tmp_path.iterdir())

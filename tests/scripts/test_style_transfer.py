@@ -27,6 +27,7 @@ CHECKS = (
     "TV Loss Error",
 )
 SHORT = ("--optimizer", "adam", "--iterations", "4")
+OWN = ("--content", "a.png", "--style", "a.png")
 
 
 def call(capsys, *arguments) -> str:
@@ -164,6 +165,13 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
+        ([*OWN, "--mask", "square.png"], "--mask: 'square.png' is 40×40 pixels"),
+        ([*OWN, "--mask", "black.png"], "--mask: 'black.png' is black"),
+        (["--style", "a.png", "--mask", "a.png", "a.png"], "--mask: 2 masks for 1 styles"),
+        (["--style", "a.png", "a.png", "--style-shares", "0", "0"], "--style-shares: all are 0"),
+        (["--style-layers", "1", "13"], "--style-layers: no layer '13'; there are 0 to 12"),
+        (["--style-weights", "1"], "--style-weights: 1 weights for 4 style layers"),
+        (["--only", "layers", "--content", "none"], "--only layers: .* content picture"),
         (["--content", "text.jpg"], "text.jpg' cannot be read as an image"),
         (["--style", "."], "'.' is not a file"),
         (
@@ -180,10 +188,26 @@ def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monke
     monkeypatch.chdir(tmp_path)
     Path("text.jpg").write_text("no picture")
     Image.new("RGB", (2, 900)).save("long.png")
+    Image.new("RGB", (60, 40), "white").save("a.png")
+    Image.new("L", (40, 40), 255).save("square.png")
+    Image.new("L", (60, 40)).save("black.png")
     assert style_transfer.main([*arguments, "--quiet", "--iterations", "1", "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and re.search(words, error)
     assert not any(Path("out").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "heights"), [("adam", [32] * 4 + [64] * 2), ("course", [64])]
+)
+def test_the_fast_rules_paint_coarse_to_fine(optimizer, heights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("style_modules.scales.COARSEST", 32)
+    steps = ("--optimizer", optimizer, "--iterations", "3", "--save-every", "1")
+    name = presets()[2].name
+    call(capsys, "--only", name, "--image-size", "64", *steps, "--out", tmp_path)
+    painted = [Image.open(tmp_path / f"{name}_{t:04}.png").height for t in range(len(heights))]
+    assert painted == heights and Image.open(tmp_path / f"{name}.png").height == 64
 
 
 # --- Faults and interruptions ---

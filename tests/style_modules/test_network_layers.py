@@ -30,3 +30,13 @@ def test_other_networks_are_read_before_each_reduction():
     assert default_layers(nn.Sequential(*halves * 3), halves * 3, BLACK)[1] == (0, 2, 4, 6)
     with pytest.raises(ValueError, match="reduces"):
         default_layers(nn.Sequential(nn.ReLU()), [nn.ReLU()], BLACK)
+
+
+@pytest.mark.parametrize("error", [AssertionError, TypeError, RuntimeError])
+def test_a_layer_that_takes_no_maps_ends_the_search(error):
+    class Encoder(nn.Module):
+        def forward(self, x):
+            raise error("tokens were expected")
+
+    layers = [nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), Encoder(), nn.MaxPool2d(2)]
+    assert default_layers(nn.Sequential(*layers), layers, BLACK) == (0, (0,))
