@@ -183,7 +183,7 @@ def zip_files(files: dict[str, bytes]) -> bytes:
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system, info.external_attr = (
                 3,
-                (0o755 if name.endswith(".sh") else 0o644) << 16,
+                (0o755 if name.endswith((".sh", "run_autograder")) else 0o644) << 16,
             )
             archive.writestr(info, content)
     return buffer.getvalue()
@@ -233,9 +233,15 @@ def report_imports() -> None:
         except BaseException as error:
             # SystemExit too: a module that ends the program is of no use
             problems.append(
-                f"{_origin(error) or name}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
+                f"{_origin(error) or name}: {_one_line(f'{type(error).__name__[:80]}: {error}')}"
             )
     print(*dict.fromkeys(problems), sep="\n", end="")
+
+
+def _one_line(text: str) -> str:
+    """Return an exception's text as it can be shown: short, and without control characters."""
+    text = " ".join(text[:400].split())[:200]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _origin(error: BaseException) -> str:
@@ -265,14 +271,16 @@ def without_outputs(files: dict[str, bytes]) -> list[str]:
     return names
 
 
-def write_archive(archive: bytes) -> None:
-    """Write the zip, whole or not at all."""
+def write_archive(archive: bytes, count: int) -> None:
+    """Write the zip, whole or not at all, and say so; what it takes of the project is sound now."""
+    from cli.process import print_line
     from errors import InputError
     from files.atomic import atomic_write
 
     try:
         with atomic_write(ROOT / ARCHIVE) as temporary:
             temporary.write_bytes(archive)
+        print_line(f"{ARCHIVE}: {count} files, {len(archive) / 1000:.0f} kB")
     except InputError as error:
         raise SubmissionError(str(error)) from error
 
@@ -290,14 +298,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_compiles(files)
         archive = zip_files(files)
         check_imports(archive)
-        write_archive(archive)
+        write_archive(archive, len(files))
     except SubmissionError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: error: interrupted", file=sys.stderr)
         return 130
-    print(f"{ARCHIVE}: {len(files)} files, {len(archive) / 1000:.0f} kB")
     if not options.code_only and "report.pdf" not in files:
         print(
             "without report.pdf, since it is not there: python writeup.py makes it", file=sys.stderr

@@ -1,17 +1,18 @@
 """Grade submissions: unpack each into a clean folder, put the course's own files around it, check
-it, add up points.
+it with inputs that students do not have, add up points.
 
-python course/grade.py SUBMISSION.zip …
-python course/grade.py SUBMISSION.zip --json results.json
-python course/grade.py submissions/*.zip --csv points.csv
+    python course/grade.py SUBMISSION.zip …
+    python course/grade.py SUBMISSION.zip --json results.json
+    python course/grade.py submissions/*.zip --csv points.csv --feedback feedback/
 """
 
 import concurrent.futures
 import csv
 import json
 import os
+import re
+import secrets
 import stat
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -27,14 +28,14 @@ import check
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition
 from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
-from course.make_starter import BLANKS, course_files
+from course.make_starter import BLANKS, LARGEST_SEED, StarterError, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST_FILES, MOST_BYTES = 1000, 50_000_000  # in a submission, unpacked
-PATIENCE = 900  # seconds for all items of a submission
+MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
+CODE = (".py", ".ipynb")  # all that is unpacked
 STUDENTS = frozenset(item.file for item in BLANKS)  # the files that are taken from the submission
 
 
@@ -60,6 +61,7 @@ class Grade:
     name: str
     scores: list[Score] = field(default_factory=list)
     error: str = ""  # why nothing could be checked
+    notes: list[str] = field(default_factory=list)  # which folder was graded, what was left out
 
     @property
     def total(self) -> float:
@@ -67,31 +69,46 @@ class Grade:
         return sum(score.points for score in self.scores)
 
 
-def grade(path: Path, edition: str, strict: bool = False) -> Grade:
-    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never raised.
+@dataclass(frozen=True)
+class Rules:
+    """How submissions are graded."""
 
-    With `strict`, whoever prints what nobody asked for gets no points at all, as assignment 3 has
-    it.
+    edition: str
+    hidden: check.Expected  # inputs that students do not have, and what is right for them
+    strict: bool = False  # no points at all for code that prints what nobody asked for
+    partial: bool = False  # an item's share of the points where it is not all right
+
+    def points(self, outcome: check.Outcome, most: float) -> float:
+        """Return an item's points."""
+        if outcome.status == "ok":
+            return most
+        return round(most * outcome.share, 2) if self.partial and outcome.status == "wrong" else 0
+
+
+def grade(path: Path, rules: Rules) -> Grade:
+    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never
+    raised.
     """
-    outcomes, problem = {}, ""
+    outcomes: dict[str, check.Outcome] = {}
+    result = Grade(str(path))
+    items = of_edition(rules.edition)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        folder = Path(name) / "submission"
+        folder = Path(name).resolve() / "submission"
         try:
-            unpack(path, folder, edition)
-            outcomes = checked(folder, Path(name), edition)
+            result.notes = unpack(path, folder, rules.edition)
+            for outcome in check.check_edition(folder, items, rules.edition, hidden=rules.hidden):
+                outcomes[outcome.name] = outcome
         except SubmissionError as error:
-            problem = str(error)
-        except Exception as error:
-            # Whatever a submission does is its own result, never the others'
-            problem = f"cannot be graded: {type(error).__name__}: {error}"
-    problem = check.one_line(problem)
-    result = Grade(str(path), error=problem)
-    printing = strict and any(UNASKED in outcome["words"] for outcome in outcomes.values())
-    for item in of_edition(edition):
-        question, most = item.editions[edition]
-        outcome = outcomes.get(item.name)
-        message = f"{outcome['status']} {outcome['words']}".strip() if outcome else problem
-        points = most if outcome and outcome["status"] == "ok" else 0
+            result.error = check.one_line(str(error))
+        except Exception as error:  # whatever a submission does is its own result
+            result.error = check.one_line(f"cannot be graded: {type(error).__name__}: {error}")
+    printing = rules.strict and any(UNASKED in outcome.words for outcome in outcomes.values())
+    for item in items:
+        question, most = item.editions[rules.edition]
+        points, message = 0.0, result.error
+        if outcome := outcomes.get(item.name):
+            points = rules.points(outcome, most)
+            message = f"{outcome.status} {outcome.words}".strip()
         if printing:
             points, message = 0, f"{message}; no points, as the code prints {UNASKED}"
         result.scores.append(Score(item, question, most, points, message))
@@ -101,136 +118,196 @@ def grade(path: Path, edition: str, strict: bool = False) -> Grade:
 # --- The clean folder ---
 
 
-def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> None:
+def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> list[str]:
     """Write the students' part of a submission into an empty folder, and the course's files around
-    it.
+    it. Returns notes: which folder was taken, and what was left out.
+
+    Raises:
+        SubmissionError: it is no zip or folder, cannot be read, or holds none of the students'
+            files.
     """
     try:
-        files = dict(_zip_files(source) if source.is_file() else _folder_files(source))
+        files, notes = _limited(_zip_files(source) if source.is_file() else _folder_files(source))
     except SubmissionError:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
-        raise SubmissionError(
-            f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from error
+        raise SubmissionError(f"cannot be read: {cause(error)}") from error
     around = _around_notebooks if edition == HOMEWORK else _around_code
-    for name, content in around(files).items():
+    unpacked, where = around(files)
+    for name, content in unpacked.items():
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        except OSError as error:
-            raise SubmissionError(f"{name!r} cannot be written: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise SubmissionError(f"{name!r} cannot be written: {cause(error)}") from error
+    return [check.one_line(note) for note in [*where, *notes]]
 
 
-def _around_code(files: dict[str, bytes]) -> dict[str, bytes]:
+def _around_code(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
     """Return a submission's code, with the course's files in the places of all that students do not
-    write.
+    write, and which folder it is of.
     """
-    top = _top_folder(files)
+    tops = _top_folders(files)
+    top = tops[0]
     own = {
         name.removeprefix(top): content for name, content in files.items() if name.startswith(top)
     }
     given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
-    return {name: content for name, content in own.items() if name.endswith(".py")} | given
+    code = {name: content for name, content in own.items() if name.endswith(".py")}
+    notes = [f"graded is the folder {top!r}"] if top else []
+    notes += [f"not graded: {', '.join(map(repr, tops[1:]))}"] if tops[1:] else []
+    return code | given, notes
 
 
-def _around_notebooks(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return a submission's notebooks, with the course's files around them."""
-    notebooks = {place: files[name] for place, name in submitted(files).items()}
-    if not notebooks:
+def _around_notebooks(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
+    """Return a submission's notebooks, with the course's files around them, and which they are.
+
+    Raises:
+        SubmissionError: there are none.
+    """
+    found = submitted(files)
+    if not found:
         raise SubmissionError("holds no notebook, such as NetworkVisualization-Pytorch.ipynb")
-    return course_files(ROOT) | thin_modules(ROOT) | notebooks
+    notebooks = {place: files[name] for place, name in found.items()}
+    notes = [f"graded are {', '.join(map(repr, found.values()))}"]
+    return course_files(ROOT) | thin_modules(ROOT) | notebooks, notes
 
 
-def _zip_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a zip, read under the limits whatever its table of contents says."""
-    with zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if not info.is_dir()]
-        if len(members) > MOST_FILES:
-            raise SubmissionError(f"holds {len(members)} files; at most {MOST_FILES} are unpacked")
-        left = MOST_BYTES
-        for info in members:
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise SubmissionError(f"holds a link, {info.filename!r}")
-            name = _safe_name(info.filename)
-            with archive.open(info) as file:
-                content = file.read(left + 1)
+def _limited(members: Iterator[tuple[str, bytes | None]]) -> tuple[dict[str, bytes], list[str]]:
+    """Read a submission's code, the shallowest first, as far as the limits allow.
+
+    Args:
+        members: path and content; no content where the file is not to be trusted.
+
+    Returns:
+        path → content, and what was left out.
+    """
+    files: dict[str, bytes] = {}
+    unsafe, beyond, left = 0, 0, MOST_BYTES
+    for name, content in members:
+        if content is None:
+            unsafe += 1
+        elif len(files) == MOST_FILES or len(content) > left:
+            beyond += 1
+        else:
+            files[name] = content
             left -= len(content)
-            if left < 0:
-                raise SubmissionError(f"unpacks to more than {MOST_BYTES // 1_000_000} MB")
-            yield name, content
+    notes = [f"{unsafe} left out: links, or paths that lead outside"] if unsafe else []
+    limits = f"{MOST_FILES} files or {MOST_BYTES // 1_000_000} MB of code"
+    return files, [*notes, *([f"{beyond} left out: beyond {limits}"] if beyond else [])]
 
 
-def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _zip_files(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the code of a zip, no more than the limit of each file whatever the zip says of it."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename.replace("\\", "/"), info) for info in archive.infolist()]
+        members = [(name, info) for name, info in members if _is_code(name)]
+        for name, info in sorted(members, key=lambda member: _order(member[0])):
+            if stat.S_ISLNK(info.external_attr >> 16) or not _is_inside(name):
+                yield name, None
+            else:
+                with archive.open(info) as file:
+                    yield str(PurePosixPath(name)), file.read(MOST_BYTES + 1)
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, bytes | None]]:
     """Yield the code of a folder, as Gradescope has unpacked it."""
     if not folder.is_dir():
         raise SubmissionError("there is no such zip or folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".ipynb"))
-    paths = [path for path in paths if path.is_file() and not path.is_symlink()]
-    if len(paths) > MOST_FILES or sum(path.stat().st_size for path in paths) > MOST_BYTES:
-        raise SubmissionError("is too large")
-    for path in paths:
-        yield path.relative_to(folder).as_posix(), path.read_bytes()
+    paths = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*")]
+    paths = [(name, path) for name, path in paths if _is_code(name) and not path.is_dir()]
+    for name, path in sorted(paths, key=lambda member: _order(member[0])):
+        if path.is_symlink() or not path.is_file():
+            yield name, None
+        else:
+            with path.open("rb") as file:
+                yield name, file.read(MOST_BYTES + 1)
 
 
-def _safe_name(name: str) -> str:
-    """Return a member's path, which stays inside the folder."""
+def _is_code(name: str) -> bool:
+    """Whether a file is code, and not of a hidden folder or one that a system has made."""
+    parts = PurePosixPath(name).parts
+    return name.endswith(CODE) and not any(
+        part.startswith((".", "__")) and part not in (".", "..", "__init__.py") for part in parts
+    )
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Return what sorts files: those that students write first, and the shallowest."""
+    return not name.endswith(tuple(STUDENTS)), name.count("/"), name
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a path stays inside the folder that it is unpacked into."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise SubmissionError(f"holds a path that leads outside, {name!r}")
-    return str(path)
+    return not (path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name)
 
 
-def _top_folder(files: dict[str, bytes]) -> str:
-    """Return the folder in the zip that the students' files lie in, "" or "name/", whichever holds
-    most of them.
+def _top_folders(files: dict[str, bytes]) -> list[str]:
+    """Return the folders that the students' files lie in, "" or "name/", that to be graded first:
+    the shallowest of those that hold at least half as many of them as the fullest.
+
+    Raises:
+        SubmissionError: there are none.
     """
+    packages = tuple({f"{PurePosixPath(own).parent}/" for own in STUDENTS if "/" in own})
     tops = [
         name.removesuffix(own)
         for name in files
         for own in STUDENTS
         if name == own or name.endswith(f"/{own}")
     ]
-    tops = [top for top in tops if not top.startswith("__MACOSX") and top.count("/") <= 3]
-    if not tops:
+    counts = {top: tops.count(top) for top in tops if not top.endswith(packages)}
+    if not counts:
         raise SubmissionError(
             "holds none of the files that students write, such as visualizers/saliency_map.py"
         )
-    return max(sorted(set(tops)), key=tops.count)
+    most = max(counts.values())
+    return sorted(counts, key=lambda top: (2 * counts[top] < most, top.count("/"), top))
 
 
-def checked(folder: Path, scratch: Path, edition: str = ASSIGNMENT) -> dict[str, dict]:
-    """Return what the course's check.py says of a folder: item → outcome."""
-    result = scratch / "outcomes.json"
-    command = [sys.executable, str(ROOT / "check.py"), "--root", str(folder), "--json", str(result)]
-    command += ["--edition", edition]
-    environment = {**os.environ, "SQUEEZENET_WEIGHTS": "bundled", "OMP_NUM_THREADS": "1"}
+def stored(path: Path) -> check.Expected:
+    """Return hidden inputs and their values, as `hidden.py` writes them.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
     try:
-        done = subprocess.run(
-            command,
-            cwd=scratch,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PATIENCE,
-        )
-        return {outcome["name"]: outcome for outcome in json.loads(result.read_text("utf-8"))}
-    except subprocess.TimeoutExpired:
-        raise SubmissionError(f"the check took more than {PATIENCE} s") from None
-    except (OSError, ValueError) as error:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise SubmissionError(f"the check failed: {' '.join(said) or error}") from error
+        found = check.Expected(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
+    if not found.inputs:
+        raise InputError(f"{quoted(path)} holds no inputs; course/hidden.py makes such a file")
+    return found
 
 
-def grade_all(paths: Sequence[Path], edition: str, strict: bool = False) -> Iterator[Grade]:
+def drawn(seed: int) -> check.Expected:
+    """Return hidden inputs, and the values that the solution in this repository gives for them.
+
+    Raises:
+        InputError: it gives none.
+    """
+    print(f"drawing inputs: --seed {seed}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "hidden.npz"
+        try:
+            path.write_bytes(hidden_values(seed))
+        except StarterError as error:
+            raise InputError(str(error)) from error
+        return stored(path)
+
+
+def grade_all(paths: Sequence[Path], rules: Rules, jobs: int) -> Iterator[Grade]:
     """Grade submissions, a few at a time; yield each as soon as it and those before it are done."""
-    jobs = max(1, (os.cpu_count() or 1) // 2)  # a check uses two cores
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(grade, path, edition, strict) for path in paths]
+        pending = [pool.submit(grade, path, rules) for path in paths]
         try:
             for future in tqdm(pending, desc="grading", disable=None):
                 yield future.result()
+        except (KeyboardInterrupt, SystemExit):
+            check.SERVER.close()  # so that nobody waits for those that are being graded
+            raise
         finally:  # interrupted: the others are not begun
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -240,7 +317,7 @@ def grade_all(paths: Sequence[Path], edition: str, strict: bool = False) -> Iter
 
 def table(result: Grade) -> str:
     """Return the points of a submission as lines of text."""
-    lines = [check.one_line(result.name)]
+    lines = [check.one_line(result.name), *(f"  {note}" for note in result.notes)]
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
         extra = "(extra credit) " * score.item.extra
@@ -265,7 +342,7 @@ def gradescope(result: Grade) -> dict:
         for score in result.scores
     ]
     return {
-        "output": result.error,
+        "output": "\n".join(filter(None, [result.error, *result.notes])),
         "visibility": "visible",
         "stdout_visibility": "hidden",
         "tests": tests,
@@ -287,7 +364,8 @@ def row_of(result: Grade) -> list[str | float]:
         for score in result.scores
         if score.points < score.most
     ]
-    words = [result.name, result.error, "" if result.error else "; ".join(comments)]
+    comments = [*result.notes, *([] if result.error else comments)]
+    words = [result.name, result.error, "; ".join(comments)]
     name, error, comment = (
         f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in words
     )
@@ -325,50 +403,75 @@ class Table:
             raise InputError(f"cannot write {quoted(self.path)}: {cause(error)}") from error
 
 
+def write_feedback(folder: Path, result: Grade) -> None:
+    """Write what a student is told to a text file named by the submission's path.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    parts = Path(result.name).with_suffix("").parts if result.name.endswith(".zip") else ()
+    name = "_".join(re.sub(r"[^\w.-]+", "_", part) for part in parts or Path(result.name).parts)
+    with atomic_write(folder / f"{name.strip('._')[-100:]}.txt") as temporary:
+        temporary.write_text(f"{table(result)}\n", "utf-8", "backslashreplace")
+
+
+def make_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(description="Grade submissions.")
+    add = parser.add_argument
+    add("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
+    words = "whose points (default: %(default)s)"
+    add("--edition", choices=EDITIONS, default=EDITIONS[0], help=words)
+    words = "no points at all for code that prints what nobody asked for"
+    add("--strict", action="store_true", help=words)
+    words = "of an item that is wrong, the share of the points that its right values have"
+    add("--partial", action="store_true", help=words)
+    source = parser.add_mutually_exclusive_group()
+    words = "draws the inputs, which students do not have (default: another one each time)"
+    source.add_argument("--seed", type=int, metavar="N", help=words)
+    words = "inputs and values that course/hidden.py has stored, where there is no solution"
+    source.add_argument("--values", type=named_path, metavar="PATH", help=words)
+    words = (
+        "so many submissions at once, on two cores each (default: as many as there are cores for)"
+    )
+    add("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), metavar="N", help=words)
+    words = "Gradescope's results.json; of one submission"
+    add("--json", type=named_path, metavar="PATH", help=words)
+    words = "a line per submission, as soon as it is known"
+    add("--csv", type=named_path, metavar="PATH", help=words)
+    words = "a text file per submission, for its student"
+    add("--feedback", type=named_path, metavar="FOLDER", help=words)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be
     graded.
     """
     show_any_letter()
-    parser = Parser(description="Grade submissions.")
-    parser.add_argument(
-        "submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder"
-    )
-    parser.add_argument(
-        "--edition",
-        choices=EDITIONS,
-        default=EDITIONS[0],
-        help="whose points (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="no points at all for code that prints what nobody asked for",
-    )
-    parser.add_argument(
-        "--json",
-        type=named_path,
-        metavar="PATH",
-        help="Gradescope's results.json; of one submission",
-    )
-    parser.add_argument(
-        "--csv",
-        type=named_path,
-        metavar="PATH",
-        help="a line per submission, as soon as it is known",
-    )
+    parser = make_parser()
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
+    if options.jobs < 1:
+        parser.error(f"--jobs: a number from 1 was expected, got {options.jobs}")
+    if options.seed is not None and not 0 < options.seed <= LARGEST_SEED:
+        parser.error(f"--seed: a number from 1 to {LARGEST_SEED} was expected, got {options.seed}")
+    os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
     failed = False
     try:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
-            for result in grade_all(options.submissions, options.edition, options.strict):
+            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+            hidden = stored(options.values) if options.values else drawn(seed)
+            rules = Rules(options.edition, hidden, options.strict, options.partial)
+            for result in grade_all(options.submissions, rules, options.jobs):
                 failed = failed or bool(result.error)
                 try:  # files first: a screen may have gone
                     if rows:
                         rows.add(result)
+                    if options.feedback:
+                        write_feedback(options.feedback, result)
                     if options.json:
                         write_json(options.json, result)
                 finally:
@@ -378,6 +481,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog}: error: interrupted", file=sys.stderr)
         return 130
+    finally:
+        check.SERVER.close()
     return 2 if failed else 0
 
 

@@ -26,6 +26,7 @@ from checker.items import ITEMS
 from checker.measures import Inputs
 from cli.options import Parser, named_path
 from course.make_expected import captum_rows, measured, solution_in
+from course.make_starter import LARGEST_SEED
 from errors import InputError
 from files.atomic import atomic_write
 from model_utils import load_model
@@ -34,7 +35,6 @@ from visualizers import FoolingImage
 FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
 CLEAR = 0.3  # score by which a target is ahead or behind: what rounding cannot change
-LARGEST_SEED = 10**9
 
 
 def draw(seed: int) -> Inputs:

@@ -1,7 +1,9 @@
-"""Make the students' edition out of the solution: assignment_3_starter.zip.
+"""Make the students' edition out of the solution, assignment_3_starter.zip, or what Gradescope
+grades with, autograder.zip.
 
     python course/make_starter.py
     python course/make_starter.py --edition homework
+    python course/make_starter.py --autograder
 
 The functions that `checker/items.py` names become `raise NotImplementedError("Question …")` with a
 hint, and helpers that nothing else uses are dropped, so the starter cannot drift away from the
@@ -10,6 +12,7 @@ solution.
 
 import ast
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, ITEMS, Item
 from cli.options import Parser
+from cli.process import print_line
 from collect_submission import code_of, zip_files
 from course.notebooks import homework_files
 from errors import InputError
@@ -28,6 +32,7 @@ from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTER, HOMEWORK_STARTER = "assignment_3_starter.zip", "homework_starter.zip"
+AUTOGRADER = "autograder.zip"
 # What goes with the code, as it is.
 EXTRAS = (
     "LICENSE",
@@ -51,6 +56,9 @@ BLANKS = tuple(item for item in ITEMS if item.hint)
 PART = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)
 
 
+LARGEST_SEED = 10**9  # of hidden inputs
+
+
 class StarterError(Exception):
     """Why there is no starter, on one line."""
 
@@ -61,17 +69,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)"
     )
-    homework = parser.parse_args(argv).edition == HOMEWORK
+    words = f"make {AUTOGRADER}, which holds no solution, but hidden inputs and their values"
+    parser.add_argument("--autograder", action="store_true", help=words)
+    words = "of --autograder, draws the inputs (default: another one each time)"
+    parser.add_argument("--seed", type=int, metavar="N", help=words)
+    options = parser.parse_args(argv)
+    homework = options.edition == HOMEWORK
     archive = HOMEWORK_STARTER if homework else STARTER
     try:
         files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
+        if options.autograder:
+            archive = AUTOGRADER
+            values = hidden_values(options.seed or 1 + secrets.randbelow(LARGEST_SEED))
+            files = autograder_files(ROOT, files, options.edition, values)
         with atomic_write(ROOT / archive) as temporary:
             temporary.write_bytes(zip_files(files))
+        print_line(f"{archive}: {len(files)} files")
     except (StarterError, InputError) as error:
         print(f"make_starter.py: error: {error}", file=sys.stderr)
         return 2
-    print(f"{archive}: {len(files)} files")
     return 0
+
+
+def hidden_values(seed: int) -> bytes:
+    """Return the file that `hidden.py` writes, by a process of its own: it needs torch.
+
+    Raises:
+        StarterError: it writes none.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "hidden.npz"
+        command = [sys.executable, ROOT / "course/hidden.py", "--seed", str(seed), "--out", path]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            said = "".join(done.stderr.strip().splitlines()[-1:])
+            raise StarterError(f"no values for the inputs of seed {seed}: {said}")
+        return path.read_bytes()
+
+
+def autograder_files(
+    root: Path, starter: dict[str, bytes], edition: str, values: bytes
+) -> dict[str, bytes]:
+    """Return what Gradescope grades with, without the solution: path in the zip → content."""
+    written = {blank.file for blank in BLANKS}
+    given = {name: content for name, content in course_files(root).items() if name not in written}
+    files = {f"project/{name}": content for name, content in (starter | given).items()}
+    for name in ("grade", "make_starter", "notebooks"):
+        files[f"project/course/{name}.py"] = (root / f"course/{name}.py").read_bytes()
+    files["project/data/hidden.npz"] = values
+    for name in ("setup.sh", "run_autograder"):
+        source = (root / "course/autograder" / name).read_text("utf-8")
+        files[name] = source.replace("EDITION:-assignment", f"EDITION:-{edition}").encode()
+    return files
 
 
 def course_files(root: Path) -> dict[str, bytes]:

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -133,12 +132,14 @@ def _members(source: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]
         elif source.is_file():
             with zipfile.ZipFile(source) as archive:
                 for info in archive.infolist():
-                    if Path(info.filename).name in names and info.file_size < 1 << 26:
-                        yield info.filename, archive.read(info)
+                    name = info.filename.replace("\\", "/")  # as Windows' own zips have it
+                    if Path(name).name in names and info.file_size < 1 << 26:
+                        yield name, archive.read(info)
         else:
             raise InputError(f"{quoted(source)}: no such zip file or folder")
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: encrypted
+    except InputError:
+        raise
+    except Exception as error:  # of a zip's decompressors, of names in no encoding, …
         raise InputError(f"cannot read {quoted(source)}: {cause(error)}") from error
 
 
@@ -175,6 +176,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # a reader who has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # usually a full disk
+        print(
+            f"{parser.prog}: error: cannot write to standard output: {cause(error)}",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

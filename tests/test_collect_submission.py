@@ -125,14 +125,13 @@ def test_code_only_leaves_out_the_documents(project):
 
 def test_a_required_file_that_is_broken_or_missing_is_named(project):
     for name in REQUIRED:
-        content = (project / name).read_text()
-        write(project / name, "fine = 1\ndef broken(:\n")
+        broken = {name: b"fine = 1\ndef broken(:\n"}
         with pytest.raises(collector.SubmissionError, match=f"{name} line 2"):
-            collector.check_compiles(collector.read_files(project))
-        (project / name).unlink()
+            collector.check_compiles(broken)
+        (project / name).rename(project / "away")
         with pytest.raises(collector.SubmissionError, match=f"missing.*{name}"):
             collector.read_files(project)
-        write(project / name, content)
+        (project / "away").rename(project / name)
 
 
 def test_every_file_that_does_not_compile_is_named():
@@ -153,7 +152,8 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project, monk
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows, which lacks a letter
     write(project / collector.ARCHIVE, "the last one")
     write(project / "style_modules/tv_loss.py", "print('noise')\nundefined_name\n")
-    (project / "saliency_map.py").write_text("raise ValueError('cat \u732b')\n", encoding="utf-8")
+    fault = "raise ValueError('cat \u732b \\x1b' + 'x' * 9999999)\n"
+    (project / "saliency_map.py").write_text(fault, encoding="utf-8")
     write(project / "gradcam.py", "from image_utils import no_such_name\n")
     write(project / "fooling_image.py", "raise SystemExit(0)\n")
     # Broken as well, but first in line is what it stands on: each cause is told once.
@@ -162,7 +162,7 @@ def test_files_that_do_not_import_are_named_and_the_last_zip_stays(project, monk
     assert_one_line_error(
         result,
         "style_modules/tv_loss.py line 2: NameError",
-        "saliency_map.py line 1: ValueError: cat \\u732b",
+        "saliency_map.py line 1: ValueError: cat \\u732b \\x1bxxx",
         "no_such_name",
         "gradcam.py line 1: ImportError",
         "fooling_image.py line 1: SystemExit",

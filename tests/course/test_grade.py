@@ -4,27 +4,30 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from solutions import archive, run
+from solutions import ITEMS, archive, put, run, write
 
 import check
+from checker import measures, server
 from collect_submission import zip_files
 from course import grade
-from course.make_starter import course_files
+from course.hidden import draw
+from course.make_starter import autograder_files, course_files
 from files.atomic import ROOT
 
 
 @pytest.mark.slow
-def test_grader_from_zip_to_results(tmp_path):
+def test_grader_from_zip_to_results(tmp_path, hidden):
     code = {name: content for name, content in course_files(ROOT).items() if name.endswith(".py")}
     full = archive(
         {f"assignment_3/{name}": content for name, content in code.items()}, tmp_path / "full.zip"
@@ -44,8 +47,9 @@ def test_grader_from_zip_to_results(tmp_path):
     wrong = archive(wrong, tmp_path / "wrong.zip")
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"PK no zip")
-    command = [sys.executable, ROOT / "course/grade.py"]
-    result = run(*command, full, broken, wrong, "--csv", tmp_path / "points.csv", cwd=tmp_path)
+    command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
+    outputs = ["--csv", tmp_path / "points.csv", "--feedback", tmp_path / "told"]
+    result = run(*command, full, broken, wrong, *outputs, cwd=tmp_path)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     with (tmp_path / "points.csv").open() as file:
         table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
@@ -57,21 +61,16 @@ def test_grader_from_zip_to_results(tmp_path):
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
     assert result.stdout.count("total") == 3 and "prints '1'" in result.stdout
-    one = archive({OWN: code[OWN]}, tmp_path / "one.zip")
-    result = run(*command, one, "--json", tmp_path / "results.json", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    tests = json.loads((tmp_path / "results.json").read_text())["tests"]
-    assert sum(test["score"] for test in tests) == 10 and sum(t["max_score"] for t in tests) == 80
-    for test in tests:
-        assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
+    told = "".join(f"{path.read_text()}\n" for path in sorted((tmp_path / "told").iterdir()))
+    assert sorted(told.splitlines()) == sorted(result.stdout.splitlines())
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+@pytest.mark.slow
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, hidden):
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
     for option in ("--json", "--csv"):
-        result = run(
-            sys.executable, ROOT / "course/grade.py", "broken.zip", option, tmp_path, cwd=tmp_path
-        )
+        command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
+        result = run(*command, "broken.zip", option, tmp_path, cwd=tmp_path)
         assert (result.returncode, result.stderr.count("error:")) == (2, 1), result.stderr
         assert "cannot write" in result.stderr and "Traceback" not in result.stderr
         # a table is begun before anything is graded
@@ -80,47 +79,112 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypatch):
+def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypatch, hidden):
     (tmp_path / "cat \u732b.zip").write_bytes(b"PK no zip")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
-    result = run(sys.executable, ROOT / "course/grade.py", "cat \u732b.zip", cwd=tmp_path)
+    command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
+    result = run(*command, "cat \u732b.zip", cwd=tmp_path)
     assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, (
         result.stderr
     )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_an_interruption_ends_all_grading(tmp_path):
-    source = archive(
-        {n: c for n, c in course_files(ROOT).items() if n.endswith(".py")}, tmp_path / "full.zip"
-    )
-    command = [sys.executable, ROOT / "course/grade.py", *[source] * 20]
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into /proc")
+@pytest.mark.parametrize(
+    "command, number, status",
+    [
+        (["course/grade.py", "."], signal.SIGINT, 130),
+        (["course/grade.py", "."], signal.SIGHUP, 129),
+        (["check.py", "--root", "."], signal.SIGTERM, 143),
+        (["check.py", "--root", "."], signal.SIGKILL, -9),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_path, hidden):
+    """Neither processes nor, where the signal can be caught, folders."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    started = tmp_path / "started"
+    for name in {item.file for item in check.ITEMS}:
+        (solution / name).write_text(f"open({str(started)!r}, 'w')\nwhile True:\n    pass\n")
+    script, *rest = command
+    values = ["--values", hidden] * (script == "course/grade.py")
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, ROOT / script, *rest, *values],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=solution,
+        env={**os.environ, "THIS_TEST": "1", "TMPDIR": str(scratch)},
     )
-    time.sleep(3)
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (130, "") and errors.endswith(
-        "grade.py: error: interrupted\n"
-    ), errors
-    assert "Traceback" not in errors
+    while not started.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
+    assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
+    deadline = time.monotonic() + 10
+    while server._marked("THIS_TEST") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server._marked("THIS_TEST") == []
+    assert number == signal.SIGKILL or list(scratch.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_autograder_runs_as_gradescope_runs_it(tmp_path, starter):
-    """In Gradescope's folders, with the project where the README's command puts it."""
-    shutil.copytree(starter, tmp_path / "submission")
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source/project").symlink_to(ROOT)
-    script = ROOT / "course/autograder/run_autograder"
-    assert os.access(script, os.X_OK) and os.access(script.with_name("setup.sh"), os.X_OK)
-    result = run(script, cwd=tmp_path, AUTOGRADER=str(tmp_path), PYTHON=sys.executable)
+def test_the_autograders_archive_grades_without_the_solution(tmp_path, starter_zip, hidden):
+    """As Gradescope runs it, in its folders."""
+    files = autograder_files(ROOT, starter_zip, "assignment", hidden.read_bytes())
+    assert {name: files[f"project/{name}"] for name in grade.STUDENTS} == {
+        name: starter_zip[name] for name in grade.STUDENTS
+    }
+    assert not [name for name in files if "mistakes" in name or "make_expected" in name]
+    write(files, tmp_path / "source")
+    write(course_files(ROOT), tmp_path / "submission")
+    script = tmp_path / "source/run_autograder"
+    result = run("bash", script, cwd=tmp_path, AUTOGRADER=str(tmp_path), PYTHON=sys.executable)
     assert result.returncode == 0, result.stderr
     results = json.loads((tmp_path / "results/results.json").read_text())
-    assert [test["score"] for test in results["tests"]] == [0] * len(check.ITEMS)
-    assert all(test["output"].startswith("missing Question") for test in results["tests"])
+    for key in ("score", "max_score"):
+        assert sum(test[key] for test in results["tests"]) == 80, results
+    for test in results["tests"]:
+        assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
+
+
+STORED = """
+import numpy as np
+from pathlib import Path
+
+with np.load(Path(__file__).parents[1] / "data/expected.npz") as file:
+    value, gradient = (file[f"content_loss/loss/{name}"] for name in ("value", "gradient"))
+found = (content_current * torch.from_numpy(gradient)).sum()
+return found - found.detach() + float(value)
+"""
+
+
+@pytest.mark.slow
+def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
+    put(solution, "content_loss", STORED)
+    items = [ITEMS["content_loss"]]
+    (shown,) = check.check(solution, items)
+    (graded,) = check.check(solution, items, hidden=grade.stored(hidden))
+    assert (shown.status, graded.status) == ("ok", "wrong")
+    assert "inputs of check.py alone" in graded.words
+
+
+def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
+    monkeypatch.setattr(measures, "inputs", measures.inputs)  # what `draw` leaves there
+    drawn = json.loads(json.dumps(asdict(draw(7))))
+    assert drawn == grade.stored(hidden).inputs
+    assert asdict(draw(8)) != drawn
+
+
+def test_partial_points_are_the_share_that_is_right(hidden):
+    half = check.Outcome("gram_matrix", "2.2", "Gram matrix", "wrong", share=0.5)
+    rules = grade.Rules("assignment", grade.stored(hidden))
+    assert (rules.points(half, 3), replace(rules, partial=True).points(half, 3)) == (0, 1.5)
+    arrays = {"gram/a": np.ones(3), "gram/b": np.ones(3), "other/a": np.zeros(3)}
+    assert check.share_within(0.1, arrays | {"gram/b": np.zeros(3)}, arrays) == 1  # other's
+    assert check.share_within(0.1, {"gram/a": np.ones(3)}, arrays) == 0.5
 
 
 def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
@@ -131,7 +195,7 @@ def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
     content[50:90] = bytes(40)
     damaged.write_bytes(content)
     table = grade.Table(tmp_path / "points.csv", "assignment")
-    result = grade.grade(damaged, "assignment")
+    result = grade.grade(damaged, grade.Rules("assignment", check.Expected(check.EXPECTED)))
     table.add(result)
     assert result.error.startswith("cannot be read") and result.total == 0
     with (tmp_path / "points.csv").open() as file:
@@ -162,30 +226,64 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
 @pytest.mark.parametrize(
     "content, words",
     [
-        (lambda: unsafe("../outside.py"), "leads outside"),
-        (lambda: unsafe("visualizers/../../outside.py"), "leads outside"),
-        (lambda: unsafe("/tmp/outside.py"), "leads outside"),
-        (lambda: unsafe("C:/outside.py"), "leads outside"),
-        (lambda: unsafe("..\\outside.py"), "leads outside"),
-        (lambda: unsafe("link.py", stat.S_IFLNK | 0o777, b"/etc/passwd"), "a link"),
-        (lambda: unsafe("zeros.bin", content=bytes(grade.MOST_BYTES)), "more than 50 MB"),
-        (
-            lambda: zip_files({f"{i}.py": b"" for i in range(grade.MOST_FILES + 1)}),
-            "holds 1001 files",
-        ),
         (lambda: zip_files({"notes.txt": b""}), "none of the files that students write"),
         (lambda: zip_files({}), "none of the files"),
         (lambda: b"", "cannot be read"),
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
         (lambda: unsafe(f"{OWN}/inner.py"), "cannot be written"),
+        (lambda: unsafe("x" * 300 + ".py"), "cannot be written"),
     ],
 )
-def test_a_zip_that_is_not_safe_is_refused(content, words, tmp_path):
+def test_a_zip_that_cannot_be_graded_says_why(content, words, tmp_path):
     path = tmp_path / "submission.zip"
     path.write_bytes(content())
     with pytest.raises(grade.SubmissionError, match=words):
         grade.unpack(path, tmp_path / "deep/er/folder")
-    assert not list(tmp_path.rglob("outside.py")) and not list(tmp_path.rglob("link.py"))
+
+
+@pytest.mark.parametrize(
+    "content, count",
+    [
+        (lambda: unsafe("../outside.py"), 1),
+        (lambda: unsafe("visualizers/../../outside.py"), 1),
+        (lambda: unsafe("/tmp/outside.py"), 1),
+        (lambda: unsafe("C:/outside.py"), 1),
+        (lambda: unsafe("..\\outside.py"), 1),
+        (lambda: unsafe("link.py", stat.S_IFLNK | 0o777, b"/etc/passwd"), 1),
+        (lambda: unsafe("zeros.py", content=bytes(grade.MOST_BYTES + 1)), 1),
+        (lambda: zip_files({OWN: b"", **{f"{i}/a.py": b"" for i in range(1200)}}), 201),
+        # What is no code is not looked at.
+        (lambda: unsafe("../outside.txt"), 0),
+        (lambda: unsafe("zeros.bin", content=bytes(2 * grade.MOST_BYTES)), 0),
+        (lambda: zip_files({OWN: b"", **{f"{i}.png": b"" for i in range(5000)}}), 0),
+        (lambda: zip_files({OWN: b"", **{f".venv/{i}.py": b"" for i in range(5000)}}), 0),
+    ],
+)
+def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_path):
+    path = tmp_path / "submission.zip"
+    path.write_bytes(content())
+    notes = grade.unpack(path, tmp_path / "deep/er/folder")
+    assert (tmp_path / "deep/er/folder" / OWN).is_file()
+    assert [note.split()[0] for note in notes] == [str(count)] * bool(count)
+    assert not list(tmp_path.rglob("outside.*")) and not list(tmp_path.rglob("link.py"))
+
+
+@pytest.mark.parametrize(
+    "tops, graded",
+    [
+        (["a/b/c/d/e/f"], "a/b/c/d/e/f"),
+        (["deep/er/own", "own"], "own"),
+        (["__MACOSX/own", ".git/own", "own"], "own"),
+        (["a\\b"], "a/b"),
+    ],
+)
+def test_the_shallowest_folder_is_graded_and_named(tops, graded, tmp_path):
+    own = [OWN, "visualizers/gradcam.py", "style_modules/tv_loss.py"]
+    files = {f"{top}/{name}": top.encode() for top in tops for name in own}
+    source = archive(files | {"gradcam.py": b""}, tmp_path / "submission.zip")  # a stray one
+    notes = grade.unpack(source, tmp_path / "folder")
+    assert f"'{graded}/'" in notes[0]
+    assert (tmp_path / "folder" / OWN).read_text().replace("\\", "/") == graded
 
 
 def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):

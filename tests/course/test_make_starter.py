@@ -94,7 +94,7 @@ def test_helpers_of_blanked_functions_are_dropped(starter_zip):
         }
 
     gone = names(course_files(ROOT)) - names(starter_zip)
-    assert {"_guide_relus", "_SelfProduct", "_scaled"} <= gone
+    assert {"_guide_relus", "_SelfProduct"} <= gone
     assert not gone & (GIVEN | {"default_layer", "is_fooled", "preprocess_image", "blur_image"})
     for name in ("visualizers/gradcam.py", "style_modules/style_loss.py"):
         assert len(starter_zip[name]) < len((ROOT / name).read_bytes())

@@ -141,7 +141,7 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path):
+def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path, hidden):
     archive = tmp_path / "starter.zip"
     from collect_submission import zip_files
     from course.make_starter import starter_files
@@ -162,12 +162,12 @@ def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path):
     assert {NETWORK, "notebooks/cs231n/__init__.py", "data/reference_values.npz"} <= set(
         zipfile.ZipFile(io.BytesIO(submission.read_bytes())).namelist()
     )
-    graded = run(ROOT, "course/grade.py", "--edition", "homework", submission)
+    graded = run(ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", submission)
     assert re.search(r"total +50 / 50", graded.stdout), graded.stdout
 
 
 @pytest.mark.slow
-def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
+def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path, hidden):
     wrong = ANSWERS | {
         "tv_loss": "return tv_weight * img.abs().sum()",
         "gram_matrix": "raise ValueError(1)",
@@ -176,7 +176,9 @@ def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path):
         (tmp_path / "own" / Path(name).name).parent.mkdir(exist_ok=True)
         (tmp_path / "own" / Path(name).name).write_bytes(homework_files(ROOT)[name])
         answered(tmp_path / "own" / Path(name).name, wrong)
-    graded = run(ROOT, "course/grade.py", "--edition", "homework", tmp_path / "own").stdout
+    graded = run(
+        ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", tmp_path / "own"
+    ).stdout
     assert " 0 / 10" not in graded, graded
     lost = [line for line in graded.splitlines() if " 0 / " in line]
     assert "Gram matrix" in lost[0] and "StyleTransfer-Pytorch.ipynb cell" in lost[0], graded

@@ -122,6 +122,7 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
     for name, compression in (
         ("stored.zip", zipfile.ZIP_STORED),
         ("deflated.zip", zipfile.ZIP_DEFLATED),
+        ("lzma.zip", zipfile.ZIP_LZMA),
     ):
         with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
             archive.writestr("styles_images/muse.jpg", np.random.default_rng(0).bytes(2000))
@@ -132,12 +133,18 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[encrypted.index(mark) + offset] |= 1
     (tmp_path / "encrypted.zip").write_bytes(encrypted)
+    with zipfile.ZipFile(tmp_path / "name.zip", "w") as archive:
+        archive.writestr("styles_images/\u00e9muse.jpg", "")  # flagged as UTF-8
+    content = (tmp_path / "name.zip").read_bytes()
+    (tmp_path / "name.zip").write_bytes(content.replace("\u00e9".encode(), b"\xff\xff"))
     for name, words in (
         ("empty", "holds none of the course's files"),
         ("text.zip", "cannot read .* not a zip file"),
         ("cut.zip", "cannot read"),
         ("stored.zip", "cannot read .*CRC"),
         ("deflated.zip", "cannot read"),
+        ("lzma.zip", "cannot read"),
+        ("name.zip", "cannot read"),
         ("other.zip", "holds none of the course's files; .*not taken"),
         ("encrypted.zip", "cannot read .*encrypted"),
         ("absent.zip", "no such zip file or folder"),

@@ -15,6 +15,8 @@ from helpers import ROOT
 from nbclient import NotebookClient
 from PIL import Image
 
+from collect_submission import code_of
+
 pytestmark = pytest.mark.slow
 
 PREAMBLE = """
@@ -147,18 +149,10 @@ CLIENTS = {
 def modules(tmp_path_factory):
     """A copy of the modules in a folder of its own, as `ROOT` must not be written to."""
     folder = tmp_path_factory.mktemp("modules")
-    for pattern in (
-        "*.py",
-        "cli/*.py",
-        "files/*.py",
-        "visualizers/*.py",
-        "style_modules/*.py",
-        "notebooks/**/*.py",
-    ):
-        for path in ROOT.glob(pattern):
-            target = folder / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+    for path in [*code_of(ROOT), *ROOT.glob("notebooks/**/*.py")]:
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     return folder
 
 
