@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from checker.items import EDITIONS, HOMEWORK, ITEMS, Item, of_edition
-from checker.notebooks import NETWORK, STYLE, write_package
+from checker.editions import ASSIGNMENT, TABLE, Function, files, recognised
+from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
 from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
@@ -64,6 +64,7 @@ class Measured:
     words: str = ""
     place: str = ""  # file and line, where one is known
     findings: list[str] = field(default_factory=list)  # what is wrong beside the values
+    remarks: list[str] = field(default_factory=list)  # what is not, but worth a word
     arrays: Arrays = field(default_factory=dict)
 
 
@@ -74,14 +75,18 @@ atexit.register(SERVER.close)
 
 
 def measure(
-    item: Item, root: Path, patience: float = PATIENCE, inputs: dict | None = None
+    item: Item,
+    root: Path,
+    patience: float = PATIENCE,
+    inputs: dict | None = None,
+    edition: str = ASSIGNMENT,
 ) -> Measured:
     """Run an item on the solution in a folder, in a process of its own, with other inputs than
     the students' where such are given.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        arguments = (item.name, item.file, str(root), name, patience, inputs or {})
+        arguments = (item.name, edition, str(root), name, patience, inputs or {})
         try:
             how, report = SERVER.run(arguments, patience)
         except ServerError as error:
@@ -132,66 +137,106 @@ class Expected:
         self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
         self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
 
-    def values(self, item: str, mistake: int | None = None) -> Arrays:
-        """Return what an item measures: "group/name" → array; with `mistake`, of the solution that
-        makes it.
+    def values(self, name: str, mistake: int | None = None) -> Arrays:
+        """Return what an item measures, by `Edition.values`: "group/name" → array; with `mistake`,
+        of the solution that makes it.
         """
-        prefix = f"{item}/" if mistake is None else f"{item}~{mistake}/"
+        prefix = f"{name}/" if mistake is None else f"{name}~{mistake}/"
         return {
             key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)
         }
 
-    def likeness(self, item: Item, found: Arrays) -> str:
-        """Return what the values look like, in words; none where they look like nothing known."""
+    def likeness(self, name: str, tolerance: float, found: Arrays) -> str:
+        """Return what the values look like, in words; none where they look like nothing known.
+
+        Args:
+            name: of the values, by `Edition.values`.
+            tolerance: the item's.
+            found: what was measured.
+        """
         if not all(np.isfinite(values).all() for values in found.values()):
             return "not finite (NaN or infinity)"
-        known = [
-            (self.values(item.name, number), words)
-            for number, words in enumerate(self.mistakes.get(item.name, []))
-        ]
-        reference = self.values(item.name)
-        ordered = sorted(
-            ((distance(found, values), words) for values, words in known), key=lambda pair: pair[0]
-        )
-        rivals = [distance(found, reference), *(error for error, _ in ordered[1:])]
-        if ordered and ordered[0][0] <= max(item.tolerance, NEARER * min(rivals)):
-            return ordered[0][1]
+        reference = self.values(name)
+        errors: dict[str, float] = {}  # of each known mistake, in whichever way it is made
+        scaled: dict[str, float] = {}
+        for number, words in enumerate(self.mistakes.get(name, [])):
+            values = self.values(name, number)
+            errors[words] = min(errors.get(words, np.inf), distance(found, values))
+            scaled[words] = min(scaled.get(words, np.inf), scale(found, values)[1])
+        nearest, *others = sorted(errors, key=lambda words: errors[words]) or [""]
+        rivals = [distance(found, reference), *(errors[words] for words in others)]
+        if errors.get(nearest, np.inf) < min(np.inf, max(tolerance, NEARER * min(rivals))):
+            return nearest
         factor, error = scale(found, reference)
-        if error <= item.tolerance:
+        if error <= tolerance:
             return f"{factor:.3g} times what they should be"
         # As of a loss that is a mean over the photos, or a sum.
-        error, words = min(
-            ((scale(found, values)[1], words) for values, words in known), default=(np.inf, "")
-        )
-        return words if error <= item.tolerance else ""
+        like = min(scaled, key=lambda words: scaled[words], default="")
+        if like and scaled[like] <= tolerance:
+            return like
+        return in_part(found, reference, tolerance)
 
 
-def judge(item: Item, measured: Measured, expected: Expected, root: Path) -> Outcome:
+def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
+    """Return what is right about values that are wrong, in words."""
+    errors = {
+        key: relative_error(found[key], wanted) for key, wanted in reference.items() if key in found
+    }
+    turned = [
+        relative_error(found[key].swapaxes(0, 1), wanted)
+        for key, wanted in reference.items()
+        if key in found and key.startswith("maps/")
+    ]
+    if turned and max(turned) <= tolerance:
+        return "height and width are exchanged"
+    right = [key.partition("/")[2] for key, error in errors.items() if error <= tolerance]
+    if not right or len(errors) < 2 or any(key.startswith("own") for key in errors):
+        return ""
+    if "maps/0" in errors:
+        return f"right for photo {', '.join(str(int(name) + 1) for name in right)} only"
+    return f"right: the {' and '.join(right)}"
+
+
+def judge(
+    item: Item, measured: Measured, expected: Expected, root: Path, edition: str = ASSIGNMENT
+) -> Outcome:
     """Return the verdict on what was measured."""
     status, words, share = measured.status, measured.words, 0.0
-    place = measured.place or _definition(root, item)
-    if status == "ok" and item.name.endswith("_captum"):
-        findings = [*lacking_rows(item, measured.arrays, expected), *measured.findings]
-        figures = {key.partition("/")[0] for key in expected.values(item.name)}
-        share = 1 - sum(words.startswith(LACKING) for words in findings) / len(figures)
-        status, words = ("wrong" if findings else "ok"), "; ".join(findings)
-    elif status == "ok":
-        error = distance(measured.arrays, expected.values(item.name))
-        share = share_within(item.tolerance, measured.arrays, expected.values(item.name))
+    where = measured.place or _definition(root, place(edition, item.name))
+    name = TABLE[edition].values(item.name)
+    question, _ = item.editions.get(edition, ("", 0))
+    if status == "ok":
         findings = list(measured.findings)
-        if not error <= item.tolerance:
-            likeness = expected.likeness(item, measured.arrays)
-            if measured.arrays or not findings:
+        if item.name.endswith("_captum"):
+            findings = [*lacking_rows(item, measured.arrays, expected), *findings]
+            figures = {key.partition("/")[0] for key in expected.values(name)}
+            share = 1 - sum(words.startswith(LACKING) for words in findings) / len(figures)
+        elif item.tolerance and not expected.values(name):
+            return Outcome(item.name, question, item.title, "error", "no values are stored")
+        elif measured.arrays or not findings:
+            share = share_within(item.tolerance, measured.arrays, expected.values(name))
+            error = distance(measured.arrays, comparable(expected.values(name), measured))
+            if not error <= item.tolerance:
+                likeness = expected.likeness(name, item.tolerance, measured.arrays)
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
                 findings.insert(
                     0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness)
                 )
-        status, words = ("wrong" if findings else "ok"), "; ".join(findings)
+        status = "wrong" if findings else "ok"
+        words = "; ".join(findings or [f"remark: {remark}" for remark in measured.remarks])
     words = one_line(words)
-    if status != "ok" and place:
-        words = f"{words} ({place})"
+    if status != "ok" and where:
+        words = f"{words} ({where})"
     share *= 1 / (1 + len(measured.findings))  # a finding counts as much as all values
-    return Outcome(item.name, item.question, item.title, status, words, round(share, 4))
+    return Outcome(item.name, question, item.title, status, words, round(share, 4))
+
+
+def comparable(wanted: Arrays, measured: Measured) -> Arrays:
+    """Return the values that are asked for; where a finding says why some are lacking, the
+    others.
+    """
+    there = {key: array for key, array in wanted.items() if key in measured.arrays}
+    return there if there and measured.findings else wanted
 
 
 def one_line(text: str) -> str:
@@ -251,33 +296,42 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     finite.
     """
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    if found.shape != wanted.shape or not np.isfinite(found).all():
+    if found.shape != wanted.shape or not (np.isfinite(found) & np.isfinite(wanted)).all():
         return np.inf
     return float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-30))
 
 
 def scale(found: Arrays, wanted: Arrays) -> tuple[float, float]:
     """Return the factor by which the values are too large, and the distance that is left when that
-    is taken out.
+    is taken out, of the group that fits best.
     """
-    pairs = [(found[key].ravel(), wanted[key].ravel()) for key in wanted if key in found]
-    if any(a.shape != b.shape for a, b in pairs) or sum(a.size for a, _ in pairs) < 2:
-        return 1.0, np.inf
-    a, b = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*pairs, strict=True))
-    factor = float(a @ b / max(b @ b, 1e-30))
-    return factor, distance(
-        {key: values / factor for key, values in found.items()}, wanted
-    ) if factor else np.inf
+    best = 1.0, np.inf
+    for group in dict.fromkeys(key.partition("/")[0] for key in wanted):
+        part = {key: values for key, values in wanted.items() if key.startswith(f"{group}/")}
+        pairs = [
+            (found[key].ravel(), values.ravel()) for key, values in part.items() if key in found
+        ]
+        if any(a.shape != b.shape for a, b in pairs) or sum(a.size for a, _ in pairs) < 2:
+            continue
+        a, b = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*pairs, strict=True))
+        factor = float(a @ b / max(b @ b, 1e-30))
+        error = distance({k: v / factor for k, v in found.items()}, part) if factor else np.inf
+        best = min(best, (factor, error), key=lambda pair: pair[1])
+    return best
 
 
-def _definition(root: Path, item: Item) -> str:
+def _definition(root: Path, function: Function) -> str:
     """Return the file and line where the student's function is."""
+    path = next(files(root, function.file), None)
+    if path is None:
+        return function.file
+    name = path.relative_to(root).as_posix()
     with contextlib.suppress(OSError, SyntaxError, ValueError, StopIteration):
-        node: Any = ast.parse((root / item.file).read_bytes())
-        for part in item.function.split("."):
-            node = next(n for n in node.body if getattr(n, "name", None) == part)
-        return f"{item.file} line {node.lineno}"
-    return item.file
+        node: Any = ast.parse(path.read_bytes())
+        for parts in (part.split("|") for part in function.name.split(".")):
+            node = next(n for n in node.body if getattr(n, "name", None) in parts)
+        return f"{name} line {node.lineno}"
+    return name
 
 
 # --- The command ---
@@ -289,6 +343,7 @@ def check(
     patience: float = PATIENCE,
     jobs: int = 2,
     hidden: Expected | None = None,
+    edition: str = ASSIGNMENT,
 ) -> Iterator[Outcome]:
     """Check a solution's items, a few at a time; yield the outcomes in order.
 
@@ -299,7 +354,8 @@ def check(
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
 
     def verdict(item: Item, seen: Expected) -> Outcome:
-        return judge(item, measure(item, root, patience, seen.inputs), seen, root)
+        measured = measure(item, root, patience, seen.inputs, edition)
+        return judge(item, measured, seen, root, edition)
 
     def outcome(item: Item) -> Outcome:
         found = verdict(item, hidden or expected)
@@ -329,21 +385,8 @@ def check_edition(
     patience: float = PATIENCE,
     hidden: Expected | None = None,
 ) -> Iterator[Outcome]:
-    """Check a solution as `check` does, the homework's notebooks by the functions of their
-    cells.
-    """
-    if edition != HOMEWORK:
-        yield from check(root, items, patience, hidden=hidden)
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        write_package(root, Path(name).resolve())
-        places = [
-            replace(item, file=STYLE if item.file.startswith("style") else NETWORK)
-            for item in items
-        ]
-        found = check(Path(name).resolve(), places, patience, hidden=hidden)
-        for item, outcome in zip(items, found, strict=True):
-            yield replace(outcome, question=item.editions[edition][0])
+    """Check a solution of an edition as `check` does."""
+    yield from check(root, items, patience, hidden=hidden, edition=edition)
 
 
 def make_parser() -> Parser:
@@ -351,14 +394,11 @@ def make_parser() -> Parser:
     parser = Parser(
         description="Check a solution, question by question, by the reference's values."
     )
-    names = [item.name for item in ITEMS]
+    names = [item.name for item in (*ITEMS, *ELSEWHERE)]
     only = f"check these items alone: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", choices=names, metavar="ITEM", help=only)
     parser.add_argument(
-        "--edition",
-        choices=EDITIONS,
-        default=EDITIONS[0],
-        help="homework: the notebooks (default: %(default)s)",
+        "--edition", choices=EDITIONS, help="which (default: what the folder looks like)"
     )
     parser.add_argument(
         "--root", type=named_path, default=ROOT, metavar="FOLDER", help="a solution (default: this)"
@@ -399,17 +439,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit: a number of seconds above 0 was expected, got {options.limit:g}")
     if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
         parser.error(f"--json: {str(options.json)!r} is a folder, or in none")
-    items = [
-        item
-        for item in of_edition(options.edition)
-        if not options.only or item.name in options.only
-    ]
+    edition = options.edition or recognised(options.root)
+    if not edition:
+        known = ", ".join(EDITIONS)
+        parser.error(f"--root: {str(options.root)!r} looks like no edition; --edition: {known}")
+    items = [item for item in of_edition(edition) if not options.only or item.name in options.only]
     outcomes: list[Outcome] = []
     try:
         with unwinding_signals():
-            for outcome in check_edition(
-                options.root.resolve(), items, options.edition, options.limit
-            ):
+            root = options.root.resolve()
+            for outcome in check_edition(root, items, edition, options.limit):
                 outcomes.append(outcome)
                 where = f"{outcome.question:4} {outcome.name:20}"
                 print_line(f"{where} {outcome.status:8} {outcome.words}".rstrip())

@@ -168,7 +168,7 @@ def defined_techniques(data: Dataset) -> list[str]:
             )
         log.warning(
             "guided backprop, Guided Grad-CAM: left out, by Captum as well, since the network has "
-            "no ReLU" + (" but in gates" if modules else "")
+            "no ReLU" + (" on its main path" if modules else "")
         )
         return techniques
     if others:

@@ -25,7 +25,8 @@ from style_modules.guided_style import GuidedStyleLoss, mixed_targets, region_ma
 from style_modules.rules import RULES, Rule
 from style_modules.scales import LARGE, Recomputed, enlarged
 from visualizers.common import check_model, integer
-from visualizers.evaluation import copied
+from visualizers.evaluation import copied, full_precision
+from visualizers.replay import replayed
 
 __all__ = [
     "ITERATIONS",
@@ -167,6 +168,7 @@ class StyleTransferProgress:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@full_precision()
 def style_transfer(
     name: str,
     content_image: Picture | None,
@@ -284,21 +286,24 @@ def style_transfer(
     if not testing:
         sources = _sources(None if content_image is None else content_img, style_imgs)
         save_png(sources, path.with_name(f"{name}_before.png"), text)
+
+    def losses(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        feats = extract_features(image, layers)
+        # Question 2.4: forward through the three criteria
+        style = style_loss(feats, style_layers, style_targets, style_weights)
+        content = content_loss(content_weight, feats[content_layer], content_target)
+        tv = tv_loss(image, tv_weight)
+        # End
+        return content, style, tv, *getattr(style_loss, "terms", ())
+
+    evaluate = replayed(losses, [rule.picture(0)], [layers, content_loss, style_loss, tv_loss])
+    colors = content_img if preserve_color else None
     reached = None
     try:
         for t in range(rule.count + 1):
             image = rule.picture(t)
-            feats = extract_features(image, layers)
-            # Question 2.4: forward through the three criteria
-            style = style_loss(feats, style_layers, style_targets, style_weights)
-            content = content_loss(content_weight, feats[content_layer], content_target)
-            tv = tv_loss(image, tv_weight)
-            # End
-            del feats
-            by_layer = [term.item() for term in getattr(style_loss, "terms", ())]
-            reached = _progress(
-                t, image, (content, style, tv), by_layer, content_img if preserve_color else None
-            )
+            content, style, tv, *by_layer = evaluate(image)
+            reached = _progress(t, image, (content, style, tv, *by_layer), colors)
             if callback:
                 callback(reached)
             if t < rule.count:
@@ -316,21 +321,18 @@ def style_transfer(
 
 
 def _progress(
-    t: int,
-    image: torch.Tensor,
-    terms: Sequence[torch.Tensor | float],
-    by_layer: Sequence[float],
-    colors: torch.Tensor | None,
+    t: int, image: torch.Tensor, terms: Sequence[torch.Tensor | float], colors: torch.Tensor | None
 ) -> StyleTransferProgress:
     """Return the progress at step t.
 
     Args:
         image: (1, 3, H, W).
-        terms: content, style and total variation; a loss over no layers may be the number 0.
-        by_layer: the style term by layer.
+        terms: content, style, total variation, and the style by layer; a loss over no layers may
+            be the number 0.
         colors: the picture whose colours the reported one is given; None leaves it its own.
     """
-    content, style, tv = (torch.as_tensor(term).item() for term in terms)
+    tensors = [torch.as_tensor(term).detach().to(image.device) for term in terms]
+    content, style, tv, *by_layer = torch.stack(tensors).tolist()  # together: a GPU is waited for
     if not math.isfinite(content + style + tv):
         kept = f"; the picture of step {t - 1} is kept" if t else ""
         raise InputError(

@@ -50,7 +50,8 @@ def try_out(model: nn.Module, size: int, more: Iterable[nn.Module] = ()) -> Tria
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             trial.output = model(image.clone())
-    except Exception:  # it is told of, with picture and cause, where photos are evaluated
+    # It is told of, with picture and cause, where photos are evaluated
+    except (Exception, SystemExit):
         pass
     finally:
         for handle in handles:

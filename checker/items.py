@@ -7,8 +7,21 @@ tables up to date.
 
 from dataclasses import dataclass
 
-# The package with root scripts (the hand-out's numbers), and the notebooks' shorter edition.
-ASSIGNMENT, HOMEWORK = EDITIONS = ("assignment", "homework")
+from checker.editions import ASSIGNMENT, HOMEWORK, TABLE, TAKES, Edition, Function
+
+__all__ = [
+    "ASSIGNMENT",
+    "EDITIONS",
+    "ELSEWHERE",
+    "HOMEWORK",
+    "ITEMS",
+    "UNASKED",
+    "Item",
+    "of_edition",
+    "place",
+]
+
+EDITIONS = tuple(TABLE)
 UNASKED = "which nobody asked for"  # of what is printed
 
 
@@ -20,31 +33,33 @@ class Item:
     title: str
     file: str
     function: str  # that the student writes: function or Class.method
-    editions: dict[str, tuple[str, float]]  # edition → number of the question, points
+    points: float  # in an edition whose row does not say otherwise
     # Largest relative error ‖found − expected‖ / ‖expected‖: above what right solutions written
     # differently show, below the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
     extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
     parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
+    measured: str = ""  # the function that is called, where it is not that one
 
     @property
     def question(self) -> str:
         """The assignment's number."""
         return self.editions[ASSIGNMENT][0]
 
-
-def _both(assignment: str, homework: str, points: float) -> dict[str, tuple[str, float]]:
-    return {ASSIGNMENT: (assignment, points), HOMEWORK: (homework, points)}
-
-
-def _alone(question: str, points: float) -> dict[str, tuple[str, float]]:
-    return {ASSIGNMENT: (question, points)}
+    @property
+    def editions(self) -> dict[str, tuple[str, float]]:
+        """Edition → number of the question, points."""
+        return {
+            name: (edition.asks[self.name], edition.points.get(self.name, self.points))
+            for name, edition in TABLE.items()
+            if self.name in edition.asks
+        }
 
 
 def of_edition(edition: str) -> list[Item]:
     """Return the items of an edition."""
-    return [item for item in ITEMS if edition in item.editions]
+    return [item for item in (*ITEMS, *ELSEWHERE) if item.name in TABLE[edition].asks]
 
 
 SALIENCY, GRADCAM, FOOLING = (
@@ -59,7 +74,7 @@ ITEMS = (
         "Saliency maps",
         SALIENCY,
         "SaliencyMap.compute_saliency_maps",
-        _both("1.1", "1.1", 10),
+        10,
         0.05,
         "Put the network into eval mode. Sum the scores of the labelled classes: no score "
         "depends on another image, so one gradient serves them all. Then of the three colours "
@@ -70,7 +85,7 @@ ITEMS = (
         "Saliency and others by Captum",
         "saliency_map.py",
         "draw_captum",
-        _alone("1.1", 4),
+        4,
         0.1,
         "saliency_captum.png: the row of the photos and a row of Captum's Saliency, the "
         "largest channel. attributions_captum.png: the photos, Saliency, IntegratedGradients and "
@@ -83,7 +98,7 @@ ITEMS = (
         "Guided ReLU",
         GRADCAM,
         "CustomReLU.backward",
-        _alone("1.2", 2),
+        2,
         1e-05,
         "What forward saved tells where the input was positive. Both conditions count.",
     ),
@@ -92,7 +107,7 @@ ITEMS = (
         "Guided backprop",
         GRADCAM,
         "GradCam.guided_backprop",
-        _alone("1.2", 6),
+        6,
         0.05,
         "CustomReLU has to stand in for every ReLU, also those inside the Fire modules, and "
         "the network is to be given back as it was: work on a copy (copy.deepcopy), or undo "
@@ -103,7 +118,7 @@ ITEMS = (
         "Grad-CAM",
         GRADCAM,
         "GradCam.grad_cam",
-        _alone("1.2", 8),
+        8,
         0.09,
         "Forward hooks show a layer's output; remove them afterwards. Without layer, take "
         "default_layer(gc_model).module. Keep what is positive, then enlarge to (H, W), which PIL "
@@ -114,7 +129,7 @@ ITEMS = (
         "Guided Grad-CAM",
         GRADCAM,
         "GradCam.guided_grad_cam",
-        _alone("1.2", 4),
+        4,
         0.1,
         "Gradients of a first backward pass that stay in X_tensor.grad would be added to those of "
         "a second one.",
@@ -124,7 +139,7 @@ ITEMS = (
         "Grad-CAM and others by Captum",
         "gradcam.py",
         "draw_captum",
-        _alone("1.2", 6),
+        6,
         0.1,
         "Five figures, NAME_captum.png, each the row of the photos and one attribution_row: "
         "guided_backprop (GuidedBackprop), guided_gradcam (GuidedGradCam at the first layer, "
@@ -139,7 +154,7 @@ ITEMS = (
         "Fooling images",
         FOOLING,
         "FoolingImage.make_fooling_image",
-        _both("1.3", "1.2", 10),
+        10,
         0.1,
         "Work on a copy of X. Look at the scores before each step and stop as soon as the target's "
         "is the highest.",
@@ -149,17 +164,18 @@ ITEMS = (
         "Class visualization",
         CLASS,
         "objective_gradient",
-        _both("1.4", "1.3", 10),
-        0.1,
+        10,
+        0.25,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
         "can write down.",
+        measured="ClassVisualization.create_class_visualization",
     ),
     Item(
         "content_loss",
         "Content loss",
         CONTENT,
         "ContentLoss.forward",
-        _both("2.1", "2.1", 3),
+        3,
         0.0001,
         "One line; the weight is a factor of the sum.",
     ),
@@ -168,7 +184,7 @@ ITEMS = (
         "Gram matrix",
         STYLE,
         "StyleLoss.gram_matrix",
-        _both("2.2", "2.2", 3),
+        3,
         0.0001,
         "Make a matrix (C, H·W) of each image's features; the batch dimension stays.",
     ),
@@ -177,7 +193,7 @@ ITEMS = (
         "Style loss",
         STYLE,
         "StyleLoss.forward",
-        _both("2.2", "2.2", 3),
+        3,
         0.0001,
         "style_layers says where in feats a layer is; style_targets and style_weights are "
         "counted along with it. Over no layers the loss is a tensor too.",
@@ -187,7 +203,7 @@ ITEMS = (
         "Total variation",
         VARIATION,
         "TotalVariationLoss.forward",
-        _both("2.3", "2.3", 3),
+        3,
         0.0001,
         "No loops: differences of two shifted slices, once along the height and once along the "
         "width.",
@@ -197,7 +213,7 @@ ITEMS = (
         "Update rule of style transfer",
         "style_utils.py",
         "style_transfer",
-        _both("2.4", "2.4", 6),
+        6,
         0.01,
         "Forward through the three criteria; then, unless all steps are done, clear the "
         "optimizer's gradients, go "
@@ -206,12 +222,20 @@ ITEMS = (
         "20 steps are left, a new Adam with the smaller learning rate.",
         parts=True,
     ),
-    Item(
-        "feature_inversion",
-        "Feature inversion",
-        STYLE,
-        "StyleLoss.forward",
-        _both("2.5", "2.5", 2),
-        0.0,
-    ),
+    Item("feature_inversion", "Feature inversion", STYLE, "StyleLoss.forward", 2, 0.0),
 )
+
+# Items that our own starter lacks.
+ELSEWHERE = (
+    Item("guided_gram_matrix", "Guided Gram matrix", "", "guided_gram_matrix", 3, 0.0001),
+    Item("guided_style_loss", "Guided style loss", "", "guided_style_loss", 3, 0.0001),
+)
+
+
+def place(edition: str | Edition, name: str) -> Function:
+    """Return where an item's function is, by the edition's row or by the item's own."""
+    item = next(item for item in (*ITEMS, *ELSEWHERE) if item.name == name)
+    row = TABLE[edition] if isinstance(edition, str) else edition
+    return row.places.get(name) or Function(
+        item.file, item.measured or item.function, TAKES.get(name, "")
+    )

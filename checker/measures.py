@@ -5,12 +5,13 @@ No judgement on values is made here: they are compared with data/expected.npz in
 started this one.
 """
 
-import importlib
+import contextlib
+import copy
+import functools
 import inspect
 import os
 import sys
 import threading
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +25,27 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-EVERY = 6  # of the maps' pixels each way that are compared
+from checker.editions import WIDE, Photos
+from checker.solution import Missing, Solution, imported
+from data_utils import load_imagenet_val
+from files.course import package_file
+from image_utils import (
+    SQUEEZENET_MEAN,
+    SQUEEZENET_STD,
+    blur_image,
+    deprocess,
+    open_image,
+    preprocess,
+    preprocess_image,
+)
+from model_utils import load_model
+
+EVERY = 6  # of the figures' pixels each way that are compared
+MANY = 20  # times that a network may be looked at after it has been fooled
 STEPS = 30  # of feature inversion
 RATE = 50  # of class visualization: its steps' length
+OUTSIDE = "the {} no gradient: it was computed outside the graph (detach, item, .data or NumPy)"
 OTHER_CALL = 0.01  # relative difference of two calls that means something
-
-# What the packages export, and from which module.
-EXPORTS = {
-    "visualizers": {
-        "SaliencyMap": "saliency_map",
-        "GradCam": "gradcam",
-        "FoolingImage": "fooling_image",
-        "ClassVisualization": "class_visualization",
-    },
-    "style_modules": {
-        "ContentLoss": "content_loss",
-        "StyleLoss": "style_loss",
-        "TotalVariationLoss": "tv_loss",
-    },
-}
 
 Arrays = dict[str, np.ndarray]
 
@@ -67,6 +70,16 @@ class Inputs:
 
 
 inputs = Inputs()  # set by the process that measures
+# Further ones, for functions that want five.
+FURTHER = (
+    ("skimage", "data/camera.png", 872),
+    ("skimage", "data/motorcycle_left.png", 665),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", 652),
+)
+# Photo and target of fooling images in steps of this length: of one that is reached soon, and one
+# that is reached late and by little.
+FOOLED = {10: ((3, 254), (1, 779)), 1: ((0, 43), (3, 6))}
+LATE = (1, 310)  # in our own starter's photos
 
 
 class Finding(Exception):
@@ -81,55 +94,37 @@ class Finding(Exception):
 # --- What the items have in common ---
 
 
-def solution(name: str) -> types.ModuleType:
-    """Import a module of the solution, of a package that module alone: a fault in another one is
-    not this item's.
+@functools.cache
+def _squeezenet() -> nn.Module:
+    return load_model(weights="bundled", device="cpu")
+
+
+def network(solution: Solution) -> nn.Module:
+    """Return a new SqueezeNet with the bundled weights. Unless the hand-out puts it into eval mode,
+    it is in training mode: dropout is on until a solution turns it off.
     """
-    package = name.partition(".")[0]
-    if package in EXPORTS and package not in sys.modules:
-        module: Any = types.ModuleType(package)
-        module.__path__ = [str(Path(sys.path[0]) / package)]
-        module.__getattr__ = lambda exported: _exported(package, exported)
-        sys.modules[package] = module
-    return importlib.import_module(name)
+    return copy.deepcopy(_squeezenet()).train(not solution.edition.eval_mode)
 
 
-def _exported(package: str, name: str) -> Any:
-    """Return what a package exports, when it is asked for: as of `from visualizers import
-    GradCam`.
+def photos(kind: Photos = WIDE) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """Return an edition's photos, uint8 (N, H, W, 3), as the network sees them, (N, 3, H, W), and
+    classes.
     """
-    if name not in EXPORTS[package]:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{package}.{EXPORTS[package][name]}"), name)
-
-
-def network() -> nn.Module:
-    """Return SqueezeNet with the bundled weights, in training mode: dropout is on until a solution
-    turns it off.
-    """
-    return solution("model_utils").load_model(weights="bundled", device="cpu").train()
-
-
-def photos() -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Return two photos, uint8 (2, height, width, 3), as the network sees them, (2, 3, height,
-    width), and classes.
-    """
-    X = np.stack([np.asarray(picture(i, inputs.size)) for i in range(2)])
-    images = solution("image_utils").preprocess_image(X).transpose(0, 3, 1, 2)
-    return (
-        X,
-        torch.from_numpy(np.ascontiguousarray(images)),
-        torch.tensor([label for *_, label in inputs.photos]),
-    )
+    size = inputs.size if kind is WIDE else (kind.height, kind.width)
+    X = np.stack([np.asarray(picture(i, size)) for i in range(kind.count)])
+    images = preprocess_image(X).transpose(0, 3, 1, 2)
+    labels = [label for *_, label in (*inputs.photos, *FURTHER)]
+    return X, torch.from_numpy(np.ascontiguousarray(images)), torch.tensor(labels[: kind.count])
 
 
 def picture(index: int, size: tuple[int, int]) -> Image.Image:
-    """Return a photo of the given ones, brought to a height and a width."""
+    """Return a photo, brought to a height and a width."""
+    if index >= len(inputs.photos):
+        return open_image(package_file(*FURTHER[index - 2][:2])).resize(size[::-1])
     file, box, _ = inputs.photos[index]
-    path = solution("files.course").package_file("skimage", file)
-    image = solution("image_utils").open_image(path)
-    pixels = [share * side for share, side in zip(box, 2 * image.size, strict=True)]
-    return image.resize(size[::-1], box=pixels)
+    image = open_image(package_file("skimage", file))
+    left, top, right, bottom = (s * side for s, side in zip(box, 2 * image.size, strict=True))
+    return image.resize(size[::-1], box=(left, top, right, bottom))
 
 
 def numbers(seed: int, *shape: int) -> torch.Tensor:
@@ -142,8 +137,11 @@ def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return a result as an array when it has the type and shape that the docstring promises.
 
     Raises:
+        Missing: there is none, as of a function that is not written yet.
         Finding: it has not.
     """
+    if value is None:
+        raise Missing("nothing is given back")
     if not isinstance(value, kind):
         raise Finding(
             f"a {kind.__module__}.{kind.__name__} was expected, got {type(value).__name__}"
@@ -161,32 +159,39 @@ def expect(value: Any, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def maps(compute: Callable, kind: type, shape: tuple[int, ...]) -> Arrays:
-    """Compute maps of the photos twice, and see what else has happened to network and photos.
+def maps(solution: Solution, item: str, kind: type, channels: tuple[int, ...] = ()) -> Arrays:
+    """Compute maps of the photos twice, and see what else has happened to network and photos."""
+    compute, edition = solution.function(item), solution.edition
+    _, given, labels = photos(edition.photos)
+    shape = (*given.shape[:1], *given.shape[2:], *channels)
+    prepared = item in edition.prepared
+    model, images = network(solution), given.clone().requires_grad_(prepared)
+    state = _state(model)
 
-    Raises:
-        Finding: the network is ruined, the photos are overwritten, or the second call gives
-            something else.
-    """
-    model, (_, images, labels) = network(), photos()
-    # Each call gets fresh photos: a solution may leave a gradient on them.
-    given, state = images.clone(), _state(model)
-    first = expect(compute(images, labels, model), kind, shape).copy()
-    _check_untouched(model, state, images, given)
+    def call() -> np.ndarray:
+        return expect(compute(X=images, y=labels, model=model), kind, shape).copy()
+
+    first = call()
     # A weak photo counts like a strong one.
-    arrays = {f"maps/{i}": one[::EVERY, ::EVERY] for i, one in enumerate(first)}
-    model.train()
-    images = given.clone()
-    second = expect(compute(images, labels, model), kind, shape)
+    every = edition.photos.every
+    arrays = {f"maps/{i}": one[::every, ::every] for i, one in enumerate(first)}
+    solution.findings += _changes(model, None if prepared else state, images, given)
+    if solution.findings or solution.once:
+        return arrays
+    model = network(solution)
+    second = call()  # with the photos that the first call has left
     if _differs(second, first):
-        model.train()
-        if _differs(expect(compute(given.clone(), labels, model), kind, shape), first):
-            raise Finding(
-                "two calls give different maps: dropout is left on; use eval mode", arrays
+        model, images = network(solution), given.clone().requires_grad_(prepared)
+        if _differs(call(), first):
+            solution.findings.append(
+                "two calls give different maps: dropout is left on; use eval mode"
             )
-        factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
-        again = f"a second call with the same photos gives {factor:.2g} times as much"
-        raise Finding(f"gradients accumulated: {again}", arrays)
+        else:
+            factor = float(np.linalg.norm(second) / max(1e-30, np.linalg.norm(first)))
+            solution.remarks.append(
+                f"a second call with the same photos gives {factor:.2g} times as much: the "
+                "gradients of the first are still there"
+            )
     return arrays
 
 
@@ -201,19 +206,26 @@ def _state(model: nn.Module) -> tuple:
     return modules, [parameter.detach().clone() for parameter in model.parameters()], count
 
 
-def _check_untouched(
-    model: nn.Module, state: tuple, images: torch.Tensor, given: torch.Tensor
-) -> None:
-    modules, parameters, hooks = _state(model)
-    same = len(parameters) == len(state[1]) and all(map(torch.equal, parameters, state[1]))
-    if modules != state[0] or not same:
-        raise Finding(
-            "the network is ruined afterwards: its modules or parameters are not those that it had"
-        )
-    if hooks != state[2]:
-        raise Finding("the network is ruined afterwards: hooks are left on it")
+def _changes(
+    model: nn.Module, state: tuple | None, images: torch.Tensor, given: torch.Tensor
+) -> list[str]:
+    """Return what has become of the network, unless the hand-out itself changes it, and of the
+    photos.
+    """
+    found = []
+    if state:
+        modules, parameters, hooks = _state(model)
+        same = len(parameters) == len(state[1]) and all(map(torch.equal, parameters, state[1]))
+        if modules != state[0] or not same:
+            found.append(
+                "the network is ruined afterwards: its modules or parameters are not those that it "
+                "had"
+            )
+        elif hooks != state[2]:
+            found.append("the network is ruined afterwards: hooks are left on it")
     if not torch.equal(images.detach(), given):
-        raise Finding("the image that was given is overwritten; work on a copy")
+        found.append("the image that was given is overwritten; work on a copy")
+    return found
 
 
 def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arrays:
@@ -224,6 +236,8 @@ def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arra
     """
     variable = variable.clone().requires_grad_()
     value = compute(variable)
+    if value is None:
+        raise Missing("nothing is given back")
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         got = (
             f"shape {tuple(value.shape)}"
@@ -232,10 +246,7 @@ def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arra
         )
         raise Finding(f"a tensor with one number was expected, got {got}")
     if not value.requires_grad:
-        raise Finding(
-            "the loss has no gradient: it was computed outside the graph (detach, item, .data or "
-            "NumPy)"
-        )
+        raise Finding(OUTSIDE.format("loss has"), {f"{group}/value": value.reshape(()).numpy()})
     (gradient,) = torch.autograd.grad(value.sum(), variable)
     return {
         f"{group}/value": value.detach().reshape(()).numpy(),
@@ -246,44 +257,69 @@ def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arra
 # --- Questions 1.1 and 1.2 ---
 
 
-def measure_saliency_map() -> Arrays:
-    technique = solution("visualizers.saliency_map").SaliencyMap()
-    return maps(technique.compute_saliency_maps, torch.Tensor, (2, *inputs.size))
+def measure_saliency_map(solution: Solution) -> Arrays:
+    return maps(solution, "saliency_map", torch.Tensor)
 
 
-def measure_custom_relu() -> Arrays:
+def measure_custom_relu(solution: Solution) -> Arrays:
     x, weights = numbers(1, 4, 25).requires_grad_(), numbers(2, 4, 25)
-    value = solution("visualizers.gradcam").CustomReLU.apply(x)
+    value = solution.owner("custom_relu").apply(x)
     (gradient,) = torch.autograd.grad((value * weights).sum(), x)
     return {"relu/value": expect(value, torch.Tensor, (4, 25)), "relu/gradient": gradient.numpy()}
 
 
-def measure_guided_backprop() -> Arrays:
-    technique = solution("visualizers.gradcam").GradCam()
-    return maps(technique.guided_backprop, np.ndarray, (2, *inputs.size, 3))
+def measure_guided_backprop(solution: Solution) -> Arrays:
+    return maps(solution, "guided_backprop", np.ndarray, (3,))
 
 
-def measure_grad_cam() -> Arrays:
-    return maps(solution("visualizers.gradcam").GradCam().grad_cam, np.ndarray, (2, *inputs.size))
+def measure_grad_cam(solution: Solution) -> Arrays:
+    """Measure with the photos, and with a network whose gradient is not the same everywhere."""
+    arrays = maps(solution, "grad_cam", np.ndarray)
+    images, labels = _photos_of_places(), torch.tensor([2, 0])
+    images.requires_grad_("grad_cam" in solution.edition.prepared)
+    cam = solution.function("grad_cam")(X=images, y=labels, model=_Places())
+    return arrays | {"maps/places": expect(cam, np.ndarray, (2, 32, 32))}
 
 
-def measure_guided_grad_cam() -> Arrays:
-    technique = solution("visualizers.gradcam").GradCam()
-    return maps(technique.guided_grad_cam, np.ndarray, (2, *inputs.size, 3))
+def _photos_of_places() -> torch.Tensor:
+    return numbers(31, 2, 3, 32, 32)
+
+
+class _Places(nn.Module):
+    """A network with SqueezeNet's parts, of which the last looks at every place with other
+    weights.
+    """
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Identity() for _ in range(10)]
+        layers += [nn.Conv2d(3, 4, 4, stride=4), nn.ReLU(), nn.Conv2d(4, 4, 1)]
+        self.features, self.classifier = nn.Sequential(*layers), nn.Sequential()
+        self.classifier.extend([nn.Flatten(), nn.Linear(256, 3)])
+        for seed, parameter in enumerate(self.parameters()):
+            parameter.data = 0.3 * numbers(40 + seed, *parameter.shape)
+        self.eval()
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+def measure_guided_grad_cam(solution: Solution) -> Arrays:
+    return maps(solution, "guided_grad_cam", np.ndarray, (3,))
 
 
 def captum_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Return the photos, 224×224, that the scripts draw by Captum, classes, and the classes'
     names.
     """
-    X, y, names = solution("data_utils").load_imagenet_val(2)
+    X, y, names = load_imagenet_val(2)
     if inputs.seed:
         X = np.stack([np.asarray(picture(i, X.shape[1:3])) for i in range(2)])
         y = np.array([label for *_, label in inputs.photos])
     return X, y, names
 
 
-def captum_rows(script: str) -> Arrays:
+def captum_rows(solution: Solution, script: str) -> Arrays:
     """Run a script in this scratch folder, on two photos, and return the rows of maps that it has
     drawn by Captum.
 
@@ -293,11 +329,9 @@ def captum_rows(script: str) -> Arrays:
     """
     drawn: list[np.ndarray] = []
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
-    figures: Any = solution("figure_utils")
-    data: Any = solution("data_utils")
-    captum: Any = solution("captum_utils")
+    figures, data, captum = map(imported, ("figure_utils", "data_utils", "captum_utils"))
     vision: Any = torchvision.models
-    draw_rows, model = figures.draw_rows, network().eval()
+    draw_rows, model = figures.draw_rows, network(solution).eval()
 
     def record(rows, *given, **kwargs):
         shapes = [np.asarray(tile).shape for _, tiles in rows for tile in tiles]
@@ -312,7 +346,7 @@ def captum_rows(script: str) -> Arrays:
     X, y, names = captum_photos()
     data.load_imagenet_val = lambda *_, **__: (X, y, names)
     vision.squeezenet1_1 = lambda *_, **__: model
-    solution("visualizers.common")
+    imported("visualizers.common")
     package: Any = sys.modules["visualizers"]
     package.SaliencyMap = package.GradCam = _StandIn
     Path("visualization").mkdir()
@@ -321,11 +355,11 @@ def captum_rows(script: str) -> Arrays:
         for name, pixels in zip(("1.png", "2.png"), X, strict=True):
             Image.fromarray(pixels).save(name)
         sys.argv += ["--images", "1.png", "2.png", "--labels", *map(str, y)]
-    module: Any = solution(script)  # a flat one has done everything now
+    module: Any = imported(script)  # a flat one has done everything now
     if hasattr(module, "make_figures"):
-        parser = solution("cli.options").make_parser("")
+        parser = imported("cli.options").make_parser("")
         module.add_options(parser)
-        module.make_figures(solution("cli.session").Session(parser.parse_args(sys.argv[1:])))
+        module.make_figures(imported("cli.session").Session(parser.parse_args(sys.argv[1:])))
     # About grey on white; what a photo's row is, no map is near to.
     return {
         f"row/{i}": row[:, ::EVERY, ::EVERY].astype(np.float32) - 165 for i, row in enumerate(drawn)
@@ -350,112 +384,233 @@ class _StandIn:
     guided_grad_cam = guided_backprop
 
 
-def measure_saliency_captum() -> Arrays:
-    return captum_rows("saliency_map")
+def measure_saliency_captum(solution: Solution) -> Arrays:
+    return captum_rows(solution, "saliency_map")
 
 
-def measure_gradcam_captum() -> Arrays:
-    return captum_rows("gradcam")
+def measure_gradcam_captum(solution: Solution) -> Arrays:
+    return captum_rows(solution, "gradcam")
 
 
 # --- Questions 1.3 and 1.4 ---
 
 
-def measure_fooling_image() -> Arrays:
-    model, (_, images, _) = network(), photos()
-    X = images[1:].contiguous()
-    given, state = X.clone(), _state(model)
-    technique = solution("visualizers.fooling_image").FoolingImage()
-    fooling = expect(
-        technique.make_fooling_image(X, inputs.target, model), torch.Tensor, (1, 3, *inputs.size)
+def measure_fooling_image(solution: Solution) -> Arrays:
+    """Fool the network for a target that is reached soon, and look how one is that is reached late:
+    rounding grows with the steps, so that of these only start and stop are looked at.
+    """
+    compute, edition = solution.function("fooling_image"), solution.edition
+    soon, late = ((1, inputs.target), LATE) if edition.photos is WIDE else FOOLED[edition.step]
+    difference = _fooling(solution, compute, *soon)
+    if not difference.any():
+        raise Missing("the image is given back as it was")
+    if not solution.once and not solution.findings:
+        if not edition.eval_mode and _differs(_fooling(solution, compute, *soon), difference):
+            solution.findings.append("two runs differ: dropout is left on; use eval mode")
+        difference_late = _fooling(solution, compute, *(soon if inputs.seed else late))
+        limited = solution.accepts("fooling_image", "max_iter") and not solution.findings
+        if limited and not _differs(
+            _fooling(solution, compute, *late, max_iter=2), difference_late
+        ):
+            solution.findings.append("max_iter is ignored: with 2 all steps are taken")
+    return {"image/difference": difference[..., :: edition.photos.every, :: edition.photos.every]}
+
+
+def _fooling(
+    solution: Solution, compute: Callable, number: int, target: int, **options: Any
+) -> np.ndarray:
+    """Return what is added to a photo; note what has happened to it and to the network, and whether
+    the steps have ended when the network was fooled.
+    """
+    _, images, _ = photos(solution.edition.photos)
+    given, model = images[number : number + 1].contiguous(), network(solution)
+    asked: list[torch.Tensor] = []  # the images that the network has seen
+    fooled: list[bool] = []  # by each of them
+    model.features.register_forward_pre_hook(lambda _, x: asked.append(x[0].detach().clone()))
+    model.classifier.register_forward_hook(
+        lambda _, __, scores: fooled.append(int(scores.flatten(1)[0].argmax()) == target)
     )
-    _check_untouched(model, state, X, given)
-    return {"image/difference": (fooling - given.numpy())[..., ::EVERY, ::EVERY]}
+    X, state = given.clone(), _state(model)
+    value = compute(X=X, target_y=target, model=model, **options)
+    fooling = expect(value, torch.Tensor, tuple(given.shape)).copy()
+    found = _changes(model, state, X, given)
+    first = asked[fooled.index(True)].numpy() if True in fooled else None
+    if sum(fooled) > MANY:
+        found.append("never stops: the network is fooled, and the steps go on")
+    elif first is not None and np.linalg.norm(fooling - first) > 0.1 * solution.edition.step:
+        found.append("the steps go on when the network is fooled: look at the scores before each")
+    elif first is None and not options:
+        with torch.no_grad():
+            scores = model.eval()(torch.from_numpy(fooling))
+        if int(scores[0].argmax()) != target:
+            found.append("the steps end before the network is fooled")
+    solution.findings += [] if solution.once else [f for f in found if f not in solution.findings]
+    return fooling - given.numpy()
 
 
-def measure_class_visualization() -> Arrays:
-    """Grow a picture in few steps, without jitter; the pictures' pixels are what `deprocess` gives,
-    0 … 255.
+def measure_class_visualization(solution: Solution) -> Arrays:
+    """Grow a picture in few steps, without jitter; the pictures' pixels are 0 … 255.
+
+    A whole run is the solution's, or of its steps a run is made here.
     """
     Path("visualization").mkdir()  # for a solution that draws what it was not asked to
-    technique, model = solution("visualizers.class_visualization").ClassVisualization(), network()
-    state, label = _state(model), inputs.grown
-    settings = {
-        "l2_reg": 1e-3,
-        "num_iterations": 4,
-        "max_jitter": 0,
-        "blur_every": 100,
-        "generate_plots": False,
-    }
+    where, model = solution.place("class_visualization"), network(solution)
+    compute, state = solution.function("class_visualization"), _state(model)
 
-    def grow(rate: float) -> np.ndarray:
-        torch.manual_seed(inputs.seed)
+    def grow(rate: float, l2_reg: float = 1e-3) -> np.ndarray:
+        options = GROWN | {"learning_rate": rate, "l2_reg": l2_reg}
         np.random.seed(inputs.seed)
-        picture = technique.create_class_visualization(
-            label, {label: "a class"}, model, torch.FloatTensor, learning_rate=rate, **settings
-        )
-        if not isinstance(picture, Image.Image) or picture.size != (224, 224):
-            raise Finding(
-                f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}"
-            )
-        pixels = np.asarray(picture.convert("RGB"), np.float32)
-        # The same whether `deprocess` has stretched them
-        return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)
+        if "img" in where.takes.split():
+            return _pixels(_run_of_steps(compute, model, where.next, **options))
+        torch.manual_seed(inputs.seed)
+        return _pixels(_whole_run(solution, compute, model, **options))
 
-    change = grow(RATE) - grow(1e-6)  # what the steps do, without the noise that they start from
-    model.train()
-    again = grow(RATE) - grow(1e-6)
-    _check_untouched(model, state, torch.empty(0), torch.empty(0))
-    if not np.abs(change).max():
+    noise, grown, strong = grow(1e-6), grow(RATE), grow(RATE, l2_reg=1)
+    solution.findings += _changes(model, state, torch.empty(0), torch.empty(0))
+    if np.array_equal(noise, grown):
+        still = _pixels(_run_of_steps(lambda img, **_: img, model, "result", **GROWN))
+        if np.abs(grown - still).max() < 0.1:
+            raise Missing("the image stays as it was")
         raise Finding("the learning rate has no effect on the picture")
-    if np.linalg.norm(change - again) > 0.1 * np.linalg.norm(change):
-        raise Finding("two runs from the same noise differ: dropout is left on")
-    return {"image/change": change[::4, ::4]}
+    if not solution.edition.eval_mode:
+        model.train()
+        if np.linalg.norm(grow(RATE) - grown) > 0.1 * np.linalg.norm(grown - noise):
+            solution.findings.append("two runs from the same noise differ: dropout is left on")
+    # What the steps do, without the noise that they start from. Where steps of any length will do,
+    # both ways are kept ready for the comparison.
+    arrays = {"change": (grown - noise)[::8, ::8], "strong": (strong - noise)[::8, ::8]}
+    ways = ("image",) if solution.edition.unit_steps else ("unit", "plain")
+    return {f"{way}/{key}": array for way in ways for key, array in arrays.items()}
+
+
+# Few steps: rounding grows with each of them.
+GROWN: dict[str, Any] = {"num_iterations": 2, "max_jitter": 0, "blur_every": 100}
+
+
+def _pixels(picture: Any) -> np.ndarray:
+    """Return a picture's pixels, the same whether `deprocess` has stretched them."""
+    if not isinstance(picture, Image.Image) or picture.size != (224, 224):
+        raise Finding(f"a PIL picture of 224×224 pixels was expected, got {type(picture).__name__}")
+    pixels = np.asarray(picture.convert("RGB"), np.float32)
+    return (pixels - pixels.mean()) / max(pixels.std(), 1e-3)
+
+
+def _whole_run(solution: Solution, compute: Callable, model: nn.Module, **options: Any) -> Any:
+    if solution.edition.quiet:
+        options["generate_plots"] = False
+    if "class_names" in solution.place("class_visualization").takes:
+        options["class_names"] = {inputs.grown: "a class"}
+    picture = compute(target_y=inputs.grown, model=model, dtype=torch.FloatTensor, **options)
+    if inspect.ismodule(picture):  # matplotlib.pyplot, in which it is drawn
+        return Image.fromarray(np.asarray(picture.gca().images[-1].get_array(), np.uint8))
+    return picture
+
+
+def _run_of_steps(
+    compute: Callable,
+    model: nn.Module,
+    following: str,
+    num_iterations: int,
+    l2_reg: float = 0,
+    learning_rate: float = 0,
+    **_: int,
+) -> Any:
+    """Return the picture after some steps, each followed by what the notebooks do to it."""
+    mean, std = (torch.from_numpy(x).view(3, 1, 1) for x in (SQUEEZENET_MEAN, SQUEEZENET_STD))
+    torch.manual_seed(inputs.seed)
+    image = torch.randn(1, 3, 224, 224).requires_grad_(following != "copy")
+    for t in range(num_iterations):
+        given = {"img": image, "target_y": inputs.grown, "model": model}
+        value = compute(**given, l2_reg=l2_reg, learning_rate=learning_rate)
+        if following == "result":
+            expect(value, torch.Tensor, (1, 3, 224, 224))
+            image = value
+        elif following == "copy":
+            image.copy_(torch.from_numpy(expect(value, torch.Tensor, (1, 3, 224, 224))))
+        image.data.copy_(torch.clamp(image.data, -mean / std, (1 - mean) / std))
+        if t == 0:
+            blur_image(image.data, sigma=0.5)
+    return deprocess(image.detach(), should_rescale=False)
 
 
 # --- Questions 2.1 to 2.5 ---
 
 
-def measure_content_loss() -> Arrays:
-    compute, target = solution("style_modules.content_loss").ContentLoss(), numbers(3, 1, 4, 5, 6)
-    return loss(lambda x: compute(6e-2, x, target), numbers(4, 1, 4, 5, 6))
-
-
-def measure_gram_matrix() -> Arrays:
-    gram, features = (
-        solution("style_modules.style_loss").StyleLoss().gram_matrix,
-        numbers(5, 2, 4, 5, 6),
+def measure_content_loss(solution: Solution) -> Arrays:
+    compute, target = solution.function("content_loss"), numbers(3, 1, 4, 5, 6)
+    return loss(
+        lambda x: compute(content_weight=6e-2, content_current=x, content_original=target),
+        numbers(4, 1, 4, 5, 6),
     )
-    arrays = {"gram/normalised": gram(features), "gram/plain": gram(features, normalize=False)}
-    return {key: expect(value, torch.Tensor, (2, 4, 4)) for key, value in arrays.items()}
 
 
-def measure_style_loss() -> Arrays:
+def measure_gram_matrix(solution: Solution) -> Arrays:
+    """Measure the matrices and their gradients, normalised and not."""
+    gram, weights = solution.function("gram_matrix"), numbers(7, 2, 4, 4)
+    arrays: Arrays = {}
+    for name, options in (("normalised", {}), ("plain", {"normalize": False})):
+        features = numbers(5, 2, 4, 5, 6).requires_grad_()
+        value = _of_batch(gram, features, **options)
+        arrays[f"gram/{name}"] = expect(value, torch.Tensor, (2, 4, 4))
+        if not value.requires_grad:
+            raise Finding(OUTSIDE.format("matrix has"), arrays)
+        (gradient,) = torch.autograd.grad((value * weights).sum(), features)
+        arrays[f"gram/gradient {name}"] = gradient.numpy()
+    return arrays
+
+
+def _of_batch(gram: Callable, features: torch.Tensor, **options: Any) -> Any:
+    """Return the Gram matrices of two images.
+
+    Raises:
+        Finding: only one image at a time can be had.
+    """
+    try:
+        value = gram(features=features, **options)
+        batched = value is None or value.shape[:1] == features.shape[:1]
+        failure = "" if batched else f"of two it gives shape {tuple(value.shape)}"
+    except RuntimeError as error:
+        batched, failure = False, str(error)
+    if not batched:
+        alone = gram(features=features[:1].detach(), **options)
+        if isinstance(alone, torch.Tensor) and alone.shape[-2:] == (4, 4):
+            raise Finding(f"works for a single image only; {failure}")
+    return value
+
+
+def measure_style_loss(solution: Solution) -> Arrays:
     """Measure with the solution's own Gram matrix, and with a substitute for it: one that is right
-    is enough.
+    is enough, but what it does to the Gram matrix must be right.
     """
     features = numbers(6, 3, 1, 4, 5, 6)  # of three layers
     targets = [numbers(seed, 1, 4, 4) for seed in (9, 10)]
     arrays: Arrays = {}
-    missing = NotImplementedError()
+    failure: Exception | None = None
 
     def substitute(features: torch.Tensor, normalize: bool = True) -> torch.Tensor:
-        return features[:, :, :4, 0] * features[:, :, :4, 1]
+        gram = features[:, :, :4, 0] * features[:, :, :4, 1]
+        return gram if normalize else 120 * gram
 
     for group in ("own", "substitute"):
-        compute = solution("style_modules.style_loss").StyleLoss()
+        owner = solution.owner("style_loss")
         if group == "substitute":
-            compute.gram_matrix = substitute
+            owner.gram_matrix = substitute
+        compute = solution.function("style_loss", owner)
 
-        def of(x: torch.Tensor, compute=compute) -> torch.Tensor:
-            return compute(list(x), [2, 0], targets, [20.0, 3.0])
+        def of(x: torch.Tensor, compute: Callable = compute) -> torch.Tensor:
+            layers = {"style_layers": [2, 0], "style_targets": targets}
+            return compute(feats=list(x), **layers, style_weights=[20.0, 3.0])
 
         try:
             arrays |= loss(of, features, group)
-        except NotImplementedError as error:
-            missing = error
-    if not arrays:
-        raise missing
+        except Exception as error:  # of the solution's Gram matrix, as it may be
+            failure = failure or error
+    if not arrays and failure:
+        raise failure
+    with contextlib.suppress(Exception):
+        none = compute(feats=list(features), style_layers=[], style_targets=[], style_weights=[])
+        if not isinstance(none, torch.Tensor):
+            solution.remarks.append("over no layers it is a number; a tensor is better")
     return arrays
 
 
@@ -469,17 +624,37 @@ class _Calls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def measure_tv_loss() -> Arrays:
-    compute = solution("style_modules.tv_loss").TotalVariationLoss()
-    arrays = loss(lambda x: compute(x, 2e-2), numbers(11, 1, 3, 6, 8))
+def measure_tv_loss(solution: Solution) -> Arrays:
+    compute = solution.function("tv_loss")
+    arrays = loss(lambda x: compute(img=x, tv_weight=2e-2), numbers(11, 1, 3, 6, 8))
     counts = set()
-    for shape in ((1, 3, 6, 8), (1, 3, 12, 8), (1, 3, 6, 16), (1, 6, 6, 8)):
+    for shape in ((1, 3, 6, 8), (1, 3, 12, 8), (1, 3, 6, 16)):
         with _Calls() as calls:
-            compute(numbers(12, *shape), 2e-2)
+            compute(img=numbers(12, *shape), tv_weight=2e-2)
         counts.add(calls.count)
     if len(counts) > 1:
-        raise Finding("computed with loops: larger pictures take more calls; use whole tensors")
+        solution.findings.append(
+            "computed with loops: larger pictures take more calls; use whole tensors"
+        )
     return arrays
+
+
+def measure_guided_gram_matrix(solution: Solution) -> Arrays:
+    compute = solution.function("guided_gram_matrix")
+    features, masks = numbers(13, 2, 3, 4, 5, 6), numbers(14, 2, 3, 5, 6).sigmoid()
+    arrays = {
+        "gram/normalised": compute(features=features, masks=masks),
+        "gram/plain": compute(features=features, masks=masks, normalize=False),
+    }
+    return {key: expect(value, torch.Tensor, (2, 3, 4, 4)) for key, value in arrays.items()}
+
+
+def measure_guided_style_loss(solution: Solution) -> Arrays:
+    """Measure with layers and masks by the network's count, not in their order."""
+    compute, features = solution.function("guided_style_loss"), numbers(15, 3, 1, 2, 4, 5, 6)
+    given = {"style_layers": [2, 0], "style_targets": [numbers(i, 1, 2, 4, 4) for i in (16, 17)]}
+    given |= {"content_masks": list(numbers(18, 3, 1, 2, 5, 6).sigmoid())}
+    return loss(lambda x: compute(feats=list(x), style_weights=[20.0, 3.0], **given), features)
 
 
 class _Recorded(nn.Module):
@@ -520,57 +695,73 @@ class _Variation(nn.Module):
         return weight * (down.square().sum() + right.square().sum())
 
 
-def measure_style_transfer() -> Arrays:
+def measure_style_transfer(solution: Solution) -> Arrays:
     """Let `style_transfer` paint with losses and a network that are written down here, quadratic
     and quick, so that nothing depends on the other questions; return the picture before some of its
     200 steps.
     """
-    pictures: list[torch.Tensor] = []
-    layers = [_Recorded(20, pictures.append), *(_Recorded(seed) for seed in range(21, 25))]
+    seen: list[torch.Tensor] = []
+    layers = [_Recorded(20, seen.append), *(_Recorded(seed) for seed in range(21, 25))]
     Path("styles_images").mkdir()
     for index, name in enumerate(("content.png", "style.png")):
         picture(index, (32, 40)).save(name)
-    paint = solution("style_utils").style_transfer
-    settings = ("painted", "content.png", "style.png", 32, 32, 2, 0.5, (1, 3), (0.4, 0.2), 0.3)
-    losses = (_Content(), _Style(), _Variation(), nn.Sequential(*layers).eval(), torch.FloatTensor)
-    testing = {"testing": True} if "testing" in inspect.signature(paint).parameters else {}
-    paint(*settings, *losses, **testing)
-    if len(pictures) < 200:
-        raise Finding(f"200 steps were expected, {len(pictures)} were taken")
+    owner: Any = solution.owner("style_transfer")
+    paint = solution.function("style_transfer", owner)
+    given: dict[str, Any] = {"name": "painted", "content_image": "content.png"}
+    given |= {"style_image": "style.png", "image_size": 32, "style_size": 32, "content_layer": 2}
+    given |= {"content_weight": 0.5, "style_layers": (1, 3), "style_weights": (0.4, 0.2)}
+    given |= {"tv_weight": 0.3, "content_loss": _Content(), "style_loss": _Style()}
+    given |= {"tv_loss": _Variation(), "cnn": nn.Sequential(*layers).eval()}
+    given |= {"dtype": torch.FloatTensor}
+    takes = solution.place("style_transfer").takes.split()
+    if others := {name: given.pop(name) for name in list(given) if name not in takes}:
+        vars(owner).update(others, gram_matrix=_Style().gram_matrix)  # a notebook's globals
+    testing = {"testing": True} if solution.accepts("style_transfer", "testing") else {}
+    paint(**given, **testing)
+    if len(seen) < 200:
+        raise Finding(f"200 steps were expected, {len(seen)} were taken")
+    if torch.equal(seen[0], seen[20]):
+        raise Missing("the picture stays as it was")
     arrays = {
-        "rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[
-            ..., ::3, ::3
-        ].numpy()
+        "rule/pictures": torch.cat([seen[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()
     }
-    steps = [(pictures[t + 1] - pictures[t]).abs().max().item() for t in range(191, 198)]
+    steps = [(seen[t + 1] - seen[t]).abs().max().item() for t in range(191, 198)]
     if max(steps) > 0.15:  # Adam's steps are about as long as its learning rate
-        raise Finding("the learning rate is not 0.1 for the last 20 steps", arrays)
+        solution.findings.append("the learning rate is not 0.1 for the last 20 steps")
     if max(steps) < 0.001:
-        raise Finding("the picture stays as it is in the last 20 steps", arrays)
+        solution.findings.append("the picture stays as it is in the last 20 steps")
     return arrays
 
 
-def measure_feature_inversion() -> Arrays:
-    """Start from noise, without style layers, by Adam: the three losses bring the photo's features
-    nearer.
+def measure_feature_inversion(solution: Solution) -> Arrays:
+    """Start from noise, with style weights of 0, by Adam: the three losses bring the photo's
+    features nearer.
     """
-    style_loss = solution("style_modules.style_loss").StyleLoss()
-    content_loss = solution("style_modules.content_loss").ContentLoss()
-    tv_loss = solution("style_modules.tv_loss").TotalVariationLoss()
-    layers = network().features[:4].eval()
-    wanted = layers(solution("image_utils").preprocess(picture(0, (32, 32)), 32)).detach()
-    image = torch.rand(
-        1, 3, 32, 32, generator=torch.Generator().manual_seed(inputs.seed)
-    ).requires_grad_()
+    content, style, tv = map(solution.function, ("content_loss", "style_loss", "tv_loss"))
+    layers = network(solution).features[:4].eval()
+    wanted = layers(preprocess(picture(0, (32, 32)), 32)).detach()
+    generator = torch.Generator().manual_seed(inputs.seed)
+    image = torch.rand(1, 3, 32, 32, generator=generator).requires_grad_()
+    target = torch.zeros(1, 64, 64)
     first, adam = (layers(image) - wanted).norm().item(), torch.optim.Adam([image], lr=0.2)
     for _ in range(STEPS):
         adam.zero_grad()
         features = [layers[:k](image) for k in range(1, 5)]
-        (
-            content_loss(6e-2, features[3], wanted)
-            + style_loss(features, [], [], [])
-            + tv_loss(image, 2e-2)
-        ).backward()
+        terms = {
+            "content_loss": content(
+                content_weight=6e-2, content_current=features[3], content_original=wanted
+            ),
+            "style_loss": style(
+                feats=features, style_layers=[1], style_targets=[target], style_weights=[0.0]
+            ),
+            "tv_loss": tv(img=image, tv_weight=2e-2),
+        }
+        for name, term in terms.items():
+            if term is None:
+                raise Missing(f"{solution.place(name).file} gives nothing back")
+            if not isinstance(term, torch.Tensor | float | int):
+                raise Finding(f"{solution.place(name).file} gives {type(term).__name__}, no loss")
+        torch.as_tensor(sum(terms.values())).backward()
         adam.step()
     ratio = (layers(image) - wanted).norm().item() / first
     if not ratio < 0.8:

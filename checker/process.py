@@ -17,21 +17,24 @@ import torch
 from torch import nn
 
 from checker import measures
+from checker.editions import TABLE
 from checker.items import UNASKED
 from checker.server import LENGTH
+from checker.solution import LOST, Missing, Solution
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+WRITES_NOTHING = ("feature_inversion",)  # items that call what belongs to others
 MOST_MEMORY = 4 << 30  # bytes of addresses beyond those of torch
 MOST_IN_A_FILE = 100 << 20  # bytes
 MOST_LETTERS = 200  # of a message of the solution's
 
 
 def run(
-    item: str, file: str, root: str, folder: str, patience: float, inputs: dict, result: int
+    item: str, edition: str, root: str, folder: str, patience: float, inputs: dict, result: int
 ) -> None:
     """Measure an item of the solution in `root` and write what was found, in numpy's format, to the
     file descriptor `result`, after its length; the frame of check.py's `measure`.
@@ -52,9 +55,10 @@ def run(
     faulthandler.enable(stack)  # a crash names its place too
     with _recorded_output(root) as output:
         before = _globals()
-        found = _measured(item, Path(root), Path(root) / file)
+        found = _measured(item, Solution(Path(root), TABLE[edition]))
         found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
-    if found["status"] == "ok" and output.text.strip():
+    printing = found["status"] == "ok" and output.text.strip()
+    if printing and TABLE[edition].quiet and item not in WRITES_NOTHING:
         printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, {UNASKED}"
         found["findings"].append(printed)
         found["place"] = found["place"] or output.place
@@ -85,26 +89,27 @@ def _limit(kind: int, value: int) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def _measured(item: str, root: Path, file: Path) -> dict:
+def _measured(item: str, solution: Solution) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
-    found: dict = {"status": "ok", "words": "", "place": "", "findings": [], "arrays": {}}
+    found: dict = {"status": "ok", "words": "", "place": "", "arrays": {}}
     try:
-        found["arrays"] = getattr(measures, f"measure_{item}")()
+        found["arrays"] = getattr(measures, f"measure_{item}")(solution)
     except measures.Finding as finding:
-        found["findings"].append(str(finding)[:300])
+        solution.findings.append(str(finding)[:300])
         found["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        found["place"] = _place(error, root, file)
+        found["place"] = _place(error, solution.root, solution.path(item))
         # torch raises NotImplementedError too, with other words.
-        blank = type(error) is NotImplementedError and (
-            not str(error) or str(error).startswith("Question ")
+        blank = isinstance(error, Missing) or (
+            type(error) is NotImplementedError
+            and (not str(error) or str(error).startswith("Question "))
         )
         said, kind = _first_line(error), type(error).__name__[:80]
         found["words"] = said or "not written yet" if blank else f"{kind}: {said}".rstrip(": ")
-        if isinstance(error, ModuleNotFoundError) and not file.is_file():
-            blank, found["words"] = True, "there is no such file"
+        if isinstance(error, NameError) and LOST:
+            found["words"] += f" ({LOST[0][:MOST_LETTERS]})"
         found["status"] = "missing" if blank else "error"
-    return found
+    return found | {"findings": solution.findings, "remarks": solution.remarks}
 
 
 def _first_line(error: BaseException) -> str:
@@ -114,7 +119,7 @@ def _first_line(error: BaseException) -> str:
     return ""
 
 
-def _place(error: BaseException, root: Path, file: Path) -> str:
+def _place(error: BaseException, root: Path, file: Path | None) -> str:
     """Return the innermost line of the item's file, or of the solution, that an exception passed
     through.
     """

@@ -226,11 +226,11 @@ class Dataset:
                 return evaluated(self.model, images)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        except Exception as error:
-            if advice(error):
+        except (Exception, SystemExit) as error:
+            if isinstance(error, Exception) and advice(error):
                 raise
             why = textwrap.shorten(cause(error), 120, placeholder=" …")
-            raise InputError(f"{where}: {why}") from error
+            raise InputError(f"{where}: {type(error).__name__}: {why}") from error
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:

@@ -6,8 +6,12 @@ python course/make_expected.py
 
 import json
 import os
+import re
 import sys
 import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,40 +22,60 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import check
 from captum_utils import attr, attribution_row, compute_attributions
 from checker import measures
-from checker.items import ITEMS, Item
+from checker.editions import ASSIGNMENT, TABLE, Edition
+from checker.items import ELSEWHERE, ITEMS, Item, place
+from checker.solution import Solution
 from cli.options import Parser
 from course.make_starter import course_files, function_body, replace_body
-from course.mistakes import MISTAKES, PLACES, RIGHT
+from course.mistakes import MISTAKES, RIGHT
 from files.atomic import atomic_write
 from image_utils import preprocess_image
 from model_utils import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 Arrays = dict[str, np.ndarray]
+PLAIN_STEP = re.compile(r"rate \* gradient$", re.MULTILINE)
+UNIT, PLAIN = "rate * gradient / gradient.norm()", "rate * gradient"
+ALONE = "alone.py"  # the file of a function that our starter lacks
+OWN = ("visualizers", "style_modules", "style_utils", "alone")  # modules that are changed
+GUIDED = (
+    "def guided_gram_matrix(features, masks, normalize=True):\n"
+    + textwrap.indent(RIGHT["guided_gram_matrix"], "    ")
+    + "\n\n"
+)
 
 
 def main() -> None:
     """Measure and store."""
-    Parser(description="Compute data/expected.npz.").parse_args()
+    parser = Parser(description="Compute data/expected.npz.")
+    items = {item.name: item for item in (*ITEMS, *ELSEWHERE)}
+    known = "these items alone; the others keep their values"
+    parser.add_argument("--only", nargs="+", choices=items, metavar="ITEM", help=known)
+    only = parser.parse_args().only or list(items)
     os.environ["OMP_NUM_THREADS"] = "1"
-    arrays, mistakes = {}, {}
+    arrays, mistakes = kept(set(items) - set(only))
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = solution_in(Path(name))
-        for name, (right, wrong) in captum_rows().items():
+        sys.path.insert(0, name)
+        captum = captum_rows() if any(name.endswith("_captum") for name in only) else {}
+        for name, (right, wrong) in captum.items():
             arrays |= {f"{name}/{key}": row for key, row in right.items()}
             arrays |= {f"{name}~{number}/row": row for number, row in enumerate(wrong.values())}
             mistakes[name] = list(wrong)
-        for item in (item for item in ITEMS if item.name not in mistakes):
-            values = measured(item, folder)
-            arrays |= {f"{item.name}/{key}": value for key, value in values.items()}
-            right = RIGHT.get(item.name) or function_body(
-                (ROOT / item.file).read_text(), item.function, item.file
-            )
-            known = MISTAKES.get(item.name, {})
-            for number, change in enumerate(known.values()):
-                found = with_change(item, folder, right, *change)
-                arrays |= {f"{item.name}~{number}/{key}": value for key, value in found.items()}
-            mistakes[item.name] = list(known)
+        for item in (items[name] for name in only if not name.endswith("_captum")):
+            for name, edition in variants(item).items():
+                values, known = {}, []
+                for body, words in bodies(item, edition):
+                    key = f"{name}~{len(known)}" if words else name
+                    known += [words] if words else []
+                    found = with_body(item, folder, body, edition)
+                    if "plain/change" in found:  # only the way that the body takes
+                        way = "plain" if PLAIN_STEP.search(body) else "unit"
+                        found = {key: found[key] for key in found if key.startswith(way)}
+                    values |= {f"{key}/{array}": found[array] for array in found}
+                arrays, mistakes[name] = arrays | values, known
+                print(f"{name}: {len(known)} mistakes", flush=True)
     with atomic_write(check.EXPECTED) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, mistakes=json.dumps(mistakes), **arrays)
     print(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
@@ -63,6 +87,57 @@ def solution_in(folder: Path) -> Path:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     return folder
+
+
+def kept(names: set[str]) -> tuple[Arrays, dict[str, list[str]]]:
+    """Return what is stored of items: the values, and the mistakes' words."""
+    if not names:
+        return {}, {}
+    old = check.Expected(check.EXPECTED)
+    arrays = {key: array for key, array in old.arrays.items() if re.split("[/~@]", key)[0] in names}
+    return arrays, {key: old.mistakes[key] for key in old.mistakes if key.split("@")[0] in names}
+
+
+def variants(item: Item) -> dict[str, Edition]:
+    """Return for each name that an item's values have in some edition our own edition, which is
+    measured as that one is.
+    """
+    own = TABLE[ASSIGNMENT]
+    return {
+        edition.values(item.name): replace(
+            own,
+            eval_mode=True,  # no function is asked twice whether dropout is on
+            photos=edition.photos,
+            step=edition.step,
+            unit_steps=edition.unit_steps,
+            asks=edition.asks,
+            places={} if item.file else {item.name: replace(edition.places[item.name], file=ALONE)},
+        )
+        for edition in TABLE.values()
+        if item.name in edition.asks
+    }
+
+
+def bodies(item: Item, edition: Edition) -> Iterator[tuple[str, str]]:
+    """Yield bodies for an item's function: right ones, without words, and those of known mistakes.
+
+    Raises:
+        ValueError: what is to be changed is not there.
+    """
+    right = RIGHT.get(item.name) or function_body(
+        (ROOT / item.file).read_text(), item.function, item.file
+    )
+    ways = [right]
+    if item.name == "class_visualization" and not edition.unit_steps:
+        ways.append(right.replace(UNIT, PLAIN))
+    for way in ways:
+        yield way, ""
+        for words, (old, new) in MISTAKES.get(item.name, {}).items():
+            if old not in right:
+                raise ValueError(f"{item.name}: {old!r} is not in the right solution")
+            body = way.replace(old, new)
+            if body not in ways:
+                yield body, words
 
 
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
@@ -112,24 +187,36 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
     }
 
 
-def with_change(item: Item, folder: Path, body: str, old: str, new: str) -> Arrays:
-    """Return what an item measures on the solution with a changed body in the place of its
-    function's.
-
-    Raises:
-        ValueError: what is to be changed is not there.
+def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
+    """Return what an item measures on the solution with a body in the place of its function's. No
+    other finding may accompany it.
     """
-    if old not in body:
-        raise ValueError(f"{item.name}: {old!r} is not in the right solution")
-    before = (folder / item.file).read_text()
+    where = place(edition, item.name)
+    for steps in (1, 2):  # of a fooling image; they are 10 long in the text
+        body = body.replace(f" {steps}0 * gradient", f" {steps * edition.step} * gradient")
+    path = folder / where.file
+    before = path.read_text() if where.file != ALONE else ""
+    solution = Solution(folder, edition)
+    solution.once = True
+    home = Path.cwd()
     try:
-        where = PLACES.get(item.name, item.function)
-        (folder / item.file).write_text(
-            replace_body(before, where, body.replace(old, new), item.file)
-        )
-        return measured(item, folder)
+        if before:
+            path.write_text(replace_body(before, where.name, body, where.file))
+        else:  # of another edition: one that stands alone
+            names = where.takes.replace("normalize", "normalize=True").replace(" ", ", ")
+            text = f"def {where.name}({names}):\n" + textwrap.indent(body, "    ")
+            path.write_text(GUIDED + text)
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)
+            arrays = getattr(measures, f"measure_{item.name}")(solution)
+            os.chdir(home)
     finally:
-        (folder / item.file).write_text(before)
+        path.write_text(before)
+        for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
+            del sys.modules[name]
+    if solution.findings:
+        raise ValueError(f"{item.name}: {solution.findings} of {body}")
+    return arrays
 
 
 def measured(item: Item, folder: Path, inputs: dict | None = None) -> Arrays:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, ITEMS, Item
+from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item
 from cli.options import Parser
 from cli.process import print_line
 from collect_submission import code_of, zip_files
@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the zip beside the solution. Returns the exit status."""
     parser = Parser(description="Make the students' edition out of the solution.")
     parser.add_argument(
-        "--edition", choices=EDITIONS, default=ASSIGNMENT, help="which (default: %(default)s)"
+        "--edition",
+        choices=(ASSIGNMENT, HOMEWORK),
+        default=ASSIGNMENT,
+        help="which (default: %(default)s)",
     )
     words = f"make {AUTOGRADER}, which holds no solution, but hidden inputs and their values"
     parser.add_argument("--autograder", action="store_true", help=words)

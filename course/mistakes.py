@@ -17,6 +17,14 @@ SCORES = {
         "scores.gather(1, labels[:, None]).sum()",
         "scores.amax(dim=1).sum()",
     ),
+    "gradient of all scores instead of the labelled class's": (
+        "scores.gather(1, labels[:, None]).sum()",
+        "scores.sum()",
+    ),
+    "gradient of the scores of all labels, not of each photo's own": (
+        "scores.gather(1, labels[:, None]).sum()",
+        "scores[:, labels].sum()",
+    ),
 }
 
 # A ReLU of the guided kind in the place of every other one, in a copy of the network.
@@ -96,7 +104,7 @@ return gradient.relu() * (output > 0)
 import copy
 network = copy.deepcopy(model).eval()
 image = X.detach().clone().requires_grad_()
-for _ in range(100):
+for _ in range(max_iter):
     scores = network(image)
     if scores.argmax() == target_y:
         break
@@ -138,6 +146,19 @@ for i, layer in enumerate(style_layers):
     loss = loss + style_weights[i] * ((gram - style_targets[i]) ** 2).sum()
 return loss
 """,
+    "guided_gram_matrix": """
+n, r, c, h, w = features.shape
+maps = (features * masks[:, :, None]).reshape(n, r, c, h * w)
+gram = maps @ maps.transpose(2, 3)
+return gram / (c * h * w) if normalize else gram
+""",
+    "guided_style_loss": """
+loss = feats[0].new_zeros(())
+for i, layer in enumerate(style_layers):
+    gram = guided_gram_matrix(feats[layer], content_masks[layer])
+    loss = loss + style_weights[i] * ((gram - style_targets[i]) ** 2).sum()
+return loss
+""",
     "tv_loss": """
 down = ((img[:, :, 1:] - img[:, :, :-1]) ** 2).sum()
 right = ((img[..., 1:] - img[..., :-1]) ** 2).sum()
@@ -168,15 +189,23 @@ return img.detach()
 """,
 }
 
-# Item → where the right solution goes, where that is not the function that our starter blanks.
-PLACES = {"class_visualization": "ClassVisualization.create_class_visualization"}
-
 # Item → what the mistake looks like → (what is there in the right solution, what takes its place).
 MISTAKES = {
     "saliency_map": {
         "sum instead of maximum over channels": ("amax(dim=1)", "sum(dim=1)"),
         "mean instead of maximum over channels": ("amax(dim=1)", "mean(dim=1)"),
         "absolute value missing": ("gradient.abs()", "gradient"),
+        "norm instead of maximum over channels": ("abs().amax(dim=1)", "norm(dim=1)"),
+        "sum over channels before the absolute value": ("abs().amax(dim=1)", "sum(dim=1).abs()"),
+        "the largest of all photos, for each": (
+            "amax(dim=1)",
+            "amax(dim=1).amax(0, True).expand(len(X), -1, -1)",
+        ),
+        "each map scaled to [0, 1]": (
+            "return gradient.abs().amax(dim=1)",
+            "m = gradient.abs().amax(dim=1)\n"
+            "return (m - m.amin((1, 2), True)) / (m.amax((1, 2), True) - m.amin((1, 2), True))",
+        ),
         "absolute value taken after the maximum, not before it": (
             "abs().amax(dim=1)",
             "amax(dim=1).abs()",
@@ -200,6 +229,23 @@ MISTAKES = {
         "ReLU missing: negative evidence is kept": ("keepdim=True).relu()", "keepdim=True)"),
         "each map scaled to [0, 1] alone, not all together": (TOGETHER, ALONE),
         "not scaled to [0, 1]": (TOGETHER, ""),
+        "the gradient is not averaged over the places": (
+            "by_layer.mean(dim=(2, 3), keepdim=True)",
+            "by_layer",
+        ),
+        "absolute gradients as weights": ("by_layer.mean(", "by_layer.abs().mean("),
+        "the gradient's ReLU in the weights": ("by_layer.mean(", "by_layer.relu().mean("),
+        "the largest gradient as weight, not the mean": (
+            "by_layer.mean(dim=(2, 3), keepdim=True)",
+            "by_layer.amax(dim=(2, 3), keepdim=True)",
+        ),
+        "the layer before it": (
+            "activation = plain.features(images)\nscores = plain.classifier(activation).flatten(1)",
+            "activation = plain.features[:12](images)\n"
+            "scores = plain.classifier(plain.features[12](activation)).flatten(1)",
+        ),
+        "the absolute value instead of the ReLU": ("keepdim=True).relu()", "keepdim=True).abs()"),
+        "the mean over the channels without weights": ("(weights * activation)", "activation"),
         "enlarged before the ReLU; what is positive comes first": (
             "keepdim=True).relu()\nhigh = torch.nn.functional.interpolate(low, ",
             "keepdim=True)\nhigh = (lambda *a, **b: torch.nn.functional.interpolate(*a, "
@@ -241,13 +287,42 @@ MISTAKES = {
             "scores[0, target_y]",
             "scores.softmax(dim=1)[0, target_y]",
         ),
-        "one step in all": ("range(100)", "range(1)"),
+        "one step in all": ("range(max_iter)", "range(1)"),
+        "two steps a turn": ("10 * gradient", "20 * gradient"),
+        "divided by the squared norm": ("gradient.norm()", "gradient.norm() ** 2"),
+        "gradients accumulated: those of the steps before are still there": (
+            "(gradient,) = torch.autograd.grad(scores[0, target_y], image)",
+            "gradient = torch.autograd.grad(scores[0, target_y], image)[0] + (_ and gradient)",
+        ),
+        "gradient of all scores": ("scores[0, target_y]", "scores.sum()"),
+        "divided by the largest value, not by the norm": (
+            "gradient.norm()",
+            "gradient.abs().max()",
+        ),
     },
     "class_visualization": {
         "L2 term left out": (" - 2 * l2_reg * image.detach()", ""),
         "L2 term with the wrong sign": ("by_score - 2", "by_score + 2"),
         "L2 term's derivative without the factor 2": ("- 2 * l2_reg", "- l2_reg"),
         "L2 norm not squared": ("image.detach()\n", "image.detach() / image.detach().norm() / 2\n"),
+        "L2 term outside the step: subtracted whatever the learning rate": (
+            "- 2 * l2_reg * image.detach()\n    image = image.detach()",
+            "- 0\n    image = (1 - 2 * l2_reg) * image.detach()",
+        ),
+        "L2 term outside the step, without the factor 2": (
+            "- 2 * l2_reg * image.detach()\n    image = image.detach()",
+            "- 0\n    image = (1 - l2_reg) * image.detach()",
+        ),
+        "image² in the place of 2 · image": (
+            "2 * l2_reg * image.detach()",
+            "l2_reg * image.detach() ** 2",
+        ),
+        "the penalty itself subtracted from the gradient, not its derivative": (
+            "2 * l2_reg * image.detach()",
+            "l2_reg * image.detach().square().sum()",
+        ),
+        "gradient of all scores": ("grad(scores[0, target_y]", "grad(scores.sum()"),
+        "gradient of the highest score": ("grad(scores[0, target_y]", "grad(scores.max()"),
         "gradients accumulated: those of the steps before are still there": (
             "gradient = by",
             "gradient = gradient + by",
@@ -279,6 +354,21 @@ MISTAKES = {
         "always normalised, also with normalize=False": (" if normalize else gram", ""),
         "divided by H·W instead of C·H·W": ("(c * h * w)", "(h * w)"),
         "divided by N·C·H·W instead of C·H·W": ("(c * h * w)", "(n * c * h * w)"),
+        "divided by H·W·C², or by another power": ("(c * h * w)", "(c * c * h * w)"),
+        "divided by C instead of C·H·W": ("(c * h * w)", "c"),
+        "divided by N instead of C·H·W": ("(c * h * w)", "n"),
+        "normalised with normalize=False, and the other way round": (
+            "if normalize",
+            "if not normalize",
+        ),
+        "the same matrix for all images: the first one's": (
+            "gram = matrix @ matrix.transpose(1, 2)",
+            "gram = (matrix @ matrix.transpose(1, 2))[:1].expand(n, c, c)",
+        ),
+        "the sum over the images": (
+            "gram = matrix @ matrix.transpose(1, 2)",
+            "gram = (matrix @ matrix.transpose(1, 2)).sum(0, True).expand(n, c, c)",
+        ),
         "features reshaped so that channels and positions are mixed": (
             "features.reshape(n, c, h * w)",
             "features.permute(0, 2, 3, 1).reshape(n, c, h * w)",
@@ -294,6 +384,48 @@ MISTAKES = {
             "feats[layer]",
             "feats[i]",
         ),
+        "on Gram matrices that are not normalised": (
+            "self.gram_matrix(feats[layer])",
+            "self.gram_matrix(feats[layer], False)",
+        ),
+        "the first layer only": (
+            "return loss",
+            "gram = self.gram_matrix(feats[style_layers[0]])\n"
+            "return style_weights[0] * ((gram - style_targets[0]) ** 2).sum()",
+        ),
+        "the norm not squared": ("** 2).sum()", "** 2).sum() ** 0.5"),
+    },
+    "guided_gram_matrix": {
+        "the masks left out": ("features * masks[:, :, None]", "features"),
+        "divided by H·W instead of C·H·W": ("(c * h * w)", "(h * w)"),
+        "divided by N·C·H·W instead of C·H·W": ("(c * h * w)", "(n * c * h * w)"),
+        "divided by N·R·C·H·W instead of C·H·W": ("(c * h * w)", "(n * r * c * h * w)"),
+        "not normalised": (" / (c * h * w) if normalize else gram", ""),
+        "always normalised, also with normalize=False": (" if normalize else gram", ""),
+        "the mask squared": ("* masks[:, :, None]", "* masks[:, :, None] ** 2"),
+        "the mask on the Gram matrix's one side only": (
+            "maps @ maps.t",
+            "maps @ features.flatten(3).t",
+        ),
+        "divided by the mask's area": ("(c * h * w)", "(c * masks.sum((2, 3))[..., None, None])"),
+    },
+    "guided_style_loss": {
+        "masks taken by the count of the layer, not by style_layers": (
+            "content_masks[layer]",
+            "content_masks[i]",
+        ),
+        "features taken by the count of the layer, not by style_layers": (
+            "feats[layer]",
+            "feats[i]",
+        ),
+        "weight squared": ("style_weights[i]", "style_weights[i] ** 2"),
+        "weight forgotten": ("style_weights[i] *", ""),
+        "mean instead of sum": ("** 2).sum()", "** 2).mean()"),
+        "the last layer only: the terms are not added up": ("loss = loss +", "loss ="),
+        "on Gram matrices that are not normalised": (
+            "content_masks[layer])",
+            "content_masks[layer], False)",
+        ),
     },
     "tv_loss": {
         "TV over one direction only: the horizontal differences are missing": (
@@ -303,6 +435,21 @@ MISTAKES = {
         "TV over one direction only: the vertical differences are missing": (
             "(down + right)",
             "right",
+        ),
+        "TV without the last row and column": (
+            "img[:, :, 1:] - img[:, :, :-1]",
+            "(img := img[..., :-1, :-1])[:, :, 1:] - img[:, :, :-1]",
+        ),
+        "differences at the same places only: a row and a column are cut off": (
+            "return tv",
+            "down = ((img[:, :, 1:, :-1] - img[:, :, :-1, :-1]) ** 2).sum()\n"
+            "right = ((img[:, :, :-1, 1:] - img[:, :, :-1, :-1]) ** 2).sum()\nreturn tv",
+        ),
+        "the root of the sum": ("(down + right)", "(down + right) ** 0.5"),
+        "the sum squared": ("(down + right)", "(down + right) ** 2"),
+        "differences of pixels that are two apart": (
+            "img[:, :, 1:] - img[:, :, :-1]",
+            "img[:, :, 2:] - img[:, :, :-2]",
         ),
         "weight squared": ("tv_weight *", "tv_weight**2 *"),
         "weight forgotten": ("tv_weight *", ""),

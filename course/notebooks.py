@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from checker.notebooks import NETWORK, STYLE
+from checker.editions import HOMEWORK_CELLS
+
+NETWORK, STYLE = HOMEWORK_CELLS
 
 MODULES = ("notebooks/cs231n/*.py", "notebooks/cs7643/*.py")
 YOURS = re.compile(

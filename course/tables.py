@@ -11,7 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item
+from checker.editions import TABLE
+from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item, of_edition
 from files.atomic import atomic_write
 
 HERE = Path(__file__).resolve().parent
@@ -78,9 +79,18 @@ def _points() -> Iterator[tuple[str, ...]]:
     yield "all", "", f"{sums[0]:g}", "", f"{sums[1]:g}"
 
 
+def _editions() -> Iterator[tuple[str, ...]]:
+    yield "edition", "what it is", "recognised by", "items", "points"
+    yield "---", "---", "---", "---", "---"
+    for name, edition in TABLE.items():
+        marks = ", ".join(f"`{mark.replace('|', ' ')}`" for mark in edition.marks)
+        points = sum(item.editions[name][1] for item in of_edition(name))
+        yield f"`{name}`", edition.title, marks, str(len(edition.asks)), f"{points:g}"
+
+
 TABLES: dict[str, dict[str, Callable[[], Iterator[tuple[str, ...]]]]] = {
     "STARTER.md": {"what to write": _what_to_write},
-    "README.md": {"points": _points},
+    "README.md": {"points": _points, "editions": _editions},
 }
 
 if __name__ == "__main__":

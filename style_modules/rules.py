@@ -12,7 +12,7 @@ class CourseRule:
     def __init__(self, start: torch.Tensor, count: int):
         """Begin with the picture `start` (1, 3, H, W); `count` steps will be taken."""
         self.pixels, self.count = start.clone().requires_grad_(), count
-        self.adam = torch.optim.Adam([self.pixels], lr=3.0)
+        self.adam = torch.optim.Adam([self.pixels], lr=3.0, fused=start.is_cuda)
 
     def picture(self, t: int) -> torch.Tensor:
         """Return the picture before step t."""
@@ -27,7 +27,7 @@ class CourseRule:
     def optimizer(self, t: int) -> torch.optim.Optimizer:
         """Return the optimizer of step t."""
         if t == max(0, self.count - 20):
-            self.adam = torch.optim.Adam([self.pixels], lr=0.1)
+            self.adam = torch.optim.Adam([self.pixels], lr=0.1, fused=self.pixels.is_cuda)
         return self.adam
 
 
@@ -82,7 +82,7 @@ class AdamRule(FourierRule):
     def __init__(self, start: torch.Tensor, count: int):
         """Begin with the picture `start` (1, 3, H, W); `count` steps will be taken."""
         super().__init__(start, count)
-        self.descent = torch.optim.Adam([self.coefficients])
+        self.descent = torch.optim.Adam([self.coefficients], fused=start.is_cuda)
 
     def learning_rate(self, t: int) -> float:
         """Return the learning rate of step t."""

@@ -720,6 +720,18 @@ def test_style_transfer_on_a_gpu(bundled_model, pictures, dtype):
     np.testing.assert_allclose([p.total for p in told], [p.total for p in wanted], rtol=1e-2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ITERATIONS)
+def test_replayed_steps_are_the_same_to_the_bit(bundled_model, pictures, optimizer, monkeypatch):
+    found = []
+    for _ in range(2):
+        setting = {"dtype": torch.device("cuda"), "optimizer": optimizer, "num_iterations": 12}
+        result, told = run(pictures, bundled_model, **setting)
+        found.append((result, [(p.content, *p.style_by_layer, p.total) for p in told]))
+        monkeypatch.setattr(style_utils, "replayed", lambda evaluate, *_: evaluate)
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["course", "adam", "lbfgs"])
 def test_style_transfer_in_bfloat16_comes_near_that_in_float32(optimizer, bundled_model):

@@ -13,6 +13,7 @@ from image_utils import as_type, blur_image, clip_pixels, deprocess
 
 from .common import check_model, class_scores, figures, integer, positive, unit_length
 from .evaluation import copied, evaluation_mode, read_flags
+from .replay import replayed
 
 SIZE = 224  # height and width of the pictures in pixels
 BLUR_SIGMA = 0.5  # of the blur every few iterations, in pixels
@@ -158,13 +159,15 @@ class ClassVisualization:
         with evaluation_mode(model):
             start = torch.randn(1, 3, size, size, dtype=torch.float32, **source)
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
+            evaluate, inputs = _objective(model, l2_reg, ids, images[0])
             for t in range(num_iterations):
                 ox, oy = torch.randint(max_jitter + 1, (2,), **source).tolist()
                 # One image at a time: in a batch the network rounds otherwise, which 100 steps make
                 # another picture.
-                for i, target in enumerate(ids):
+                for i, target in enumerate(inputs):
                     shifted = self.jitter(images[i], ox, oy)
-                    scores[i], gradient = objective_gradient(shifted, target, model, l2_reg)
+                    score, gradient = evaluate(shifted, target)
+                    scores[i] = score.clone()  # the next class may overwrite it
                     shifted = shifted + learning_rate * unit_length(gradient)
                     images[i] = clip_pixels(self.jitter(shifted, -ox, -oy))
                     if t % blur_every == 0:
@@ -196,7 +199,7 @@ def draw_iteration(
 
 
 def objective_gradient(
-    image: torch.Tensor, target: int, model: nn.Module, l2_reg: float
+    image: torch.Tensor, target: int | torch.Tensor, model: nn.Module, l2_reg: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the score s_y(I), 0-dim, and the gradient of s_y(I) − l2_reg · ‖I‖² by I (1, 3, H, W).
 
@@ -204,9 +207,26 @@ def objective_gradient(
         ValueError: a class that the network does not know, or scores that are not finite.
     """
     image = image.detach().requires_grad_()
-    (score,) = class_scores(model, image, torch.tensor([target], device=image.device), "target_y")
+    label = torch.as_tensor(target, device=image.device).view(1)
+    (score,) = class_scores(model, image, label, "target_y")
     (gradient,) = torch.autograd.grad(score, image)
     return score.detach(), gradient - 2 * l2_reg * image.detach()
+
+
+def _objective(
+    model: nn.Module, l2_reg: float, ids: Sequence[int], example: torch.Tensor
+) -> tuple[Callable[..., tuple[torch.Tensor, ...]], Sequence[int] | Sequence[torch.Tensor]]:
+    """Return `objective_gradient` as a function of an image and a target, and its targets: on a
+    GPU it is replayed, and they are tensors there.
+    """
+
+    def evaluate(image: torch.Tensor, target: int | torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return objective_gradient(image, target, model, l2_reg)
+
+    if not example.is_cuda:
+        return evaluate, ids
+    targets = [torch.tensor(target, device=example.device) for target in ids]
+    return replayed(evaluate, (example, targets[0]), [model]), targets
 
 
 def _source(generator: torch.Generator | None, seed: int | None) -> dict:

@@ -205,8 +205,10 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         raise ValueError(f"{name} must be a float tensor (N, 3, H, W), got {got}")
     if X.dim() != 4 or X.shape[1] != 3 or 0 in X.shape[2:]:
         raise ValueError(f"{name} must have shape (N, 3, H, W), got {tuple(X.shape)}")
-    if not is_finite(X):
-        raise ValueError(f"{name} has values that are not finite (NaN or infinity)")
+    refuse_unless(
+        at_least_float32(X).sum().isfinite(),
+        lambda: ValueError(f"{name} has values that are not finite (NaN or infinity)"),
+    )
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
     with torch.inference_mode(False):
         return _plain(X).to(device=like.device, dtype=like.dtype)

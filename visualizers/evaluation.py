@@ -15,7 +15,17 @@ from torch import nn
 CHUNK = 8
 
 _one_at_a_time = threading.RLock()
-_flags: list[tuple[torch.Tensor, Callable[[], Exception]]] = []  # of the thread whose turn it is
+# A 0-dim bool tensor, and the error unless it is set
+Flag = tuple[torch.Tensor, Callable[[], Exception]]
+
+
+class _Pending(threading.local):
+    """The flags that this thread has yet to read; None outside `evaluation_mode`."""
+
+    flags: list[Flag] | None = None
+
+
+_pending = _Pending()
 
 
 @contextlib.contextmanager
@@ -86,13 +96,14 @@ def at_once(
     """Return what `compute(*batches)` returns; of halves of the images where memory does not hold
     all.
     """
-    flags = len(_flags)
+    pending = pending_flags()
+    count = len(pending)
     try:
         return compute(*batches)
     except torch.OutOfMemoryError:
         if len(batches[0]) < 2:
             raise
-    del _flags[flags:]  # here, not in the except block, whose exception still holds the tensors
+    del pending[count:]  # here, not in the except block, whose exception still holds the tensors
     halves = zip(*(batch.tensor_split(2) for batch in batches), strict=True)
     parts = [at_once(compute, *half) for half in halves]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -126,34 +137,53 @@ def full_precision() -> Iterator[None]:
 # --- Checks that do not wait for a GPU ---
 
 
-def refuse_unless(flag: torch.Tensor, error: Callable[[], Exception]) -> None:
-    """Raise an error unless a flag, a 0-dim bool tensor, is set: at once on a CPU; on a GPU, whose
-    numbers would have to be waited for, when `read_flags` is called, at the latest at the end of
+def pending_flags() -> list[Flag]:
+    """Return the flags that have yet to be read; new ones are appended, except outside
     `evaluation_mode`.
     """
-    if flag.is_cuda:
-        _flags.append((flag, error))
+    return [] if _pending.flags is None else _pending.flags
+
+
+def refuse_unless(flag: torch.Tensor, error: Callable[[], Exception]) -> None:
+    """Raise an error unless a flag, a 0-dim bool tensor, is set: at once on a CPU and outside
+    `evaluation_mode`; on a GPU, whose numbers would have to be waited for, when `read_flags` is
+    called, at the latest at the end of `evaluation_mode`.
+    """
+    if flag.is_cuda and _pending.flags is not None:
+        _pending.flags.append((flag, error))
     elif not flag:
         raise error()
 
 
-def read_flags() -> None:
-    """Read all flags together, and raise the error of the first that is not set."""
-    if not _flags:
-        return
-    pending = list(_flags)
-    _flags.clear()
-    values = torch.stack([flag for flag, _ in pending]).tolist()
-    for value, (_, error) in zip(values, pending, strict=True):
+def read_flags(*numbers: torch.Tensor) -> list[float]:
+    """Read all flags together, and raise the error of the first that is not set.
+
+    Args:
+        numbers: further 0-dim tensors of the same device, to be read along.
+
+    Returns:
+        Their values.
+    """
+    pending = pending_flags()
+    tensors = [*(flag for flag, _ in pending), *(number.detach() for number in numbers)]
+    if not tensors:
+        return []
+    values = torch.stack(tensors).tolist()
+    errors = [error for _, error in pending]
+    pending.clear()
+    for value, error in zip(values, errors, strict=False):
         if not value:
             raise error()
+    return values[len(errors) :]
 
 
 @contextlib.contextmanager
 def _flags_read_at_the_end() -> Iterator[None]:
+    outer = _pending.flags
+    _pending.flags = [] if outer is None else outer
     try:
         yield
-    except BaseException:
-        _flags.clear()
-        raise
-    read_flags()
+        read_flags()
+    finally:
+        pending_flags().clear()
+        _pending.flags = outer

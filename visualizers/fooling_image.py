@@ -8,7 +8,15 @@ from torch import nn
 
 from image_utils import clip_pixels, round_to_8_bits
 
-from .common import check_images, evaluated, integer, labelled_scores, positive, unit_length
+from .common import (
+    check_images,
+    check_model,
+    evaluated,
+    integer,
+    labelled_scores,
+    positive,
+    unit_length,
+)
 from .evaluation import evaluation_mode, read_flags
 
 
@@ -67,15 +75,16 @@ class FoolingImage:
         target = integer(target_y, "target_y")
         learning_rate = positive(learning_rate, "learning_rate")
         max_iter = integer(max_iter, "max_iter")
-        image = _check_image(X, model)
+        check_model(model)
         with evaluation_mode(model):
+            image = _check_image(X, model)
             for iteration in range(max_iter):
                 # The gradient is taken where the stop test looks: one forward pass serves both.
                 seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
-                score, fooled = _look(seen, target, model)
-                read_flags()
+                score, is_highest = _look(seen, target, model)
+                number, fooled = read_flags(score, is_highest)
                 if callback:
-                    callback(FoolingProgress(iteration, score.item(), seen.detach()))
+                    callback(FoolingProgress(iteration, number, seen.detach()))
                 if fooled:
                     break
                 (gradient,) = torch.autograd.grad(score, seen)
@@ -91,9 +100,10 @@ class FoolingImage:
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.
         """
-        image = _check_image(X, model)
+        check_model(model)
         with evaluation_mode(model), torch.no_grad():
-            return _look(image, integer(target_y, "target_y"), model)[1]
+            image = _check_image(X, model)
+            return bool(_look(image, integer(target_y, "target_y"), model)[1])
 
 
 def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
@@ -104,8 +114,8 @@ def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return image
 
 
-def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, bool]:
-    """Return the target's raw score for an image, 0-dim, and whether it is the highest of all."""
+def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the target's raw score for an image, and whether it is the highest of all, 0-dim."""
     scores = evaluated(model, image)
     score = labelled_scores(scores, torch.tensor([target], device=image.device), "target_y")[0]
-    return score, scores.argmax().item() == target
+    return score, scores.argmax() == target

@@ -7,7 +7,15 @@ from torch import nn
 
 from errors import InputError
 
-from .common import Labels, at_least_float32, check_images, check_labels, class_scores, finite
+from .common import (
+    Labels,
+    at_least_float32,
+    check_images,
+    check_labels,
+    check_model,
+    class_scores,
+    finite,
+)
 from .contrast import margins
 from .evaluation import evaluation_mode, in_chunks
 from .layers import Layer, check_visible, default_layer, find_layer
@@ -82,7 +90,6 @@ class GradCam:
             ValueError: a network without ReLUs, arguments that do not fit, or numbers that are not
                 finite.
         """
-        images, labels = _checked(X_tensor, y_tensor, gc_model)
 
         def guided(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
             images.requires_grad_()
@@ -90,7 +97,9 @@ class GradCam:
             _guide_relus(score)
             return (finite(*torch.autograd.grad(score, images)),)
 
+        check_model(gc_model)
         with evaluation_mode(gc_model):
+            images, labels = _checked(X_tensor, y_tensor, gc_model)
             (gradients,) = in_chunks(guided, images, labels)
         return _channels_last(gradients)
 
@@ -132,9 +141,6 @@ class GradCam:
             ValueError: no such or no spatial layer, arguments that do not fit, or numbers that are
                 not finite.
         """
-        images, labels = _checked(X_tensor, y_tensor, gc_model)
-        others = [] if against is None else [check_labels(against, images, "against")]
-        found = find_layer(gc_model, layer, images)
 
         def activation_and_gradient(
             images: torch.Tensor, labels: torch.Tensor, *others: torch.Tensor
@@ -146,7 +152,11 @@ class GradCam:
                     scores = class_scores(gc_model, images, labels, "y_tensor")
             return kept[0].maps.detach(), kept[0].gradient(scores.sum())
 
+        check_model(gc_model)
         with evaluation_mode(gc_model):
+            images, labels = _checked(X_tensor, y_tensor, gc_model)
+            others = [] if against is None else [check_labels(against, images, "against")]
+            found = find_layer(gc_model, layer, images)
             self.activation_value, self.gradient_value = in_chunks(
                 activation_and_gradient, images, labels, *others
             )
@@ -174,8 +184,6 @@ class GradCam:
         Raises:
             ValueError: as both.
         """
-        images, labels = _checked(X_tensor, y_tensor, gc_model)
-        found = find_layer(gc_model, layer, images)
 
         def both(
             images: torch.Tensor, labels: torch.Tensor
@@ -188,7 +196,10 @@ class GradCam:
             _guide_relus(score)
             return finite(*torch.autograd.grad(score, images)), kept[0].maps.detach(), plain
 
+        check_model(gc_model)
         with evaluation_mode(gc_model):
+            images, labels = _checked(X_tensor, y_tensor, gc_model)
+            found = find_layer(gc_model, layer, images)
             guided, self.activation_value, self.gradient_value = in_chunks(both, images, labels)
         return _channels_last(guided.float() * self.maps(images.shape[2:], per_image)[:, None])
 

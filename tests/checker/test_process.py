@@ -24,7 +24,7 @@ HOSTILE = {
     "raise MemoryError": ("error", "MemoryError"),
     "return self.forward(*[content_weight] * 3)": ("error", "RecursionError"),
     "raise NotImplementedError": ("missing", "not written yet"),
-    "return None": ("wrong", "a tensor with one number was expected, got NoneType"),
+    "return None": ("missing", "nothing is given back"),
     "return 3.0": ("wrong", "got float"),
     "return content_current.detach().sum()": ("wrong", "the loss has no gradient"),
     "return content_current": ("wrong", "got shape (1, 4, 5, 6)"),

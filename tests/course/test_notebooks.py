@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from checker.notebooks import NETWORK, STYLE
-from course.notebooks import blank, homework_files, submitted
+from course.notebooks import NETWORK, STYLE, blank, homework_files, submitted
 
 # What a student writes: function → text in the place of the exception. Otherwise than in the solved
 # notebooks.

@@ -14,6 +14,7 @@ import class_visualization
 import fooling_image
 import gradcam
 import saliency_map
+import sanity_checks
 import style_transfer
 from files.course import package_file
 
@@ -192,11 +193,21 @@ def test_one_logit_one_channel_several_outputs(kinds, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "script", [saliency_map, fooling_image, class_visualization, sanity_checks]
+)
+def test_a_network_that_fails_is_one_line_in_every_script(script, kinds, tmp_path, capsys):
+    assert run(script, tmp_path, "--arch", f"{tmp_path}/kinds.py:TwoInputs", "--quiet") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "kinds.py:TwoInputs, on a picture of 224×224: TypeError" in err
+
+
 FAULTS = {
     "many_channels": ([], "5 channels"),
     "Outputs": ([], "--output"),
     "TwoInputs": ([], "kinds.py:TwoInputs, on a picture of 224×224"),
-    "Fixed": (["--whole"], "kinds.py:Fixed, on a picture of 337×224: only 224"),
+    "Fixed": (["--whole"], "kinds.py:Fixed, on a picture of 337×224: AssertionError: only 224"),
     "grey": (["--mean", "1"], "--std"),
 }
 

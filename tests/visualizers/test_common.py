@@ -7,12 +7,14 @@ from packaging.version import Version
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from adapters.outputs import Reading
 from errors import InputError
 from image_utils import blur_image, clip_pixels, round_to_8_bits
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_modules.rules import AdamRule, CourseRule
 from visualizers import ClassVisualization, GradCam, SaliencyMap
-from visualizers.common import check_labels, class_scores, evaluated, unit_length
+from visualizers.common import check_labels, class_scores, evaluated, probabilities, unit_length
+from visualizers.sanity import deletion_insertion
 
 # --- What is refused ---
 
@@ -123,3 +125,18 @@ def test_damaged_networks_whose_scores_are_finite(data):
     for method in (SaliencyMap().compute_saliency_maps, ours.guided_backprop, ours.guided_grad_cam):
         with pytest.raises(InputError, match="the gradient is not finite"):
             method(X, data[1], model)
+
+
+def test_probabilities_that_a_network_means():
+    model, scores = small_network(), torch.tensor([[1.0, -1.0], [0.0, 3.0]])
+    assert torch.equal(probabilities(model, scores), scores.softmax(dim=1))
+    model.score_reading = Reading(binary=True, probability="sigmoid")
+    assert torch.equal(probabilities(model, scores), scores.sigmoid())
+
+
+def test_deletion_of_a_network_with_one_logit_is_by_its_sigmoid():
+    model = small_network()
+    model.score_reading = Reading(probability="sigmoid")
+    images = torch.randn(1, 3, 16, 16)
+    curves = deletion_insertion(model, images, torch.tensor([1]), torch.rand(1, 16, 16), steps=2)
+    assert curves[0, 0, 0] == pytest.approx(model(images).sigmoid()[0, 1].item(), abs=1e-6)

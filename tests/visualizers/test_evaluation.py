@@ -18,7 +18,7 @@ from image_utils import to_batch
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_utils import style_transfer
 from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap
-from visualizers.common import class_scores, finite
+from visualizers.common import check_images, check_labels, class_scores, finite
 from visualizers.evaluation import at_once, copied, evaluation_mode, full_precision, in_chunks
 
 MATMUL = torch.backends.cuda.matmul
@@ -62,9 +62,13 @@ def test_full_precision_gives_back_the_caller_s_settings(changed):
 
 def test_techniques_compute_in_full_precision():
     class Noting(nn.Module):
+        def __init__(self, keeps: bool = False):
+            super().__init__()
+            self.keeps = keeps
+
         def forward(self, x):
             seen.append(torch.backends.cudnn.conv.fp32_precision)
-            return x.mean(dim=(2, 3))
+            return x if self.keeps else x.mean(dim=(2, 3))
 
     if not hasattr(torch.backends.cudnn, "conv"):
         pytest.skip("the interface of torch 2.9")
@@ -72,6 +76,13 @@ def test_techniques_compute_in_full_precision():
     X = torch.randn(1, 3, 4, 4)
     SaliencyMap().compute_saliency_maps(X, 0, Noting())
     compute_attributions(attr.Saliency(Noting()), X, target=0)
+    noise = Image.effect_noise((32, 32), 50)
+    losses = ContentLoss(), StyleLoss(), TotalVariationLoss()
+    weights = (0, 1, (0,), (1,), 1)
+    kwargs = {"testing": True, "num_iterations": 1}
+    count, layers = len(seen), nn.Sequential(Noting(keeps=True))
+    style_transfer("x", noise, noise, 32, 32, *weights, *losses, layers, torch.float32, **kwargs)
+    assert len(seen) > count
     assert set(seen) == {"ieee"} and torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
@@ -102,8 +113,13 @@ def test_no_number_is_waited_for_before_the_end():
         X, y = torch.randn(2, 3, 8, 8, device="cuda"), torch.tensor([1, 9], device="cuda")
         at_the_end = False
         with pytest.raises(DataDependentOutputException), evaluation_mode(model):
-            scores = finite(class_scores(model, X, y))  # 9 is no class; autograd needs a real GPU
+            images = check_images(X, model)
+            labels = check_labels(y, images)
+            # 9 is no class; autograd needs a real GPU
+            scores = finite(class_scores(model, images, labels))
             at_the_end = True
+        with pytest.raises(DataDependentOutputException):  # at once, where nobody reads it later
+            check_images(X, model)
     assert at_the_end and scores.shape == (2,)
     X = torch.randn(1, 3, 8, 8)  # nothing is left over for the next call
     assert (

@@ -1,0 +1,233 @@
+"""A solution's functions, wherever its edition has them: modules, root scripts, notebooks' cells.
+
+Of scripts and notebooks only imports, functions, classes and constants are run, cell by cell:
+neither training nor pictures.
+"""
+
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+import torch
+import torchvision
+from torch import nn
+
+from checker.editions import TABLE, Edition, Function, files
+from checker.items import place
+
+# What the packages export, and from which module.
+EXPORTS = {
+    "visualizers": {
+        "SaliencyMap": "saliency_map",
+        "GradCam": "gradcam",
+        "FoolingImage": "fooling_image",
+        "ClassVisualization": "class_visualization",
+    },
+    "style_modules": {
+        "ContentLoss": "content_loss",
+        "StyleLoss": "style_loss",
+        "TotalVariationLoss": "tv_loss",
+    },
+}
+
+
+class Missing(NotImplementedError):
+    """What a student has not written yet, in words."""
+
+
+class Solution:
+    """A folder's solution, of an edition."""
+
+    def __init__(self, root: Path, edition: Edition):
+        """Keep them."""
+        self.root, self.edition = root, edition
+        self.once = False  # leave out further calls, which show what the first one has left
+        self.findings: list[str] = []  # what is wrong beside the values
+        self.remarks: list[str] = []  # what is not, but worth a word
+
+    def place(self, item: str) -> Function:
+        """Return where an item's function is."""
+        return place(self.edition, item)
+
+    def path(self, item: str) -> Path | None:
+        """Return the file that an item's function is in, if it is there."""
+        return next(files(self.root, self.place(item).file), None)
+
+    def owner(self, item: str) -> Any:
+        """Return the module, or a new instance of the class, that an item's function is in.
+
+        Raises:
+            Missing: there is none.
+        """
+        where = self.place(item)
+        module = self._module(self.path(item))
+        names = [name.rpartition(".")[0] for name in where.name.split("|")]
+        return getattr(module, names[0])() if names[0] else module
+
+    def function(self, item: str, owner: Any = None) -> Callable[..., Any]:
+        """Return an item's function, which is called with the measures' names for its arguments.
+
+        Raises:
+            Missing: there is none.
+        """
+        where, owner = self.place(item), owner or self.owner(item)
+        names = [name.rpartition(".")[2] for name in where.name.split("|")]
+        found = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+        if found is None:
+            raise Missing(f"{where.file} does not define {names[0]}")
+
+        @functools.wraps(found)
+        def call(**given: Any) -> Any:
+            takes = [name for name in where.takes.split() if name.rstrip("=") in given]
+            ordered = [given.pop(name) for name in takes if not name.endswith("=")]
+            named = {name[:-1]: given.pop(name[:-1]) for name in takes if name.endswith("=")}
+            # What is left are options that not every edition has.
+            return found(*ordered, **named, **given)
+
+        return call
+
+    def accepts(self, item: str, option: str) -> bool:
+        """Return whether an item's function has an argument of this name."""
+        return option in inspect.signature(self.function(item)).parameters
+
+    def _module(self, path: Path | None) -> Any:
+        if path is None:
+            raise Missing("there is no such file")
+        relative = path.relative_to(self.root)
+        if path.suffix == ".ipynb" or self.edition is TABLE["a3-2023"]:
+            return cells(path)
+        name = ".".join(relative.with_suffix("").parts)
+        known = sys.modules.get(name)
+        return known if getattr(known, "__file__", "") == str(path) else own_module(path, name)
+
+
+# --- Modules ---
+
+
+def imported(name: str) -> Any:
+    """Import a module of the solution, of a package that module alone: a fault in another one is
+    not this item's.
+    """
+    package = name.partition(".")[0]
+    if package in EXPORTS and package not in sys.modules:
+        module: Any = ModuleType(package)
+        module.__path__ = [str(Path(sys.path[0]) / package)]
+        module.__getattr__ = lambda exported: _exported(package, exported)
+        sys.modules[package] = module
+    return importlib.import_module(name)
+
+
+def _exported(package: str, name: str) -> Any:
+    """Return what a package exports, when it is asked for: as of `from visualizers import
+    GradCam`.
+    """
+    if name not in EXPORTS[package]:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(imported(f"{package}.{EXPORTS[package][name]}"), name)
+
+
+def own_module(path: Path, name: str) -> ModuleType:
+    """Run a student's file as the module of a name, statement by statement.
+
+    An import that fails matters only to what uses it: of helpers of another task, or of something
+    that an editor has written there.
+    """
+    tree = ast.parse(path.read_bytes(), str(path))
+    if "." in name:
+        imported(name.rpartition(".")[0])
+    module = ModuleType(name)
+    module.__file__, module.__package__ = str(path), name.rpartition(".")[0]
+    sys.modules[name] = module
+    for node in tree.body:
+        _run(node, str(path), module)
+    return module
+
+
+def _run(node: ast.stmt, file: str, module: ModuleType) -> None:
+    """Run a statement; names that could not be imported are kept for `lost_import`."""
+    try:
+        exec(compile(ast.Module([node], []), file, "exec"), vars(module))
+    except Exception as error:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            raise
+        LOST.append(f"{type(error).__name__}: {error}")
+        if any(alias.name == "*" for alias in node.names):  # of a helper, which hands them on
+            vars(module).update(COMMON)
+
+
+LOST: list[str] = []  # the imports that failed
+# What older NumPy, SciPy and Python have, and solutions use.
+for _name, _now in (("product", np.prod), ("float", float), ("int", int), ("bool", bool)):
+    if _name not in vars(np):
+        setattr(np, _name, _now)
+sys.modules.setdefault("scipy.ndimage.filters", scipy.ndimage)
+sys.modules.setdefault("imp", importlib)
+COMMON = {"torch": torch, "nn": nn, "F": nn.functional, "np": np, "T": torchvision.transforms}
+
+
+@functools.cache
+def cells(path: Path) -> ModuleType:
+    """Return a module with what a notebook or a script defines.
+
+    A function of a cell that does not compile raises the SyntaxError when it is called; one that is
+    in no cell raises NotImplementedError, as a blank does.
+    """
+    module: ModuleType = _Cells(path.name)
+    module.__file__ = str(path)
+    sys.path.append(str(path.parent))  # for cs231n beside it
+    for where, source in _code(path):
+        try:
+            tree = ast.parse(source, where)
+        except SyntaxError as error:
+            for name in re.findall(r"^(?:def|class) +(\w+)", source, re.MULTILINE):
+                setattr(module, name, _failing(error))
+            continue
+        for node in filter(_is_definition, tree.body):
+            _run(node, where, module)
+    return module
+
+
+class _Cells(ModuleType):
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Missing(f"{self.__name__} defines no {name}")
+
+
+def _code(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield place and source of a notebook's cells of code, or of a script; lines for IPython or
+    the shell are empty in them.
+    """
+    if path.suffix != ".ipynb":
+        yield str(path), path.read_text("utf-8")
+        return
+    for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"], start=1):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not source.startswith("%%"):
+            yield f"{path} cell {number}", re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.MULTILINE)
+
+
+def _is_definition(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+        with contextlib.suppress(ValueError):
+            ast.literal_eval(node.value)
+            return True
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef)
+
+
+def _failing(error: SyntaxError) -> Callable[..., None]:
+    def fail(*_, **__):
+        raise error
+
+    return fail
