@@ -61,7 +61,7 @@ grade: $(tools)  ## staff: the points of SUBMISSION=a.zip, by EDITION=homework t
 	$(python) course/grade.py --edition $(EDITION) $(SUBMISSION)
 
 clean:  ## remove what the scripts and tests write, not the environment
-	rm -rf visualization report.pdf assignment_3_submission.zip assignment_3_starter.zip homework_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf visualization report.pdf homework.pdf notebooks/*.pdf assignment_3_submission.zip assignment_3_starter.zip homework_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f styles_images/*.png
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

@@ -46,7 +46,17 @@ SCRIPTS = (
     "data_utils.py",
 )
 # To try the imports
-PACKAGES = ("torch", "torchvision", "captum", "numpy", "matplotlib", "PIL", "fpdf", "markdown_it")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "captum",
+    "numpy",
+    "matplotlib",
+    "PIL",
+    "fpdf",
+    "markdown_it",
+    "pypdf",
+)
 PATIENCE = 300  # seconds for the imports, most of which torch takes
 UNPACKED_CHECK = (
     "import sys; sys.path.insert(0, ''); import collect_submission as c; c.report_imports()"

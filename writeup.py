@@ -1,5 +1,5 @@
 """Every question in one process, then report.pdf: the figures, how they were made, and room for
-your answers.
+your answers. Or, by --notebooks, the homework's PDFs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 TITLE = "Network visualization and style transfer"
 REPORT = "report.pdf"
+NOTEBOOKS = ("NetworkVisualization-Pytorch", "StyleTransfer-Pytorch")  # the homework's order
+HOMEWORK = "homework.pdf"
 LONGEST_ANSWER = 350  # words, the course's limit
 
 
@@ -54,9 +56,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "the first goes on the title page"
     )
     add("--answers", type=named_path, metavar="FILE.md", help=words)
+    words = (
+        "no report, but a PDF of each notebook as it is stored, beside it; with a problem set also "
+        f"{HOMEWORK}: the problem set, NetworkVisualization, StyleTransfer"
+    )
+    add("--notebooks", nargs="*", type=named_path, metavar="PROBLEM_SET.pdf", help=words)
 
 
 def make_figures(session: Session) -> None:
+    """Write the report, or the notebooks' PDFs."""
+    if session.options.notebooks is not None:
+        set_notebooks(session)
+    else:
+        write_report(session)
+
+
+def set_notebooks(session: Session) -> None:
+    """Write a PDF of each notebook, and the homework's one PDF where there is a problem set."""
+    from report.notebooks import join, set_notebook
+    from report.pages import Report
+
+    options, paths = session.options, []
+    for name in NOTEBOOKS:
+        report, source = Report(name, today()), ROOT / "notebooks" / f"{name}.ipynb"
+        set_notebook(report, source)
+        paths.append((options.out or source.parent) / f"{name}.pdf")
+        report.save(paths[-1])
+    if options.notebooks:
+        paths.append((options.out or ROOT) / HOMEWORK)
+        join([*options.notebooks, *paths[:-1]], paths[-1])
+    if not options.quiet:
+        print(*paths, sep="\n", file=sys.stderr)
+
+
+def write_report(session: Session) -> None:
     """Make the figures of the chosen questions and compose the report."""
     from report.pages import Report, read_pictures, read_sections, read_table
 

@@ -38,7 +38,8 @@ class Item:
     # differently show, below the nearest known mistake. Both are listed in course/README.md.
     tolerance: float
     hint: str = ""  # above the starter's blank; without one, nothing is blanked
-    extra: bool = False  # extra credit: shown, left out of the sum of the points that can be had
+    # The homework's extra credit for students of this course: shown, left out of their maximum.
+    extra: str = ""
     parts: bool = False  # only what stands between `# Question N: …` and `# End` is blanked
     measured: str = ""  # the function that is called, where it is not that one
 
@@ -168,6 +169,7 @@ ITEMS = (
         0.25,
         "The gradient has two parts: the score's, by autograd, and that of the penalty, which you "
         "can write down.",
+        extra="CS4803",
         measured="ClassVisualization.create_class_visualization",
     ),
     Item(

@@ -126,6 +126,7 @@ def save_losses(
             if weight
         ]
         for preset in chosen
+        if len(curves[preset.name][0]) > 4  # not every style loss tells its terms
     }
     session.save(draw_losses(curves, by_layer), "style_losses.png", **facts)
 

@@ -62,11 +62,21 @@ class Grade:
     scores: list[Score] = field(default_factory=list)
     error: str = ""  # why nothing could be checked
     notes: list[str] = field(default_factory=list)  # which folder was graded, what was left out
+    course: str = ""  # whose extra credit counts as such
 
     @property
     def total(self) -> float:
         """All points together."""
         return sum(score.points for score in self.scores)
+
+    @property
+    def most(self) -> float:
+        """The maximum, without extra credit."""
+        return sum(score.most for score in self.scores if not self.is_extra(score))
+
+    def is_extra(self, score: Score) -> bool:
+        """Whether an item is extra credit here."""
+        return bool(self.course) and score.item.extra == self.course
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Rules:
     hidden: check.Expected  # inputs that students do not have, and what is right for them
     strict: bool = False  # no points at all for code that prints what nobody asked for
     partial: bool = False  # an item's share of the points where it is not all right
+    course: str = ""  # whose extra credit is left out of the maximum
 
     def points(self, outcome: check.Outcome, most: float) -> float:
         """Return an item's points."""
@@ -90,7 +101,7 @@ def grade(path: Path, rules: Rules) -> Grade:
     raised.
     """
     outcomes: dict[str, check.Outcome] = {}
-    result = Grade(str(path))
+    result = Grade(str(path), course=rules.course)
     items = of_edition(rules.edition)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve() / "submission"
@@ -102,8 +113,13 @@ def grade(path: Path, rules: Rules) -> Grade:
             result.error = check.one_line(str(error))
         except Exception as error:  # whatever a submission does is its own result
             result.error = check.one_line(f"cannot be graded: {type(error).__name__}: {error}")
+    return scored(result, outcomes, rules)
+
+
+def scored(result: Grade, outcomes: dict[str, check.Outcome], rules: Rules) -> Grade:
+    """Add the points of the edition's items to a grade; outcomes: item → what the check says."""
     printing = rules.strict and any(UNASKED in outcome.words for outcome in outcomes.values())
-    for item in items:
+    for item in of_edition(rules.edition):
         question, most = item.editions[rules.edition]
         points, message = 0.0, result.error
         if outcome := outcomes.get(item.name):
@@ -320,12 +336,12 @@ def table(result: Grade) -> str:
     lines = [check.one_line(result.name), *(f"  {note}" for note in result.notes)]
     for score in result.scores:
         points = f"{score.points:4g} / {score.most:<4g}"
-        extra = "(extra credit) " * score.item.extra
+        extra = "(extra credit) " * result.is_extra(score)
         lines.append(
             f"  {score.question:4} {score.item.title:30} {points} {extra}{score.message}".rstrip()
         )
-    most = sum(score.most for score in result.scores if not score.item.extra)
-    return "\n".join([*lines, f"  {'':4} {'total':30} {result.total:4g} / {most:<4g}".rstrip()])
+    total = f"  {'':4} {'total':30} {result.total:4g} / {result.most:<4g}"
+    return "\n".join([*lines, total.rstrip()])
 
 
 def gradescope(result: Grade) -> dict:
@@ -335,7 +351,7 @@ def gradescope(result: Grade) -> dict:
             "name": score.item.title,
             "number": score.question,
             "score": score.points,
-            "max_score": 0 if score.item.extra else score.most,
+            "max_score": 0 if result.is_extra(score) else score.most,
             "output": score.message,
             "visibility": "visible",
         }
@@ -422,6 +438,9 @@ def make_parser() -> Parser:
     add("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
     words = "whose points (default: %(default)s)"
     add("--edition", choices=EDITIONS, default=EDITIONS[0], help=words)
+    courses = sorted({item.extra for item in of_edition(HOMEWORK)} - {""})
+    words = "of the homework: whose extra credit is left out of the maximum"
+    add("--course", choices=courses, default="", help=words)
     words = "no points at all for code that prints what nobody asked for"
     add("--strict", action="store_true", help=words)
     words = "of an item that is wrong, the share of the points that its right values have"
@@ -453,6 +472,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
+    if options.course and options.edition != HOMEWORK:
+        parser.error("--course: only the homework has extra credit; --edition homework")
     if options.jobs < 1:
         parser.error(f"--jobs: a number from 1 was expected, got {options.jobs}")
     if options.seed is not None and not 0 < options.seed <= LARGEST_SEED:
@@ -464,7 +485,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = Table(options.csv, options.edition) if options.csv else None
             seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
             hidden = stored(options.values) if options.values else drawn(seed)
-            rules = Rules(options.edition, hidden, options.strict, options.partial)
+            rules = Rules(options.edition, hidden, options.strict, options.partial, options.course)
             for result in grade_all(options.submissions, rules, options.jobs):
                 failed = failed or bool(result.error)
                 try:  # files first: a screen may have gone

@@ -11,6 +11,7 @@ solution.
 """
 
 import ast
+import dataclasses
 import re
 import secrets
 import subprocess
@@ -50,7 +51,13 @@ EXTRAS = (
 GIVEN = frozenset({"compute_attributions", "attribution", "occlusion_windows"})
 
 
-BLANKS = tuple(item for item in ITEMS if item.hint)
+# Not asked for, but half an answer: what counterfactual maps take from Grad-CAM.
+_SHARED = dataclasses.replace(
+    next(item for item in ITEMS if item.name == "grad_cam"),
+    function="GradCam.maps",
+    hint="Only counterfactual maps need it: activation_value and gradient_value to maps in [0, 1].",
+)
+BLANKS = (*(item for item in ITEMS if item.hint), _SHARED)
 
 # Part of a function that students write: indent, title, what is there.
 PART = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.MULTILINE)

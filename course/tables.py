@@ -60,8 +60,8 @@ def _script(item: Item) -> str:
 
 
 def _points() -> Iterator[tuple[str, ...]]:
-    yield "item", "assignment", "points", "homework", "points"
-    yield "---", "---", "---", "---", "---"
+    yield "item", "assignment", "points", "homework", "points", "extra credit"
+    yield "---", "---", "---", "---", "---", "---"
     for item in ITEMS:
         numbers = [item.editions.get(edition, ("", 0)) for edition in (ASSIGNMENT, HOMEWORK)]
         yield (
@@ -71,12 +71,13 @@ def _points() -> Iterator[tuple[str, ...]]:
                 for question, most in numbers
                 for text in (question, f"{most:g}" if question else "")
             ),
+            f"for {item.extra}" if item.extra else "",
         )
     sums = [
         sum(item.editions.get(edition, ("", 0))[1] for item in ITEMS)
         for edition in (ASSIGNMENT, HOMEWORK)
     ]
-    yield "all", "", f"{sums[0]:g}", "", f"{sums[1]:g}"
+    yield "all", "", f"{sums[0]:g}", "", f"{sums[1]:g}", ""
 
 
 def _editions() -> Iterator[tuple[str, ...]]:

@@ -302,7 +302,7 @@ class Report(FPDF):
             self.keep(50)
             self.paragraph(runs_in(node, "B"), 12 if node.tag in ("h1", "h2") else 11, after=3)
         elif node.type in ("fence", "code_block"):
-            self._code(node.content)
+            self.code(node.content)
         elif node.type in ("bullet_list", "ordered_list"):
             for number, item in enumerate(node.children, start=int(node.attrs.get("start", 1))):
                 self._beside("•" if node.type == "bullet_list" else f"{number}.", INDENT)
@@ -333,7 +333,9 @@ class Report(FPDF):
             if not node.children:
                 self.skip(BODY * LEADING)
 
-    def _code(self, code: str) -> None:
+    def code(self, code: str, fill: bool = True) -> None:
+        """Set lines in a font of equal widths, on grey unless told otherwise."""
+        self._load([(MONO, "")])
         self.set_fill_color(243)
         for line in self.settable(code.rstrip("\n")).split("\n"):
             self.set_font(MONO, size=SMALL)
@@ -344,7 +346,7 @@ class Report(FPDF):
                     0,
                     12,
                     piece,
-                    fill=True,
+                    fill=fill,
                     wrapmode="CHAR",
                     align="L",
                     new_x="LMARGIN",

@@ -260,7 +260,8 @@ def words_on_areas(results: Results) -> str:
     sentences = []
     for measure in AREAS:
         sign = 1 if GOOD[measure] == "high" else -1
-        medians = {method: each.median for method, each in results.column(measure).items()}
+        # As they are printed: what differs by less is no finding.
+        medians = {m: round(each.median, 2) for m, each in results.column(measure).items()}
         control = max((name for name in CONTROLS), key=lambda name: sign * medians[name])
         better = [
             m for m in medians if m not in CONTROLS and sign * medians[m] > sign * medians[control]

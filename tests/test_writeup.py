@@ -3,6 +3,7 @@ places.
 """
 
 import dataclasses
+import datetime
 import importlib
 import os
 import re
@@ -18,6 +19,7 @@ from cli.options import make_parser
 from cli.session import Session
 from figure_utils import draw_rows, provenance, save_png
 from report.markdown import read_sections
+from report.pages import Report
 from report.questions import QUESTIONS
 from writeup import today
 
@@ -415,3 +417,17 @@ def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(
     first, second = (page.extract_text() for page in pypdf.PdfReader(tmp_path / "report.pdf").pages)
     assert "My answers\nA. Student\nCollaborators\nNetwork" in first and "Sharp." in second
     assert "'My answers' names no question" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_homework_s_one_pdf(tmp_path):
+    problem_set = tmp_path / "mine.pdf"
+    Report("my answers", datetime.date(2026, 1, 31)).save(problem_set)
+    assert writeup.main(["--notebooks", str(problem_set), "--out", str(tmp_path), "--quiet"]) == 0
+    names = [f"{name}.pdf" for name in ("mine", *writeup.NOTEBOOKS)]
+    counts = [len(pypdf.PdfReader(tmp_path / name).pages) for name in names]
+    whole = [page.extract_text() for page in pypdf.PdfReader(tmp_path / "homework.pdf").pages]
+    assert len(whole) == sum(counts) and min(counts[1:]) > 4
+    assert "Network visualization" in whole[1] and "Style transfer" in whole[1 + counts[1]]
+    written = [*names, "homework.pdf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(written)

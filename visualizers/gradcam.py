@@ -117,8 +117,9 @@ class GradCam:
 
         L = relu(Σ_k α_k · A_k), α_k = mean over the places of ∂s_y/∂A_k. The maps are enlarged
         bicubically to images and scaled to [0, 1] by (L − min) / (max − min), where min and max are
-        the batch's. Since the enlargement undershoots beside a peak, min may be below 0, and a
-        place where nothing speaks for the class then is a little above 0. The course does the same.
+        the batch's. The enlargement undershoots beside a peak, so min may be below 0, and where
+        nothing speaks for the class the map then is −min / (max − min) instead of 0: 0.02 on the
+        course's photos, more where few places are bright. The course's code does the same.
 
         Selvaraju et al.: Grad-CAM, 2017, §3, equations 1 and 2.
 

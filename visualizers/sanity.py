@@ -32,7 +32,7 @@ from .common import (
 )
 from .evaluation import evaluation_mode, in_chunks
 
-STEPS = 10  # of deletion and insertion; 16 and 32 change an area by 0.01
+STEPS = 10  # of deletion and insertion; 32 change a mean area by 0.013 at most
 # Pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little
 BLUR = 10
 BASELINES = ("mean", "zero", "blur")  # what deletion puts in a pixel's place
@@ -195,9 +195,8 @@ def deletion_insertion(
     come back.
 
     Petsiuk, Das, Saenko: RISE, 2018, §4.1: the better a map, the sooner deletion brings the
-        probability down and
-    insertion brings it up. The `area` under either curve lies in [0, 1]: low is good for deletion,
-    high for insertion.
+    probability down and insertion brings it up. The `area` under either curve lies in [0, 1]: low
+    is good for deletion, high for insertion.
 
     They cannot tell an explanation from an order that breaks the picture: pictures half replaced
     are none that the network has been trained on, so compare with `CONTROLS`. Only the order

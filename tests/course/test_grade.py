@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from solutions import ITEMS, archive, put, run, write
+from solutions import ITEMS, archive, expected, put, run, write
 
 import check
 from checker import measures, server
+from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
 from course.hidden import draw
@@ -306,3 +307,34 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})
+
+
+def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:
+    """Everything right but these items, of which the check says something."""
+    found = {item.name: check.Outcome(item.name, "", "", "ok", "") for item in of_edition(edition)}
+    wrong = {name: check.Outcome(name, "", "", "wrong", words) for name, words in other.items()}
+    return found | wrong
+
+
+@pytest.mark.parametrize("strict, points", [(False, 77), (True, 0)])
+def test_who_prints_loses_the_item_or_by_the_hand_out_s_rule_everything(strict, points):
+    rules = grade.Rules(ASSIGNMENT, expected(), strict)
+    found = outcomes(ASSIGNMENT, tv_loss=f"prints '1', {UNASKED}")
+    result = grade.scored(grade.Grade("a.zip"), found, rules)
+    assert result.total == points and f"{points:4g} / 80" in grade.table(result)
+    assert sum("no points" in score.message for score in result.scores) == 15 * strict
+    wrong = outcomes(ASSIGNMENT, tv_loss="of another shape")
+    assert grade.scored(grade.Grade("a.zip"), wrong, rules).total == 77
+
+
+@pytest.mark.parametrize("course, most", [("", 50), ("CS4803", 40)])
+def test_extra_credit_is_shown_and_left_out_of_its_course_s_maximum(course, most):
+    rules = grade.Rules(HOMEWORK, expected())
+    found = outcomes(HOMEWORK, content_loss="twice what it should be")
+    result = grade.scored(grade.Grade("a.zip", course=course), found, rules)
+    (line,) = [line for line in grade.table(result).splitlines() if "Class visual" in line]
+    assert ("extra credit" in line) == bool(course) and "10 / 10" in line
+    assert (result.total, result.most) == (47, most) and f"47 / {most}" in grade.table(result)
+    tests = grade.gradescope(result)["tests"]
+    assert sum(test["max_score"] for test in tests) == most
+    assert sum(test["score"] for test in tests) == 47

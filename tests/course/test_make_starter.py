@@ -1,12 +1,16 @@
 """The students' edition: made from the solution, nothing of an answer in it, full points when solved."""
 
 import ast
+import io
 import sys
+import zipfile
 
 import pytest
-from solutions import ITEMS, POINTS, RIGHT, points, put, run, write
+from solutions import ITEMS, RIGHT, outcome, points, put, run, write
 
-from collect_submission import required_files
+import check
+from collect_submission import required_files, zip_files
+from course import grade
 from course.make_starter import (
     BLANKS,
     GIVEN,
@@ -62,6 +66,13 @@ def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     }
     assert not [name for name in starter_zip if name.startswith("data/") and name.endswith(".py")]
     assert starter_zip["README.md"] == (ROOT / "course/STARTER.md").read_bytes()
+
+
+def test_shell_scripts_of_the_starter_can_be_run(starter_zip):
+    archive = zipfile.ZipFile(io.BytesIO(zip_files(starter_zip)))
+    runnable = [each.filename for each in archive.infolist() if each.external_attr >> 16 & 0o111]
+    assert runnable == [name for name in archive.namelist() if name.endswith(".sh")]
+    assert "collect_submission.sh" in runnable
 
 
 def test_no_line_of_a_blanked_body_survives(starter_zip):
@@ -143,17 +154,69 @@ for name in {names}:
     assert run(*ruff, cwd=starter).returncode == 0
 
 
+# Question → its script, with options for little work.
+WALK = {
+    "1.1": ("saliency_map.py", "--num", "1", "--steps", "2"),
+    "1.2": ("gradcam.py", "--num", "1", "--steps", "2"),
+    "1.3": ("fooling_image.py",),
+    "1.4": ("class_visualization.py", "--iterations", "2"),
+    **dict.fromkeys(
+        ("2.1", "2.2", "2.3", "2.4", "2.5"),
+        ("style_transfer.py", "--optimizer", "adam", "--iterations", "2", "--image-size", "64"),
+    ),
+}
+FIGURES = {"1.1": "saliency_captum", "1.2": "figure1", "1.3": "fooling_image"}
+FIGURES |= {"1.4": "class_visualization", "2.4": "style_transfer", "2.5": "inverted_features"}
+PRINTED = ("Content Loss", "Gram Matrix", "Style Loss", "TV Loss")  # after 2.1, 2.2, 2.2 and 2.3
+
+
+OBJECTIVE = """
+image = image.detach().clone().requires_grad_()
+score = model(image)[0, target]
+(score - l2_reg * (image**2).sum()).backward()
+return score.detach(), image.grad
+"""
+
+
 @pytest.mark.slow
-def test_starter_solved_by_a_student_passes_everything(starter):
-    for name, body in RIGHT.items():
-        put(starter, name, body)
-    for script in ("saliency_map.py", "gradcam.py"):
-        put(
-            starter,
-            script.replace("_map.py", "_captum").replace(".py", "_captum"),
-            captum_body(script),
-        )
-    assert points(starter) == POINTS
+def test_a_student_s_walk_in_the_hand_out_s_order(starter, hidden):
+    """Each question written, checked, and its figures made; the report; the zip, at full points."""
+    for item in ITEMS.values():
+        if item.name.endswith("_captum"):
+            put(starter, item.name, captum_body(item.file))
+        elif item.parts:
+            body = function_body((ROOT / item.file).read_text(), item.function)
+            put(starter, item.name, body)
+        elif item.function == "objective_gradient":  # of which the script makes use
+            path = starter / item.file
+            path.write_text(replace_body(path.read_text(), item.function, OBJECTIVE))
+        elif item.hint:
+            put(starter, item.name, RIGHT[item.name])
+        assert outcome(starter, item.name).status == "ok", item.name
+        if item.name in ("guided_backprop", "gram_matrix", "feature_inversion"):
+            continue  # the question goes on, or its figure is there
+        last = [each.name for each in ITEMS.values() if each.question == item.question][-1]
+        if item.name != last or item.question in ("2.1", "2.3"):
+            continue
+        script, *options = WALK[item.question]
+        result = run(sys.executable, script, *options, "--quiet", cwd=starter)
+        written = (starter / f"visualization/{FIGURES.get(item.question)}.png").is_file()
+        if item.question == "2.2":  # what is written is tested, and the next question named
+            assert [line.split(" ")[0] for line in result.stdout.splitlines()] == [
+                line.split(" ")[0] for line in PRINTED[:3]
+            ]
+            assert result.returncode == 2 and "Question 2.3" in result.stderr and not written
+        else:
+            assert result.returncode == 0 and result.stderr == "" and written, result.stderr
+    assert result.stdout.count("rror is 0.000") == 4
+    assert (starter / "visualization/inverted_features.png").is_file()
+    report = run(sys.executable, "writeup.py", "--no-run", cwd=starter)
+    assert report.returncode == 0 and (starter / "report.pdf").is_file(), report.stderr
+    assert run(sys.executable, "collect_submission.py", cwd=starter).returncode == 0
+    (submission,) = starter.glob("*_submission.zip")
+    rules = grade.Rules("assignment", check.Expected(hidden))
+    result = grade.grade(submission, rules)
+    assert (result.total, result.most) == (80, 80), grade.table(result)
 
 
 def captum_body(script: str) -> str:
@@ -162,19 +225,15 @@ def captum_body(script: str) -> str:
     return f"import contextlib\nimport functools\n{body}"
 
 
+# By themselves; of the others it takes more than one.
+ALONE = [n for n in RIGHT if n not in ("guided_grad_cam", "guided_backprop", "style_loss")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "solved",
-    [
-        ("saliency_map", "grad_cam", "class_visualization", "gram_matrix", "style_transfer"),
-        ("custom_relu", "fooling_image", "content_loss", "tv_loss"),
-    ],
-    ids=" ".join,
-)
-def test_questions_solved_alone_score_their_points_and_no_other(solved, starter):
-    for name in solved:
-        put(starter, name, RIGHT[name])
-    assert points(starter) == {name: POINTS[name] for name in solved}
+@pytest.mark.parametrize("name", ALONE)
+def test_one_question_solved_is_right_without_the_others(name, starter):
+    put(starter, name, RIGHT[name])
+    assert outcome(starter, name).status == "ok"
 
 
 @pytest.mark.slow

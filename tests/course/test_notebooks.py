@@ -1,5 +1,6 @@
 """The homework edition: its starter, a student's walk through it, and the grades of notebooks."""
 
+import datetime
 import io
 import json
 import re
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from checker.items import HOMEWORK, of_edition
+from collect_submission import zip_files
+from course.make_starter import starter_files
 from course.notebooks import NETWORK, STYLE, blank, homework_files, submitted
+from report.pages import Report
 
 # What a student writes: function → text in the place of the exception. Otherwise than in the solved
 # notebooks.
@@ -140,29 +145,43 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_from_the_starter_to_full_points(tmp_path, hidden):
-    archive = tmp_path / "starter.zip"
-    from collect_submission import zip_files
-    from course.make_starter import starter_files
-
-    archive.write_bytes(zip_files(starter_files(ROOT) | homework_files(ROOT)))
+def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden):
+    """Each question written and checked; the PDFs; the zip, at full points."""
     home = tmp_path / "home"
-    zipfile.ZipFile(archive).extractall(home)
+    zipfile.ZipFile(io.BytesIO(zip_files(starter_files(ROOT) | homework_files(ROOT)))).extractall(
+        home
+    )
     check = ["check.py", "--edition", "homework"]
     assert "9 items: 9 missing" in run(home, *check).stdout
-    for name in (NETWORK, STYLE):
-        answered(home / name, ANSWERS)
-    result = run(home, *check)
-    assert "9 items: 9 ok" in result.stdout, result.stdout
-    assert re.findall(r"^([\d.]+)", result.stdout, re.MULTILINE)[:3] == ["1.1", "1.2", "1.3"]
+    written = {}
+    for item in of_edition(HOMEWORK):
+        function = {"saliency_map": "compute_saliency_maps", "fooling_image": "make_fool_image"}
+        function |= {"class_visualization": "create_class_visualization"}
+        name = function.get(item.name, item.name)
+        if name in ANSWERS:
+            written[name] = ANSWERS[name]
+            for notebook in (NETWORK, STYLE):
+                answered(home / notebook, {name: ANSWERS[name]})
+        said = run(home, *check, "--only", item.name).stdout
+        assert said.startswith(item.editions[HOMEWORK][0]) and "1 item: 1 ok" in said, said
+    assert written == ANSWERS
+    (home / "problem_set.pdf").write_bytes(pdf_with_a_page())
+    result = run(home, "writeup.py", "--notebooks", "problem_set.pdf")
+    assert result.returncode == 0 and (home / "homework.pdf").is_file(), result.stderr
     result = run(home, "collect_submission.py")
     assert result.returncode == 0 and result.stderr.count("not all cells have been run") == 2
     submission = home / "assignment_3_submission.zip"
-    assert {NETWORK, "notebooks/cs231n/__init__.py", "data/reference_values.npz"} <= set(
-        zipfile.ZipFile(io.BytesIO(submission.read_bytes())).namelist()
-    )
+    assert {
+        *(NETWORK, NETWORK.replace(".ipynb", ".pdf"), STYLE.replace(".ipynb", ".pdf")),
+        *("notebooks/cs231n/__init__.py", "data/reference_values.npz"),
+    } <= set(zipfile.ZipFile(submission).namelist())
     graded = run(ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", submission)
     assert re.search(r"total +50 / 50", graded.stdout), graded.stdout
+
+
+def pdf_with_a_page() -> bytes:
+    report = Report("my answers", datetime.date(2026, 1, 31))
+    return bytes(report.output())
 
 
 @pytest.mark.slow

@@ -41,11 +41,17 @@ RUN_BY_THEIR_TESTS = {
     "python data_utils.py --from STARTER.zip",
     "python writeup.py --only fooling_image class_visualization",
     "python writeup.py --no-run --answers answers.md",
+    "python writeup.py --notebooks",
+    "python writeup.py --notebooks problem_set.pdf",
     "bash collect_submission.sh",
     "bash collect_submission.sh --code-only",
 }
 RUN_BY_THEIR_TESTS |= {"python check.py", "python check.py --only saliency_map grad_cam"}
-BENCHMARKS = {"python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"}
+BENCHMARKS = {
+    *("python -m pip install -r benchmarks/requirements.txt", "python benchmarks/run.py"),
+    "python -m pip install -r benchmarks/requirements-agreement.txt",
+    "python benchmarks/agreement.py",
+}
 NEEDS_NETWORK = {
     "python gradcam.py --arch my_timm.py:network --images cat.jpg",  # timm's weights
     ".venv/bin/python -m pip install torch torchvision --index-url "
