@@ -129,6 +129,7 @@ import sys, torch, torchvision
 import style_modules, style_modules.rules, visualizers
 from errors import InputError
 from pathlib import Path
+torch.manual_seed(0)
 X, y = torch.randn(2, 3, 64, 64), torch.tensor([1, 2])
 model = torchvision.models.squeezenet1_1().eval()
 maps = visualizers.SaliencyMap().compute_saliency_maps(X, y, model)
