@@ -2,6 +2,7 @@
 
 import pytest
 from helpers import ROOT
+from PIL import Image
 
 import style_transfer
 from cli.options import make_parser
@@ -34,7 +35,11 @@ def test_without_the_course_s_paintings_our_own(monkeypatch, project):
     assert [preset.name for preset in presets()][-1] == INVERSION and len(presets()) == 4
     files = [path for preset in presets() for path in preset.files()]
     assert all(path.is_file() for path in files)
-    assert {path.parent for path in files if path.suffix == ".jpg"} == {ROOT / "data" / "styles"}
+    paintings = {path for path in files if path.suffix == ".jpg"}
+    assert {path.parent for path in paintings} == {ROOT / "data" / "styles"}
+    for path in paintings:
+        with Image.open(path) as painting:
+            assert (painting.size, painting.mode) == ((512, 512), "RGB")
 
 
 def test_pictures_of_one_s_own_give_the_name_and_take_the_third_preset_s_weights():
