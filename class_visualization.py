@@ -27,7 +27,7 @@ Column = tuple[int, list["np.ndarray"], list[str]]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "chunk", "classes")
+    add_photo_options(parser, "chunk", "size", "classes")
     add = parser.add_argument
     target = "the classes, ids or names (default: 187, or the last if there are fewer)"
     add("--target", nargs="+", metavar="CLASS", help=target)

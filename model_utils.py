@@ -157,23 +157,25 @@ def _adapt(
     if own or output is not None or len(_last_weight(model)[1]) == 1:
         trial = try_out(model, preparation.size)
         preparation = with_channels(preparation, trial.channels, arch)
-    if own and preparation.source == ASSUMED:
-        log.warning(
-            "the network %s does not say how its photos are prepared: ImageNet's mean and standard "
-            "deviation are taken, at %s pixels; --mean, --std, --range and --size say otherwise",
-            *(arch, preparation.size),
-        )
     model.photo_preparation = preparation  # type: ignore[assignment]
-    if not preparation.is_imagenets:
-        if isinstance(model, torch.jit.ScriptModule):
-            raise InputError(f"{arch} is TorchScript, which takes photos only as ImageNet's")
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    if not preparation.is_imagenets and not scripted:
         model.register_forward_pre_hook(_prepared)
     if preparation.channels == 1:
         trial = try_out(model, preparation.size)
     reading = find_reading(trial, output, sigmoid, arch)
     model.score_reading = reading  # type: ignore[assignment]
+    if scripted and not (preparation.is_imagenets and reading.is_plain):
+        raise InputError(f"{arch} is TorchScript, whose inputs and outputs cannot be changed here")
     if not reading.is_plain:
         model.register_forward_hook(_scores)
+    # A network that fails is told of later, by that alone
+    if own and preparation.source == ASSUMED and trial.output is not None:
+        log.warning(
+            "the network %s does not say how its photos are prepared: ImageNet's mean and standard "
+            "deviation are taken, at %s pixels; --mean, --std, --range and --size say otherwise",
+            *(arch, preparation.size),
+        )
 
 
 def _prepared(model: nn.Module, inputs: tuple) -> tuple:

@@ -29,7 +29,7 @@ CURVES = {"rank correlation": "Spearman's rank correlation", "SSIM": "structural
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the script's own options."""
-    add_photo_options(parser, "images", "labels", "num", "chunk", "classes")
+    add_photo_options(parser, "images", "labels", "num", "chunk", "size", "classes")
     add = parser.add_argument
     add(
         "--steps",

@@ -157,8 +157,9 @@ def _by_its_modules(model: nn.Module, size: int) -> Preparation | None:
     finished = try_out(model, size, more).finished
     inside = next((module for module in normalisers if module in finished), None)
     if inside is not None:
-        (mean, _), name = _normalisation(inside) or ((), ()), type(inside).__name__
-        return Preparation((0.0,), (1.0,), pixel_range=_range_of(mean), source=f"its own {name}")
+        mean, source = (_normalisation(inside) or ((), ()))[0], f"its own {type(inside).__name__}"
+        base, pixel_range = _by_configuration(model) or Preparation(), _range_of(mean)
+        return replace(base, mean=(0.0,), std=(1.0,), pixel_range=pixel_range, source=source)
     return _of_transforms([*normalisers, *carried], "its own transforms")
 
 
@@ -167,7 +168,8 @@ def _by_configuration(model: nn.Module) -> Preparation | None:
     for module in model.modules():
         for name in ("pretrained_cfg", "default_cfg"):
             config = getattr(module, name, None)
-            if isinstance(config, Mapping) and (numbers := _numbers_of(config.get)):
+            config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+            if numbers := _numbers_of(config.get):
                 sides = config.get("input_size") or (SIZE,)
                 how = _interpolation(config.get("interpolation"))
                 return Preparation(*numbers, min(sides[-2:]), how, _range_of(numbers[0]), 3, name)

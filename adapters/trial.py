@@ -40,9 +40,9 @@ def try_out(model: nn.Module, size: int, more: Iterable[nn.Module] = ()) -> Tria
         if isinstance(output, torch.Tensor) and output.grad_fn is not None:
             trial.made.setdefault(output.grad_fn, module)
 
-    modules = list(dict.fromkeys((*model.modules(), *more)))
-    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):  # takes no hooks
-        return trial
+    modules = dict.fromkeys((*model.modules(), *more))
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):  # they take no hooks
+        modules = {}
     handles = [module.register_forward_pre_hook(before) for module in modules]
     handles += [module.register_forward_hook(after) for module in modules]
     device = next(model.parameters(), torch.empty(0)).device

@@ -152,9 +152,9 @@ PHOTO_OPTIONS: dict[str, dict] = {
         "memory",
     },
     "size": {
-        "type": whole_number(32, 2048),
+        "type": whole_number(16, 2048),
         "metavar": "PIXELS",
-        "help": "short side of the photos as the network sees them (default: the network's own, of "
+        "help": "short side of the pictures that the network sees (default: the network's own, of "
         "SqueezeNet 224)",
     },
     "whole": {

@@ -289,7 +289,10 @@ MISTAKES = {
         ),
         "one step in all": ("range(max_iter)", "range(1)"),
         "two steps a turn": ("10 * gradient", "20 * gradient"),
-        "divided by the squared norm": ("gradient.norm()", "gradient.norm() ** 2"),
+        "steps too short: divided by the squared norm, or by another learning rate": (
+            "gradient.norm()",
+            "gradient.norm() ** 2",
+        ),
         "gradients accumulated: those of the steps before are still there": (
             "(gradient,) = torch.autograd.grad(scores[0, target_y], image)",
             "gradient = torch.autograd.grad(scores[0, target_y], image)[0] + (_ and gradient)",

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -76,6 +77,10 @@ FACTS = {  # what a network carries → mean, std, size, interpolation
         carrying(pretrained_cfg=configured(interpolation="bilinear")),
         (HALF, HALF, 32, "bilinear"),
     ),
+    "timm's as an object": (
+        carrying(pretrained_cfg=types.SimpleNamespace(**configured())),
+        (HALF, HALF, 32, "bicubic"),
+    ),
     "older timm": (carrying(default_cfg=configured()), (HALF, HALF, 32, "bicubic")),
     "LoRA": (Inner(carrying(pretrained_cfg=configured())), (HALF, HALF, 32, "bicubic")),
     "random interpolation": (
@@ -87,6 +92,10 @@ FACTS = {  # what a network carries → mean, std, size, interpolation
     "normalised inside": (
         nn.Sequential(Normalize([0.4], [0.3]), small_network()),
         ((0.0,), (1.0,), 224, "bicubic"),
+    ),
+    "both": (
+        nn.Sequential(Normalize([0.4], [0.3]), carrying(pretrained_cfg=configured())),
+        ((0.0,), (1.0,), 32, "bicubic"),
     ),
     "position embeddings": (vit(), (MEAN, STD, 32, "bicubic")),
     "nothing": (small_network(), (MEAN, STD, 224, "bicubic")),
@@ -119,16 +128,16 @@ def test_a_network_normalised_inside_gets_plain_pixels(mean, largest):
 
 @pytest.mark.slow
 def test_torchvision_s_networks_get_what_their_own_transforms_make():
-    photo = Image.fromarray(noise(600, 600))
+    photo, own = Image.fromarray(noise(300, 300)), {}
     for arch in models.list_models(module=models):
-        entries = models.get_model_weights(arch)
-        for own in {str(e.transforms()): e.transforms() for e in entries}.values():
-            found = find_preparation(nn.Module(), own)
-            side = found.size
-            how = Image.Resampling[found.interpolation.upper()]
-            pixels = np.asarray(photo.resize((side, side), how))
-            own.resize_size = own.crop_size  # the crop apart
-            assert torch.allclose(found(to_batch(pixels[None]))[0], own(photo), atol=1e-6), arch
+        for entry in models.get_model_weights(arch):
+            own[str(entry.transforms())] = entry.transforms()
+    for transform in own.values():
+        found = find_preparation(nn.Module(), transform)
+        how = Image.Resampling[found.interpolation.upper()]
+        pixels = np.asarray(photo.resize((found.size, found.size), how))
+        transform.resize_size = transform.crop_size  # the crop apart
+        assert torch.allclose(found(to_batch(pixels[None]))[0], transform(photo), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +238,17 @@ def test_what_is_assumed_is_said(own, caplog):
         own("body", pixel_range=1)
     (message,) = caplog.messages
     assert "own.py:body" in message and "--mean" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_takes_photos_as_imagenet_s_alone(tmp_path, caplog):
+    (tmp_path / "own.py").write_text(FILE + "\n\nscripted = torch.jit.script(body())\n")
+    images = to_batch(noise(16, 16)[None])
+    assert load_model(f"{tmp_path}/own.py:scripted", device="cpu")(images).shape == (1, 3)
+    assert len(caplog.messages) == 1
+    with pytest.raises(InputError, match="TorchScript"):
+        load_model(f"{tmp_path}/own.py:scripted", device="cpu", mean=HALF, std=HALF)
 
 
 def test_grey_and_other_channels(own):

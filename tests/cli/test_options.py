@@ -28,6 +28,7 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
     | OF_PHOTOS - {"labels", "chunk"},
     "class_visualization": {
         "chunk",
+        "size",
         "classes",
         "target",
         "iterations",
@@ -49,7 +50,7 @@ SCRIPTS = {  # the options of its own that each offers, beside those of all
         "preserve_color",
         "save_every",
     },
-    "writeup": {"only", "no_run", "answers"} | OF_PHOTOS,
+    "writeup": {"only", "no_run", "answers", "notebooks"} | OF_PHOTOS,
 }
 
 

@@ -330,7 +330,7 @@ def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         saliency_map.main(["--size", "8"])
     assert (
-        "--size: '8' is out of range; it must be at least 32 and at most 2048"
+        "--size: '8' is out of range; it must be at least 16 and at most 2048"
         in capsys.readouterr().err
     )
 

@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+import check
 from cli.options import make_parser
 
 README = (ROOT / "README.md").read_text()
@@ -194,6 +195,8 @@ def test_every_option_exists():
         parser = make_parser("")
         importlib.import_module(script).add_options(parser)
         known |= {option for action in parser._actions for option in action.option_strings}
+    for action in check.make_parser()._actions:
+        known |= set(action.option_strings)
     text = "".join((ROOT / name).read_text() for name in DOCUMENTS)
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
     assert named <= known, named - known

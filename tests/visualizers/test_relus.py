@@ -48,7 +48,7 @@ def test_networks_without_gates():
     assert (
         count_relus(small_network(), images) == (2, 2) and unguided(small_network(), images) == {}
     )
-    network = models.mobilenet_v3_small(weights=None).eval()
+    network = models.mobilenet_v3_small(weights=None, num_classes=2).eval()
     assert count_relus(network, images) == (14, 14) and unguided(network, images) == {
         "Hardswish": 19
     }
