@@ -46,6 +46,8 @@ def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model
     )
     again = with_proportions_of(preset, made, [1] * len(made.style_layers), toy, CPU)
     assert again.style_weights == pytest.approx(made.style_weights)  # not of what was there
+    scaled = fit(toy, "--style-scale", "10").style_weights
+    assert scaled == pytest.approx([10 * weight for weight in made.style_weights])
     double = fit(toy, "--style-weights", *(["2"] + ["1"] * (len(made.style_layers) - 1)))
     assert double.style_weights[0] / made.style_weights[0] > 1  # divided as the weights say
     assert double.style_weights[1] < made.style_weights[1]
