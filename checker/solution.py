@@ -7,14 +7,14 @@ neither training nor pictures.
 import ast
 import contextlib
 import functools
-import importlib
+import importlib.util
 import inspect
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -167,12 +167,24 @@ def _run(node: ast.stmt, file: str, module: ModuleType) -> None:
 
 
 LOST: list[str] = []  # the imports that failed
-# What older NumPy, SciPy and Python have, and solutions use.
-for _name, _now in (("product", np.prod), ("float", float), ("int", int), ("bool", bool)):
+# What older NumPy, SciPy and Python have, and the hand-outs' helpers import; a GPU's types where
+# there is none.
+for _name, _now in (("product", np.prod), ("float", float), ("int", int)):
     if _name not in vars(np):
         setattr(np, _name, _now)
-sys.modules.setdefault("scipy.ndimage.filters", scipy.ndimage)
-sys.modules.setdefault("imp", importlib)
+_FUTURE = SimpleNamespace(install_aliases=lambda: None)
+OLD: dict[str, Any] = {
+    "scipy.ndimage.filters": scipy.ndimage,
+    "scipy.misc": SimpleNamespace(imread=None, imresize=None, imsave=None),
+    "imp": importlib,
+    "future": SimpleNamespace(standard_library=_FUTURE),
+    "imageio": SimpleNamespace(imread=None),
+}
+for _name, _module in OLD.items():
+    if _name.startswith("scipy") or importlib.util.find_spec(_name) is None:
+        sys.modules[_name] = _module
+if not torch.cuda.is_available():
+    vars(torch.cuda)["FloatTensor"] = torch.FloatTensor
 COMMON = {"torch": torch, "nn": nn, "F": nn.functional, "np": np, "T": torchvision.transforms}
 
 
