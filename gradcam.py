@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANUAL = ("guided_backprop", "gradcam", "guided_gradcam")  # from scratch
+KEPT = ("saliency_map", "gradcam", "guided_backprop", "guided_gradcam")  # in maps.npz, in order
 CAPTUM = (
     "guided_backprop",
     "guided_gradcam",
@@ -105,19 +106,26 @@ def make_figures(session: Session) -> None:
     per_image = options.per_image or options.whole
     with maps_file(session) as keep:
         for page in data.pages("Grad-CAM"):
-            maps = compute_maps(model, page, layers[0], techniques, per_image)
             others = other_classes(data, page)
-            maps |= contrasting_maps(data, page, layers[0], others, per_image)
-            keep(page, maps)
+            save = figure_saver(session, page, **facts) if page.drawn else None
+            maps: dict[str, list[np.ndarray]] = {}
+            for name in (name for name in MANUAL if name in techniques):  # each figure as it comes
+                maps |= compute_maps(model, page, layers[0], [name], per_image)
+                if save:
+                    draw_manual(page, name, maps[name], save)
+            contrasts = contrasting_maps(data, page, layers[0], others, per_image)
             overlays = overlaid(page, maps["gradcam"]) if "gradcam" in maps else []
             if options.arrays and overlays:
                 session.save_singly(overlays, page.names, "gradcam_overlays", layer=layers[0].name)
-            if page.drawn:
-                save = figure_saver(session, page, **facts)
-                draw_manual(page, maps, overlays, save)
-                draw_contrasts(data, page, maps, overlays, others, save)
+            if save:
+                draw_contrasts(data, page, contrasts, overlays, others, save)
                 if by_captum:
                     draw_captum(model, page, layers, options.steps, save, by_captum)
+            if "saliency_map" in techniques:  # question 1.1's, for which 1.2 does not wait
+                maps |= compute_maps(model, page, layers[0], ["saliency_map"], per_image)
+                if save:
+                    draw_sample(page, maps, save)
+            keep(page, {name: maps[name] for name in KEPT if name in maps} | contrasts)
 
 
 def find_layers(data: Dataset) -> tuple[Layer, Layer]:
@@ -291,42 +299,33 @@ def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[Image.Image]:
 
 
 def draw_manual(
-    page: Page,
-    maps: Mapping[str, list[np.ndarray]],
-    overlays: list[Image.Image],
-    save: Callable[..., None],
+    page: Page, name: str, maps: Sequence[np.ndarray], save: Callable[..., None]
 ) -> None:
-    """Draw the maps from scratch, each on its own and, with the saliency map, as the hand-out's
-    sample figure.
-    """
+    """Draw a technique's maps from scratch below their photos."""
+    label, tiles = manual_row(page, name, maps)
+    heading = label[0].upper() + label[1:]
+    save(f"{name}.png", [("photo", page.X), (label, tiles)], heading, page.captions())
+
+
+def draw_sample(
+    page: Page, maps: Mapping[str, list[np.ndarray]], save: Callable[..., None]
+) -> None:
+    """Draw all maps from scratch, as the hand-out's sample figure does."""
+    rows = [manual_row(page, name, maps[name]) for name in ("saliency_map", *MANUAL)]
+    heading = "What the network sees, class and its probability"
+    save("figure1.png", [("photo", page.X), *rows], heading, page.captions())
+
+
+def manual_row(page: Page, name: str, maps: Sequence[np.ndarray]) -> tuple[str, Sequence]:
+    """Return a technique's name for readers, and its maps as tiles."""
     from figure_utils import heat, signed
 
-    titles = page.captions()
-    rows: dict[str, tuple[str, Sequence]] = {"photo": ("photo", page.X)}
-    if "saliency_map" in maps:
-        rows["saliency_map"] = ("saliency map", [heat(values) for values in maps["saliency_map"]])
-    if "guided_backprop" in maps:
-        rows["guided_backprop"] = (
-            "guided backprop",
-            [signed(values) for values in maps["guided_backprop"]],
-        )
-    if "gradcam" in maps:
-        rows["gradcam"] = ("Grad-CAM", overlays)
-    if "guided_gradcam" in maps:
-        rows["guided_gradcam"] = (
-            "Guided Grad-CAM",
-            [signed(values) for values in maps["guided_gradcam"]],
-        )
-    for name in (name for name in MANUAL if name in rows):
-        heading = rows[name][0]
-        save(f"{name}.png", [rows["photo"], rows[name]], heading[0].upper() + heading[1:], titles)
-    if "saliency_map" in rows:
-        save(
-            "figure1.png",
-            list(rows.values()),
-            "What the network sees, class and its probability",
-            titles,
-        )
+    if name == "gradcam":
+        return "Grad-CAM", overlaid(page, maps)
+    if name == "saliency_map":
+        return "saliency map", [heat(values) for values in maps]
+    label = "guided backprop" if name == "guided_backprop" else "Guided Grad-CAM"
+    return label, [signed(values) for values in maps]
 
 
 def draw_captum(

@@ -119,6 +119,8 @@ def save_losses(
     **facts,
 ) -> None:
     """Write style_losses.png: the terms over the steps, the style term also by layer."""
+    # A style loss of one's own need not tell its terms.
+    told = {name for name, curve in curves.items() if len(curve[0]) > 4}
     by_layer = {
         preset.name: [
             f"style, layer {layer}"
@@ -126,7 +128,7 @@ def save_losses(
             if weight
         ]
         for preset in chosen
-        if len(curves[preset.name][0]) > 4  # not every style loss tells its terms
+        if preset.name in told
     }
     session.save(draw_losses(curves, by_layer), "style_losses.png", **facts)
 

@@ -8,6 +8,7 @@ from PIL import Image
 import gradcam
 from errors import InputError
 from files.course import package_file
+from visualizers import GradCam, SaliencyMap
 
 QUICK = (
     "--arch",
@@ -194,3 +195,21 @@ def test_contrasts_that_say_nothing_are_refused(options, words, tmp_path, capsys
     assert gradcam.main(["--images", photo, *options, "--quiet", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "owner, function, written",
+    [
+        (SaliencyMap, "compute_saliency_maps", ["gradcam", "guided_backprop", "guided_gradcam"]),
+        (GradCam, "grad_cam", ["guided_backprop"]),
+    ],
+)
+def test_each_figure_is_there_as_soon_as_its_map(owner, function, written, tmp_path, monkeypatch):
+    """Question 1.2 does not wait for 1.1, nor a stage for the next."""
+
+    def blank(*_, **__):
+        raise NotImplementedError(f"Question 1: {function}")
+
+    monkeypatch.setattr(owner, function, blank)
+    assert gradcam.main([*QUICK, "--no-captum", "--out", str(tmp_path)]) == 2
+    assert sorted(path.stem for path in tmp_path.iterdir()) == written
