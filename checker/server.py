@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("torch", "torchvision", "captum.attr")
+PRELOADED = ("torch", "torchvision", "captum.attr", "checker.process")
 STARTING = 60  # seconds for the server to answer: torch's import, on a busy machine
 GRACE = 5  # seconds beyond the limit, for the watcher to end everything
 MOST_BYTES = 1 << 26  # of a report

@@ -80,7 +80,7 @@ def test_the_line_is_the_one_where_it_happens(solution):
     for body, offset in (
         ("x = 1\nx / 0", 1),
         ("while True:\n    x = 1", 0),
-        ("x = 1\nx = 2\nprint(x)", 2),
+        ("x = 1\nx = 2\nprint(x)\nreturn content_current.sum()", 2),
     ):
         put(solution, "content_loss", body)
         found = outcome(solution, "content_loss", patience=4)
