@@ -17,7 +17,7 @@ tools := .venv/development.stamp
 endif
 python := "$(bin)/python"
 
-.PHONY: help figures test test-fast test-lowest lint format bench check starter grade clean environment
+.PHONY: help figures test test-fast test-lowest test-gpu lint format bench check starter grade clean environment
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
@@ -37,6 +37,10 @@ test-lowest:  ## all tests with the oldest versions that requirements.txt allows
 	.venv-lowest/bin/python -m pip freeze > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python $(install) -r requirements-dev.txt -c .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pytest $(parallel) $(TESTS)
+
+test-gpu: $(tools)  ## on a CUDA GPU: its tests, and benchmarks/RESULTS_CUDA.md
+	$(python) -m pytest -m gpu $(TESTS)
+	$(python) benchmarks/run.py --device cuda --output benchmarks/RESULTS_CUDA.md
 
 lint: $(tools)  ## ruff (rules and format) and mypy
 	$(python) -m ruff check .
@@ -61,7 +65,7 @@ grade: $(tools)  ## staff: the points of SUBMISSION=a.zip, by EDITION=homework t
 	$(python) course/grade.py --edition $(EDITION) $(SUBMISSION)
 
 clean:  ## remove what the scripts and tests write, not the environment
-	rm -rf visualization report.pdf homework.pdf notebooks/*.pdf assignment_3_submission.zip assignment_3_starter.zip homework_starter.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf visualization report.pdf homework.pdf notebooks/*.pdf assignment_3_submission.zip assignment_3_starter.zip homework_starter.zip autograder.zip .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -f styles_images/*.png
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 

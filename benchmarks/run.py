@@ -2,6 +2,7 @@
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/run.py
+    python benchmarks/run.py --device cuda
 
 The floor is one forward and one backward pass to the input through the whole frozen network in
 channels-last layout; for Grad-CAM the forward pass and the backward pass down to the layer; for
@@ -21,7 +22,6 @@ import platform
 import random
 import statistics
 import sys
-import time
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,9 +57,9 @@ def measure(
     gc.disable()
     for _ in range(rounds):
         for name in random.sample(list(versions), len(versions)):
-            wall, cpu = time.perf_counter(), time.process_time()
+            before = t.now()
             own = versions[name]()
-            spent = time.perf_counter() - wall, time.process_time() - cpu
+            spent = tuple(z - a for a, z in zip(before, t.now(), strict=True))
             times[name].append(own if isinstance(own, tuple) and len(own) == 2 else spent)
     gc.enable()
 
@@ -87,7 +87,14 @@ def keep_memory() -> None:
 
 
 def peak_memory(run: t.Version) -> float:
-    """Return the extra resident MB at the peak of a run; 0 where the system is not Linux."""
+    """Return the extra MB at the peak of a run: a GPU's where one is used, else resident ones, or 0
+    where the system is not Linux.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     gc.collect()
     if not reset.exists():
@@ -106,7 +113,7 @@ def _kilobytes(status: Path, field: str) -> int:
     )
 
 
-def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
+def tables(threads: list[int], rounds: int, only: list[str], device: str) -> list[str]:
     """Measure, and return the tables as lines of Markdown."""
     lines = []
     for name, (make, shares) in TECHNIQUES.items():
@@ -125,7 +132,10 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
             torch.set_num_threads(count)
             for size, share in shares.items():
                 torch.manual_seed(0)
-                found = measure(make(t.Bench(size)), max(2, round(rounds * share)))
+                versions = make(t.Bench(size, device))
+                if device != "cpu":
+                    versions.pop(t.TEXTBOOK, None)  # NumPy's and SciPy's steps are a CPU's
+                found = measure(versions, max(2, round(rounds * share)))
                 for version_name, (wall, cpu, milliseconds, peak) in found.items():
                     lines.append(
                         f"| {count} | {size} | {version_name} | {wall:.2f} | {cpu:.2f} | "
@@ -138,6 +148,18 @@ def tables(threads: list[int], rounds: int, only: list[str]) -> list[str]:
                     file=sys.stderr,
                 )
         lines.append("")
+    return lines
+
+
+def loop_table(device: str, only: list[str]) -> list[str]:
+    """Measure the long loops whole, each the second time, and return their table."""
+    lines = ["### whole loops", "", "| loop | s | extra MB |", "| --- | --: | --: |"]
+    for name, run in t.loops(device).items():
+        if not only or any(word in name for word in only):
+            peak = peak_memory(run)  # warms up, too
+            start, _ = t.now()
+            run()
+            lines.append(f"| {name} | {t.now()[0] - start:.2f} | {peak:.0f} |")
     return lines
 
 
@@ -192,7 +214,12 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", help="the file to write"
     )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="what to measure (default: cpu)"
+    )
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA GPU here")
     warnings.simplefilter("ignore")
     lines = [
         "# Results",
@@ -202,7 +229,12 @@ def main() -> int:
         "",
         *machine(),
     ]
-    lines += tables(options.threads, options.rounds, options.only)
+    if options.device == "cuda":
+        lines += [torch.cuda.get_device_name(), ""]
+        lines += tables([1], options.rounds, options.only, "cuda")
+        lines += loop_table("cuda", options.only)
+    else:
+        lines += tables(options.threads, options.rounds, options.only, "cpu")
     options.output.write_text("\n".join(lines).rstrip() + "\n")
     return 0
 

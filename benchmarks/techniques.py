@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import textbook
@@ -39,16 +40,17 @@ Version = Callable[[], object]
 class Bench:
     """The networks and photos that all versions share."""
 
-    def __init__(self, size: int):
-        self.model = load_model(weights="bundled", device="cpu")
+    def __init__(self, size: int, device: str = "cpu"):
+        self.device = torch.device(device)
+        self.model = load_model(weights="bundled", device=device)
         # As torchvision gives it: parameters that require gradients, in the default memory layout.
-        self.plain = load_model(weights="bundled", device="cpu").requires_grad_(True)
+        self.plain = load_model(weights="bundled", device=device).requires_grad_(True)
         self.plain.to(memory_format=torch.contiguous_format)
         photos = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
         chosen = np.arange(size) % len(photos)
-        self.X = to_batch(photos[chosen])
+        self.X = to_batch(photos[chosen]).to(self.device)
         self.plain_X = self.X.contiguous()
-        self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen])
+        self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen], device=self.device)
 
     def all_scores(self, features: torch.Tensor) -> torch.Tensor:
         """Sum the labelled scores after evaluating all 1000."""
@@ -185,7 +187,7 @@ def class_visualization(b: Bench) -> dict[str, Version]:
 def style(b: Bench) -> dict[str, Version]:
     """Part 2: iterations at 192 pixels with the third preset; the time of 0 steps is taken off."""
     paths = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
-    content, painting = (preprocess(open_image(path), 192) for path in paths)
+    content, painting = (preprocess(open_image(path), 192).to(b.device) for path in paths)
     layers = b.model.features[: max(STYLE[0], *STYLE[2]) + 1]
     image = content.clone().requires_grad_()
     adam = torch.optim.Adam([image], lr=3.0)
@@ -196,7 +198,7 @@ def style(b: Bench) -> dict[str, Version]:
         adam.step()
 
     def ours(steps: int = STEPS):
-        sizes, rest = (192, 192), (b.model, torch.float32)
+        sizes, rest = (192, 192), (b.model, b.device)
         style_transfer(
             "", *paths, *sizes, *STYLE, *losses, *rest, testing=True, num_iterations=steps
         )
@@ -211,12 +213,39 @@ def style(b: Bench) -> dict[str, Version]:
     }
 
 
+def now() -> tuple[float, float]:
+    """Return wall and CPU time, once a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def loops(device: str) -> dict[str, Callable[[], object]]:
+    """Return the long loops as their users run them, whole."""
+    cnn = load_model(weights="bundled", device=device)
+    paths = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
+    losses = (ContentLoss(), StyleLoss(), TotalVariationLoss(), cnn, torch.device(device))
+
+    def paint(size: int) -> object:
+        return style_transfer("", *paths, size, size, *STYLE, *losses, testing=True)
+
+    def visualize(count: int) -> object:
+        return ClassVisualization().visualize_classes(range(count), cnn, seed=0)
+
+    made: dict[str, Callable[[], object]] = {
+        f"style transfer, 200 steps, {size} px": partial(paint, size) for size in (192, 512, 1024)
+    }
+    for count in (1, 8):
+        made[f"class visualization, 100 iterations, {count} classes"] = partial(visualize, count)
+    return made
+
+
 def _steps_alone(version: Callable) -> tuple[float, ...]:
     """Return wall and CPU time of the steps, without what comes before them."""
-    clocks = [(time.perf_counter(), time.process_time())]
+    clocks = [now()]
     for arguments in ((0,), ()):
         version(*arguments)
-        clocks.append((time.perf_counter(), time.process_time()))
+        clocks.append(now())
     return tuple(z - y - (y - x) for x, y, z in zip(*clocks, strict=True))
 
 

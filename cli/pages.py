@@ -208,7 +208,10 @@ class Dataset:
             return iter(photos), labels
         if labels is None:
             raise InputError("--wrong-first needs to know what is right: give --labels")
-        guesses = [self.scores(self.batch(photo.pixels[None])).argmax().item() for photo in photos]
+        one_by_one = self.session.progress(photos, "guesses")
+        guesses = [
+            self.scores(self.batch(each.pixels[None])).argmax().item() for each in one_by_one
+        ]
         wrong = np.array(guesses) != labels[: len(guesses)]
         parts = (itertools.compress(photos, chosen) for chosen in (wrong, ~wrong))
         return itertools.chain(*parts), labels[np.argsort(~wrong, kind="stable")]

@@ -7,7 +7,9 @@ it with inputs that students do not have, add up points.
 """
 
 import concurrent.futures
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
 CODE = (".py", ".ipynb")  # all that is unpacked
 STUDENTS = frozenset(item.file for item in BLANKS)  # the files that are taken from the submission
+
+
+Reader = Callable[[int], bytes]  # of a file, up to a number of bytes
 
 
 class SubmissionError(Exception):
@@ -84,7 +89,8 @@ class Rules:
     """How submissions are graded."""
 
     edition: str
-    hidden: check.Expected  # inputs that students do not have, and what is right for them
+    # Inputs that students do not have, and what is right for them; without, those of check.py.
+    hidden: check.Expected | None = None
     strict: bool = False  # no points at all for code that prints what nobody asked for
     partial: bool = False  # an item's share of the points where it is not all right
     course: str = ""  # whose extra credit is left out of the maximum
@@ -139,24 +145,27 @@ def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> list[str]:
     it. Returns notes: which folder was taken, and what was left out.
 
     Raises:
-        SubmissionError: it is no zip or folder, cannot be read, or holds none of the students'
-            files.
+        SubmissionError: it is no zip or folder, or holds none of the students' files.
     """
     try:
-        files, notes = _limited(_zip_files(source) if source.is_file() else _folder_files(source))
+        with _members(source) as members:
+            files, notes = _limited(members)
     except SubmissionError:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
         raise SubmissionError(f"cannot be read: {cause(error)}") from error
     around = _around_notebooks if edition == HOMEWORK else _around_code
-    unpacked, where = around(files)
+    try:
+        unpacked, where = around(files)
+    except SubmissionError as error:
+        raise SubmissionError("; ".join([str(error), *notes])) from None
     for name, content in unpacked.items():
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         except (OSError, ValueError) as error:
-            raise SubmissionError(f"{name!r} cannot be written: {cause(error)}") from error
+            notes.append(f"left out: {name!r} cannot be written: {cause(error)}")
     return [check.one_line(note) for note in [*where, *notes]]
 
 
@@ -190,55 +199,87 @@ def _around_notebooks(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[s
     return course_files(ROOT) | thin_modules(ROOT) | notebooks, notes
 
 
-def _limited(members: Iterator[tuple[str, bytes | None]]) -> tuple[dict[str, bytes], list[str]]:
-    """Read a submission's code, the shallowest first, as far as the limits allow.
+def _limited(members: Iterable[tuple[str, Reader | None]]) -> tuple[dict[str, bytes], list[str]]:
+    """Read a submission's code, what students write first, as far as the limits allow.
 
     Args:
-        members: path and content; no content where the file is not to be trusted.
+        members: path, and what reads up to a number of bytes; None where it is not to be trusted.
 
     Returns:
         path → content, and what was left out.
     """
     files: dict[str, bytes] = {}
-    unsafe, beyond, left = 0, 0, MOST_BYTES
-    for name, content in members:
-        if content is None:
+    unsafe, beyond, left, damaged = 0, 0, MOST_BYTES, []
+    for name, read in sorted(members, key=lambda member: _order(member[0])):
+        if read is None:
             unsafe += 1
-        elif len(files) == MOST_FILES or len(content) > left:
+        elif len(files) == MOST_FILES:
             beyond += 1
         else:
-            files[name] = content
-            left -= len(content)
+            try:
+                content = read(left + 1)
+            except Exception as error:  # zipfile's own, of its decompressors, …
+                damaged.append(f"left out: {name!r} cannot be read: {cause(error)}")
+                continue
+            if len(content) > left:
+                beyond += 1
+            else:
+                files[name] = content
+                left -= len(content)
     notes = [f"{unsafe} left out: links, or paths that lead outside"] if unsafe else []
     limits = f"{MOST_FILES} files or {MOST_BYTES // 1_000_000} MB of code"
-    return files, [*notes, *([f"{beyond} left out: beyond {limits}"] if beyond else [])]
+    return files, [*notes, *([f"{beyond} left out: beyond {limits}"] if beyond else []), *damaged]
 
 
-def _zip_files(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the code of a zip, no more than the limit of each file whatever the zip says of it."""
-    with zipfile.ZipFile(path) as archive:
-        members = [(info.filename.replace("\\", "/"), info) for info in archive.infolist()]
-        members = [(name, info) for name, info in members if _is_code(name)]
-        for name, info in sorted(members, key=lambda member: _order(member[0])):
-            if stat.S_ISLNK(info.external_attr >> 16) or not _is_inside(name):
-                yield name, None
-            else:
-                with archive.open(info) as file:
-                    yield str(PurePosixPath(name)), file.read(MOST_BYTES + 1)
-
-
-def _folder_files(folder: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield the code of a folder, as Gradescope has unpacked it."""
-    if not folder.is_dir():
+@contextlib.contextmanager
+def _members(source: Path) -> Iterator[Iterable[tuple[str, Reader | None]]]:
+    """Open a zip or a folder and give what `_limited` takes."""
+    if source.is_file():
+        with zipfile.ZipFile(source) as archive, contextlib.ExitStack() as stack:
+            infos = archive.infolist()
+            inner = [info for info in infos if info.filename.lower().endswith(".zip")]
+            if len(inner) == 1 and not any(_is_code(info.filename) for info in infos):
+                with archive.open(inner[0]) as file:
+                    content = io.BytesIO(file.read(MOST_BYTES))
+                archive = stack.enter_context(zipfile.ZipFile(content))
+            yield _zip_files(archive)
+    elif source.is_dir():
+        yield _folder_files(source)
+    else:
         raise SubmissionError("there is no such zip or folder")
-    paths = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*")]
-    paths = [(name, path) for name, path in paths if _is_code(name) and not path.is_dir()]
-    for name, path in sorted(paths, key=lambda member: _order(member[0])):
-        if path.is_symlink() or not path.is_file():
-            yield name, None
-        else:
+
+
+def _zip_files(archive: zipfile.ZipFile) -> Iterator[tuple[str, Reader | None]]:
+    """Yield the code of a zip, whatever that says of its sizes."""
+
+    def reader(info: zipfile.ZipInfo) -> Reader:
+        def read(most: int) -> bytes:
+            with archive.open(info) as file:
+                return file.read(most)
+
+        return read
+
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")  # as Windows' own zips have it
+        if _is_code(name):
+            unsafe = stat.S_ISLNK(info.external_attr >> 16) or not _is_inside(name)
+            yield (name, None) if unsafe else (str(PurePosixPath(name)), reader(info))
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, Reader | None]]:
+    """Yield the code of a folder, as Gradescope has unpacked it."""
+
+    def reader(path: Path) -> Reader:
+        def read(most: int) -> bytes:
             with path.open("rb") as file:
-                yield name, file.read(MOST_BYTES + 1)
+                return file.read(most)
+
+        return read
+
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if _is_code(name) and not path.is_dir():
+            yield name, reader(path) if path.is_file() and not path.is_symlink() else None
 
 
 def _is_code(name: str) -> bool:
@@ -484,7 +525,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with unwinding_signals():
             rows = Table(options.csv, options.edition) if options.csv else None
             seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            hidden = stored(options.values) if options.values else drawn(seed)
+            hidden = stored(options.values) if options.values else None
+            if options.edition not in (ASSIGNMENT, HOMEWORK):
+                print("notice: graded with the inputs that check.py has", file=sys.stderr)
+            elif not hidden:
+                hidden = drawn(seed)
             rules = Rules(options.edition, hidden, options.strict, options.partial, options.course)
             for result in grade_all(options.submissions, rules, options.jobs):
                 failed = failed or bool(result.error)

@@ -35,8 +35,7 @@ def run(solution):
 
     def started(body: str) -> tuple[server.Server, dict]:
         put(solution, "content_loss", body)
-        file = "style_modules/content_loss.py"
-        arguments = ("content_loss", file, str(solution), str(solution), 30, {})
+        arguments = ("content_loss", "assignment", str(solution), str(solution), 30, {})
         return one, one.run(arguments, 30)[0]
 
     yield started
@@ -66,8 +65,7 @@ def test_items_end_when_whoever_asked_has_gone(run, solution):
     one, _ = run("pass")
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()
-    file = "style_modules/content_loss.py"
-    arguments = ["content_loss", file, str(solution), str(solution), 60, {}]
+    arguments = ["content_loss", "assignment", str(solution), str(solution), 60, {}]
     one._ask(json.dumps([arguments, 60]).encode(), writer)
     assert len(server._marked(one._mark)) >= 2
     for descriptor in (reader, writer):

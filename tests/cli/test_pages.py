@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import pixels_of, smooth
+from networks import small_network
 from PIL import Image
 
+import class_visualization
 import fooling_image
 import gradcam
 import saliency_map
 import writeup
+from adapters.preparation import Preparation
 from cli.options import make_parser
 from cli.pages import FIGURES, Dataset, figure_saver, maps_file
 from cli.run import run
@@ -204,6 +207,19 @@ def test_whole_photos_keep_their_proportions(tmp_path):
         match=r"thin\.png' is 21×1 pixels; as a whole its long side may be at most 20 times",
     ):
         list(Photos([tmp_path / "thin.png"], whole=True))
+
+
+def test_photos_are_framed_as_the_network_s_are(tmp_path):
+    model = small_network()
+    model.photo_preparation = Preparation(size=48, interpolation="bilinear")
+    own = dataset(saliency_map, "--images", CAT, "--whole", "--out", tmp_path, model=model)
+    (page,) = own.pages("")
+    expected = open_image(CAT).resize((72, 48), Image.Resampling.BILINEAR)
+    assert np.array_equal(page.X[0], expected) and own.example.shape == (1, 3, 48, 72)
+    black = dataset(class_visualization, "--out", tmp_path, model=model).example
+    assert black.shape == (1, 3, 48, 48)
+    given = dataset(saliency_map, "--images", CAT, "--size", 32, "--out", tmp_path, model=model)
+    assert given.example.shape == (1, 3, 32, 32)
 
 
 def test_pages_of_whole_photos(tmp_path, folder, bundled_model):

@@ -9,7 +9,7 @@ from errors import InputError
 from style_modules import ContentLoss, StyleLoss
 from visualizers import ClassVisualization, class_visualization
 from visualizers.evaluation import evaluation_mode, read_flags, refuse_unless
-from visualizers.replay import is_steady, replayed
+from visualizers.replay import agree, is_steady, replayed
 
 
 class Branching(nn.Module):
@@ -60,6 +60,23 @@ def test_a_cpu_evaluates_as_before():
         return (x,)
 
     assert replayed(evaluate, [torch.zeros(1)], [nn.ReLU()]) is evaluate
+
+
+def test_a_recording_with_other_results_or_gradients_is_refused():
+    example, constant = torch.ones(2, requires_grad=True), torch.ones(2)
+
+    def evaluate(x, y):
+        return (x * y).sum(), (2 * x).detach()
+
+    assert agree(evaluate, evaluate, [example, constant])
+    assert not agree(
+        evaluate, lambda x, y: ((x * y).sum(), torch.full((2,), 2.0)), [example, constant]
+    )
+    assert not agree(
+        evaluate,
+        lambda x, y: (((x + (x - x.detach())) * y).sum(), (2 * x).detach()),
+        [example, constant],
+    )
 
 
 def test_numbers_are_read_with_the_flags():
