@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TESTS ?= tests
 SUBMISSION ?= assignment_3_submission.zip
-parallel := -n 2 --dist loadfile
+parallel := -n 2 --dist worksteal
 EDITION ?= assignment
 install := -m pip install --quiet --disable-pip-version-check
 

@@ -10,20 +10,16 @@ from captum.attr import (
     IntegratedGradients,
     LayerActivation,
     LayerConductance,
-    LayerGradCam,
     Occlusion,
     Saliency,
 )
 from helpers import network_state, same_state
-from networks import SIZE, swin, vit
 from PIL import Image
 from torch import nn
 
 from captum_utils import compute_attributions, visualize_attr_maps
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, provenance
-from visualizers import GradCam
-from visualizers.layers import check_influence, find_layer
 
 
 @pytest.fixture
@@ -285,31 +281,3 @@ def test_forward_arguments_in_a_tuple_are_cut_along_with_the_images():
         Saliency(Weighted()), images, target=0, additional_forward_args=(factor, 2)
     )
     assert torch.allclose(found, 2 * factor[:, None, None, None] * images)
-
-
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(3, 3, SIZE, SIZE), torch.tensor([4, 0, 2])
-
-
-@pytest.mark.parametrize(
-    ("make", "name"), [(vit, "encoder.layers.encoder_layer_1.ln_1"), (swin, "features.1")]
-)
-def test_captum_sees_maps(data, make, name):
-    model, (X, y) = make(), data
-    before, ours = network_state(model), GradCam()
-    layer = find_layer(model, name, X)
-    check_influence(model, layer, X)
-    ours.grad_cam(X, y, model, layer=layer)
-    with layer.as_maps(X) as module:
-        activation = compute_attributions(LayerActivation(model, module), X)
-        cam = compute_attributions(LayerGradCam(model, module), X, target=y)
-        conductance = compute_attributions(LayerConductance(model, module), X, target=y, n_steps=3)
-    assert torch.allclose(activation, ours.activation_value, atol=1e-5)
-    weights = ours.gradient_value.mean(dim=(2, 3), keepdim=True)
-    assert torch.allclose(
-        cam, (weights * ours.activation_value).sum(dim=1, keepdim=True), atol=1e-5
-    )
-    assert conductance.shape == ours.activation_value.shape and conductance.abs().max() > 0
-    assert same_state(before, network_state(model))

@@ -7,16 +7,15 @@ import datetime
 import importlib
 import os
 import re
-import string
 
 import pypdf
 import pytest
-from helpers import assert_one_line_error, options, run_script
+from helpers import one_line, options, run_script
 from PIL import Image
 
 import saliency_map
 import writeup
-from cli.options import SHARED_OPTIONS, make_parser
+from cli.options import make_parser
 from cli.session import Session
 from figure_utils import draw_rows, provenance, save_png
 from report.markdown import read_sections
@@ -25,31 +24,6 @@ from report.questions import QUESTIONS
 from writeup import today
 
 DEFAULT = [question for question in QUESTIONS if question.by_default]
-
-# In {pictures}, which style_transfer.py records for its presets as these options have changed them;
-# or of no matter.
-NOT_IN_CAPTIONS = {
-    "only",
-    "techniques",
-    "captum",
-    "content",
-    "style",
-    "image_size",
-    "style_size",
-    "init_random",
-    "save_every",
-}
-
-
-def defaults(script: str) -> dict:
-    """The options that only this script has, at their defaults."""
-    parser = make_parser("")
-    importlib.import_module(script).add_options(parser)
-    return {
-        key: value
-        for key, value in vars(parser.parse_args([])).items()
-        if key not in SHARED_OPTIONS
-    }
 
 
 def pages_of(folder) -> list[str]:
@@ -136,23 +110,6 @@ def test_every_question_is_set_in_order_with_its_options(figures):
     assert sum(page.count("Answer") for page in pages) == len(DEFAULT)
 
 
-def test_every_option_of_every_script_is_told_in_a_caption():
-    for script in {script for question in QUESTIONS for script in question.scripts}:
-        captions = [
-            c
-            for question in QUESTIONS
-            if script in question.scripts
-            for c in question.figures.values()
-        ]
-        told = {
-            field
-            for caption in captions
-            for _, field, _, _ in string.Formatter().parse(caption)
-            if field
-        }
-        assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
-
-
 @pytest.mark.slow
 def test_captions_tell_what_the_figure_was_made_with_not_the_defaults(figures, photos):
     parser = make_parser("")
@@ -215,12 +172,10 @@ def test_missing_and_unreadable_figures_are_named_and_the_rest_is_set(figures, c
     )
 
 
-@pytest.mark.slow
-def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path):
+def test_no_figure_at_all_is_an_error_and_leaves_the_last_report(tmp_path, capsys):
     (tmp_path / "report.pdf").write_text("the last one")
-    assert_one_line_error(
-        run_script("writeup.py", "--no-run", "--out", tmp_path), "no figure", "--no-run"
-    )
+    assert compose(tmp_path) == 2
+    one_line(capsys, "no figure", "--no-run")
     assert (tmp_path / "report.pdf").read_text() == "the last one"
 
 
@@ -234,37 +189,32 @@ def net():
 
 
 @pytest.mark.slow
-def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path):
+def test_a_question_that_fails_is_named_and_the_rest_is_set(tmp_path, capsys):
     """The network has no feature maps for the style; what an earlier run has left is not set in its
     place.
     """
     Image.new("RGB", (50, 50)).save(tmp_path / "style_transfer.png")
     (tmp_path / "flat.py").write_text(FLAT)
-    only = ("--only", "style_transfer", "fooling_image", "--num", "1", "--device", "cpu", "--quiet")
-    result = run_script(
-        "writeup.py", *only, "--arch", f"{tmp_path / 'flat.py'}:net", "--out", tmp_path
-    )
-    failed, incomplete = result.stderr.strip().splitlines()
-    assert (
-        result.returncode == 2
-        and failed.startswith("style_transfer.py: error: ")
-        and "layer" in failed
-    )
+    only = ["--only", "style_transfer", "fooling_image", "--num", "1", "--quiet"]
+    network = ["--arch", f"{tmp_path / 'flat.py'}:net"]
+    assert writeup.main([*only, *network, "--out", str(tmp_path)]) == 2
+    printed, errors = capsys.readouterr()
+    failed, incomplete = errors.strip().splitlines()
+    assert failed.startswith("style_transfer.py: error: ") and "layer" in failed
     assert (
         "style_transfer.py failed" in incomplete and " style_transfer.png is missing" in incomplete
     )
-    assert result.stdout in ("Fooled the model!\n", "The model is not fooled!\n")
+    assert printed in ("Fooled the model!\n", "The model is not fooled!\n")
     text = " ".join(pages_of(tmp_path))
     assert "fooling_image.png. The photo" in text and "style_transfer.png is missing" in text
 
 
 @pytest.mark.slow
-def test_a_network_without_relus_is_written_up_without_guided_figures(tmp_path):
-    only = ("--only", "gradcam", "--num", "1", "--device", "cpu", "--quiet")
-    result = run_script(
-        "writeup.py", *only, "--arch", "efficientnet_b0", "--weights", "none", "--out", tmp_path
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+def test_a_network_without_relus_is_written_up_without_guided_figures(tmp_path, capsys):
+    only = ["--only", "gradcam", "--num", "1", "--size", "64", "--quiet"]
+    network = ["--arch", "efficientnet_b0", "--weights", "none"]
+    assert writeup.main([*only, *network, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr() == ("", "")
     assert "gradcam.png. Grad-CAM over the photos" in " ".join(pages_of(tmp_path))
 
 
@@ -443,12 +393,10 @@ def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
 
 
 @pytest.mark.slow
-def test_unknown_question_and_bad_date_are_one_line(figures):
-    assert_one_line_error(
-        run_script("writeup.py", "--only", "no_such"), "--only", "no_such", "gradcam"
-    )
-    result = run_script("writeup.py", "--no-run", "--out", figures, SOURCE_DATE_EPOCH="soon")
-    assert_one_line_error(result, "SOURCE_DATE_EPOCH", "soon")
+def test_a_bad_date_is_one_line(figures, capsys, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    assert compose(figures) == 2
+    one_line(capsys, "SOURCE_DATE_EPOCH", "soon")
 
 
 def test_an_unknown_heading_is_told_on_standard_error_and_set_on_the_title_page(

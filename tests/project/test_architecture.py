@@ -99,6 +99,17 @@ def test_pictures_import_nothing_of_ours_but_errors():
     }
 
 
+def test_every_module_has_a_test_of_its_path():
+    staff = list(ROOT.glob("course/*.py"))
+    without = []
+    for path in [*HOUSE, *staff]:
+        inside = path.parent.relative_to(ROOT)
+        places = [inside / f"test_{path.name}", Path("scripts") / f"test_{path.name}"]
+        if path.name != "__init__.py" and not any((ROOT / "tests" / p).is_file() for p in places):
+            without.append(path.relative_to(ROOT).as_posix())
+    assert without == []
+
+
 @pytest.mark.parametrize("path", HOUSE, ids=name_of)
 def test_imports_stand_at_the_top(path):
     if name_of(path).removesuffix(".py") not in DEFERRED:
@@ -118,6 +129,7 @@ import sys, torch, torchvision
 import style_modules, style_modules.rules, visualizers
 from errors import InputError
 from pathlib import Path
+torch.manual_seed(0)
 X, y = torch.randn(2, 3, 64, 64), torch.tensor([1, 2])
 model = torchvision.models.squeezenet1_1().eval()
 maps = visualizers.SaliencyMap().compute_saliency_maps(X, y, model)

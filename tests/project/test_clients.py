@@ -15,6 +15,8 @@ from helpers import ROOT
 from nbclient import NotebookClient
 from PIL import Image
 
+from collect_submission import code_of
+
 pytestmark = pytest.mark.slow
 
 PREAMBLE = """
@@ -88,8 +90,15 @@ plt.savefig("visualization/fooling_image.png")
 CLASSES = """
 from visualizers import ClassVisualization
 
-out = ClassVisualization().create_class_visualization(187, class_names, model, torch.FloatTensor, num_iterations=50)
+create = ClassVisualization().create_class_visualization
+out = create(187, class_names, model, torch.FloatTensor, num_iterations=4, show_every=2)
 assert out.size == (224, 224)
+for kwargs, error in (({"wrong": 1}, TypeError), ({"show_every": 0}, ValueError)):
+    try:
+        create(187, class_names, model, torch.FloatTensor, num_iterations=1, **kwargs)
+    except error:
+        continue
+    raise AssertionError(kwargs)
 """
 
 STYLE = """
@@ -125,7 +134,7 @@ CLIENTS = {
         CLASSES,
         "",
         set(),
-        {f"visualization/class_visualization_iter_{i}.png" for i in (1, 25, 50)},
+        {f"visualization/class_visualization_iter_{i}.png" for i in (1, 2, 4)},
     ),
     "style": (
         STYLE,
@@ -140,26 +149,17 @@ CLIENTS = {
 def modules(tmp_path_factory):
     """A copy of the modules in a folder of its own, as `ROOT` must not be written to."""
     folder = tmp_path_factory.mktemp("modules")
-    for pattern in (
-        "*.py",
-        "cli/*.py",
-        "files/*.py",
-        "visualizers/*.py",
-        "style_modules/*.py",
-        "notebooks/**/*.py",
-    ):
-        for path in ROOT.glob(pattern):
-            target = folder / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+    for path in [*code_of(ROOT), *ROOT.glob("notebooks/**/*.py")]:
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     return folder
 
 
-def run_client(modules, folder, program, **environment):
-    (folder / "client.py").write_text(PREAMBLE.format(modules=str(modules)) + program)
+def run(program, folder, **environment):
     variables = {key: value for key, value in os.environ.items() if key != "CS7643_DATA"}
     return subprocess.run(
-        [sys.executable, "client.py"],
+        [sys.executable, "-c", program],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -169,51 +169,6 @@ def run_client(modules, folder, program, **environment):
 
 def pictures(folder):
     return {path.relative_to(folder).as_posix() for path in folder.glob("*/*.png")}
-
-
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_course_style_script_writes_its_files_and_prints_what_it_prints(name, modules, tmp_path):
-    program, printed, own, by_methods = CLIENTS[name]
-    (tmp_path / "visualization").mkdir()
-    before = pictures(modules)
-    result = run_client(modules, tmp_path, program)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == printed
-    assert result.stderr.count("Warning: photos: five that installed packages ship") == 1
-    assert pictures(tmp_path) == {f"visualization/{file}" for file in own}
-    assert pictures(modules) - before == by_methods
-    for path in [*tmp_path.glob("visualization/*.png"), *(modules / file for file in by_methods)]:
-        with Image.open(path) as picture:
-            assert np.asarray(picture.convert("RGB")).std() > 10  # something is drawn
-
-
-def test_class_visualization_titles_its_pictures(modules, tmp_path):
-    program = CLASSES.replace("num_iterations=50", "num_iterations=2, show_every=5")
-    assert run_client(modules, tmp_path, program).returncode == 0
-    with Image.open(modules / "visualization/class_visualization_iter_2.png") as picture:
-        assert picture.text["Network"] == "squeezenet1_1"
-        heading, title = (
-            np.asarray(picture.convert("L"))[rows] for rows in (slice(0, 34), slice(34, 76))
-        )
-        # "Iteration 2 / 2" and "Yorkshire terrier"
-        assert heading.min() < 100 and title.min() < 100
-    for kwargs, error in (("wrong=1", "TypeError"), ("show_every=0", "ValueError")):
-        result = run_client(
-            modules, tmp_path, CLASSES.replace("num_iterations=50", f"num_iterations=1, {kwargs}")
-        )
-        assert result.returncode == 1 and error in result.stderr
-
-
-def test_data_beside_the_caller_are_found_first(modules, tmp_path, course):
-    (tmp_path / "data").mkdir()
-    shutil.copy(course / "imagenet_val_25.npz", tmp_path / "data")
-    result = run_client(modules, tmp_path, "print(len(load_imagenet_val()[0]), class_names[y[0]])")
-    assert (result.returncode, result.stderr) == (0, "") and result.stdout == "25 hay\n"
-    (tmp_path / "data/imagenet_val_25.npz").write_bytes(b"another file")
-    result = run_client(modules, tmp_path, "print(y.tolist())", CS7643_DATA=str(course))
-    assert result.stdout == "[958, 85, 244, 182, 294]\n"
-    result = run_client(modules, tmp_path, "")
-    assert result.returncode == 1 and "cannot read the course's photos" in result.stderr
 
 
 LABELS = """
@@ -256,35 +211,71 @@ assert any("5 are there, 9 were asked for" in str(warning.message) for warning i
 """
 
 
-def test_labels_sizes_and_numbers_of_many_kinds(modules, tmp_path):
-    result = run_client(modules, tmp_path, LABELS)
+STARS = """
+for name in ("data_utils", "captum_utils", "image_utils", "style_utils"):
+    found = {}
+    exec(f"from {name} import *", found)
+    public = {key for key in found if key[0] != "_"}
+    machinery = {"np", "torch", "nn", "Path", "Image", "log", "logging", "warnings", "course_file"}
+    assert not public & machinery and len(public) >= 3, public
+"""
+
+
+def test_course_style_scripts_write_their_files_and_print_what_they_print(modules, tmp_path):
+    """One after the other in one process, each in a folder and with names of its own."""
+    programs = {name: client[0] for name, client in CLIENTS.items()} | {"labels": LABELS}
+    for name, program in programs.items():
+        (tmp_path / name / "visualization").mkdir(parents=True)
+        (tmp_path / name / "client.py").write_text(PREAMBLE.format(modules=str(modules)) + program)
+    driver = f"""
+import os
+for name in {[*programs]}:
+    os.chdir({str(tmp_path)!r} + "/" + name)
+    exec(compile(open("client.py").read(), name + "/client.py", "exec"), {{"__name__": "__main__"}})
+"""
+    before = pictures(modules)
+    result = run(driver + STARS, tmp_path)
     assert result.returncode == 0, result.stderr
+    assert result.stdout == "".join(printed for _, printed, _, _ in CLIENTS.values())
+    notices = result.stderr.count("Warning: photos: five that installed packages ship")
+    assert notices == len(programs)
+    own = {
+        name: {f"visualization/{file}" for file in client[2]} for name, client in CLIENTS.items()
+    }
+    assert {name: pictures(tmp_path / name) for name in CLIENTS} == own
+    by_methods = set().union(*(client[3] for client in CLIENTS.values()))
+    assert pictures(modules) - before == by_methods
+    for path in [*tmp_path.glob("*/visualization/*.png"), *(modules / file for file in by_methods)]:
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("RGB")).std() > 10  # something is drawn
+    with Image.open(modules / "visualization/class_visualization_iter_4.png") as picture:
+        assert picture.text["Network"] == "squeezenet1_1"
+        heading, title = (
+            np.asarray(picture.convert("L"))[rows] for rows in (slice(0, 34), slice(34, 76))
+        )
+        # "Iteration 4 / 4" and "Yorkshire terrier"
+        assert heading.min() < 100 and title.min() < 100
 
 
-def test_a_star_import_brings_the_interface_and_no_machinery(modules, tmp_path):
-    for name in ("data_utils", "captum_utils", "image_utils", "style_utils"):
-        listed = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"from {name} import *; print(*sorted(n for n in dir() if n[0] != '_'))",
-            ],
-            cwd=modules,
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        assert not set(listed) & {
-            "np",
-            "torch",
-            "nn",
-            "Path",
-            "Image",
-            "log",
-            "logging",
-            "warnings",
-            "course_file",
-        }
-        assert len(listed) >= 3
+def test_data_beside_the_caller_are_found_first(modules, tmp_path, course):
+    (tmp_path / "data").mkdir()
+    shutil.copy(course / "imagenet_val_25.npz", tmp_path / "data")
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(modules)!r})
+from pathlib import Path
+from data_utils import load_imagenet_val
+X, y, class_names = load_imagenet_val()
+print(len(X), class_names[y[0]])
+Path("data/imagenet_val_25.npz").write_bytes(b"another file")
+os.environ["CS7643_DATA"] = {str(course)!r}
+print(load_imagenet_val(num=5)[1].tolist())
+del os.environ["CS7643_DATA"]
+load_imagenet_val()
+"""
+    result = run(program, tmp_path)
+    assert result.stdout == "25 hay\n[958, 85, 244, 182, 294]\n"
+    assert result.returncode == 1 and "cannot read the course's photos" in result.stderr
 
 
 # --- Notebooks ---
@@ -305,10 +296,13 @@ def run_notebook(folder, *cells):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("package", ["cs231n", "cs7643"])
-def test_a_notebook_beside_the_thin_modules_runs_unchanged(modules, package):
-    run_notebook(
-        modules / "notebooks",
+def test_a_notebook_beside_the_thin_modules_runs_unchanged(modules):
+    cells = [cell for package in ("cs231n", "cs7643") for cell in cells_of_a_notebook(package)]
+    run_notebook(modules / "notebooks", *cells)
+
+
+def cells_of_a_notebook(package: str) -> tuple[str, ...]:
+    return (
         f"""
         import inspect
         import torch
@@ -414,19 +408,12 @@ def test_figures_are_shown_below_the_cell_of_a_notebook_and_nowhere_else(modules
     visualize_attr_maps("maps.png", X, y, class_names, [torch.rand(1, 1, 9, 9)], ["noise"])
     _ = ClassVisualization().create_class_visualization(187, class_names, model, torch.float32, num_iterations=2)
     """
-    shown = run_notebook(tmp_path, "%matplotlib inline\n" + textwrap.dedent(drawing))
+    drawing = textwrap.dedent(drawing)
+    shown = run_notebook(tmp_path, f"%matplotlib inline\n{drawing}", f"%matplotlib agg\n{drawing}")
     kinds = [
         output.output_type
         for output in shown.cells[0].outputs
         if "image/png" in output.get("data", {})
     ]
     assert kinds == ["display_data"] * 4  # saliency map, attributions, iterations 1 and 2
-    hidden = run_notebook(tmp_path, "%matplotlib agg\n" + textwrap.dedent(drawing))
-    assert not any("data" in output for output in hidden.cells[0].outputs)
-    plain = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(drawing)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert (plain.returncode, plain.stdout) == (0, ""), plain.stderr
+    assert not any("data" in output for output in shown.cells[1].outputs)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import run_script
 from PIL import Image
 
 import class_visualization
+from cli.options import make_parser
 from figure_utils import GAP, LABEL_BAND, TITLE_BAND
 from visualizers import ClassVisualization
 
@@ -22,58 +22,37 @@ def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_script_course_figures(tmp_path):
-    result = run_script("class_visualization.py", "--weights", "bundled", "--out", tmp_path)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    names = {"class_visualization.png"} | {
-        f"class_visualization_iter_{t}.png" for t in (1, 25, 50, 75, 100)
-    }
+def test_script_figures_of_the_first_the_last_and_some_iterations(tmp_path):
+    parser = make_parser("")
+    class_visualization.add_options(parser)
+    defaults = parser.parse_args([])
+    assert (defaults.iterations, defaults.show_every) == (100, 25)
+    shown = (1, 2, 4, 6, 8)  # as the course's 1, 25, 50, 75, 100
+    options = ["--iterations", "8", "--show-every", "2", "--out", str(tmp_path)]
+    assert class_visualization.main(options) == 0
+    names = {"class_visualization.png"} | {f"class_visualization_iter_{t}.png" for t in shown}
     assert {path.name for path in tmp_path.iterdir()} == names
     places = [(0, 3, 1), (1, 3, 1), (2, 3, 1), (0, 3), (1, 3)]  # three above two
-    strip = [tile(tmp_path / "class_visualization.png", *place) for place in places]
-    for shown, iteration in zip(strip, (1, 25, 50, 75, 100), strict=True):
-        assert np.array_equal(
-            shown, tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
-        )
+    for place, iteration in zip(places, shown, strict=True):
+        alone = tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
+        assert np.array_equal(tile(tmp_path / "class_visualization.png", *place), alone)
 
 
 @pytest.mark.slow
-def test_script_several_classes_twice(bundled_model, tmp_path, capsys):
-    options = (
-        "--weights",
-        "bundled",
-        "--iterations",
-        "5",
-        "--show-every",
-        "3",
-        "--seed",
-        "7",
-        "--chunk",
-        "2",
-    )
-    for folder in ("one", "two"):
-        targets = ("187", "tarantula", "oboe", "76")  # the last is the tarantula again
-        assert (
-            class_visualization.main(
-                [*options, "--target", *targets, "--out", str(tmp_path / folder)]
-            )
-            == 0
-        )
+def test_script_several_classes(bundled_model, tmp_path, capsys):
+    options = ["--iterations", "5", "--show-every", "3", "--seed", "7", "--chunk", "2"]
+    targets = ["--target", "187", "tarantula", "oboe", "76"]  # the last is the tarantula again
+    assert class_visualization.main([*options, *targets, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == ""
-    files = {
+    assert {path.name for path in tmp_path.iterdir()} == {
         f"class_visualization{name}{page}.png"
         for name in ("", "_iter_1", "_iter_3", "_iter_5")
         for page in ("", "_2")
     }
-    assert {path.name for path in (tmp_path / "one").iterdir()} == files
-    for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
-            name
-        )
     alone = ClassVisualization().create_class_visualization(
         683, None, bundled_model, torch.float32, seed=7, num_iterations=5, generate_plots=False
     )
-    shown = tile(tmp_path / "one" / "class_visualization_iter_5_2.png", 0, 1)
+    shown = tile(tmp_path / "class_visualization_iter_5_2.png", 0, 1)
     assert np.array_equal(shown, np.asarray(alone))
 
 

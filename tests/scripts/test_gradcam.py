@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import SMALL, one_line, run_script
+from helpers import SMALL, one_line
 from PIL import Image
 
 import gradcam
@@ -64,7 +64,7 @@ def test_only_techniques_that_the_network_has_none_of(tmp_path, capsys):
     ],
 )
 def test_a_notice_where_captum_sees_no_relu(arch, words, tmp_path, caplog):
-    options = ["--arch", arch, "--weights", "none", "--num", "1", "--steps", "1", "--device", "cpu"]
+    options = [*QUICK[:-1], "--arch", arch, "--only", "guided_backprop", "guided_gradcam"]
     assert gradcam.main([*options, "--out", str(tmp_path)]) == 0
     notices = [message for message in caplog.messages if "Captum" in message]
     assert len(notices) == (words is not None) and all(words in notice for notice in notices)
@@ -119,10 +119,6 @@ def test_the_script_without_relus(make, tmp_path, caplog):
             "--captum-layer: layer is never",
         ),
         (
-            ["--arch", "inception_v3", "--weights", "none", "--captum-layer", "AuxLogits"],
-            "--captum-layer: layer is never",
-        ),
-        (
             ["--arch", "vit_b_32", "--weights", "none", "--layer", "encoder.ln"],
             "--layer: layer: its patches have no",
         ),
@@ -135,35 +131,6 @@ def test_layers_are_checked_before_the_first_figure(options, words, tmp_path, ca
     assert not list((tmp_path / "out").iterdir())
 
 
-FIGURES = {
-    "guided_backprop.png",
-    "gradcam.png",
-    "guided_gradcam.png",
-    "guided_backprop_captum.png",
-    "figure1.png",
-    "guided_gradcam_captum.png",
-    "layer_activation_captum.png",
-    "layer_gradcam_captum.png",
-    "layer_conductance_captum.png",
-}
-
-
-@pytest.mark.slow
-def test_script_figures_twice_the_same(tmp_path):
-    """A real run from another folder, then one in this process: the same figures, byte by byte."""
-    options = ["--num", "2", "--steps", "2", "--device", "cpu"]
-    result = run_script("gradcam.py", *options, "--out", "one", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    assert {path.name for path in (tmp_path / "one").iterdir()} == FIGURES
-    assert gradcam.main([*options, "--out", str(tmp_path / "two")]) == 0
-    for name in FIGURES:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
-            name
-        )
-    with Image.open(tmp_path / "one" / "figure1.png") as figure:
-        assert figure.text["Network"] == "squeezenet1_1" and "bundled" in figure.text["Weights"]
-
-
 @pytest.mark.slow
 def test_script_layers(tmp_path):
     """Other layers give other figures, except of guided backprop, which has none."""
@@ -173,7 +140,8 @@ def test_script_layers(tmp_path):
         ("other", ["--layer", "features.9", "--captum-layer", "features.6"]),
     ):
         assert gradcam.main([*options, *more, "--out", str(tmp_path / folder)]) == 0
-    for name in FIGURES:
+    assert len(list((tmp_path / "other").iterdir())) == 9
+    for name in (path.name for path in (tmp_path / "other").iterdir()):
         default, other = (Image.open(tmp_path / folder / name) for folder in ("default", "other"))
         assert (default.tobytes() == other.tobytes()) == name.startswith("guided_backprop"), name
         assert '"layer": "features.9", "captum_layer": "features.6"' in other.text["Options"]

@@ -48,15 +48,17 @@ def text_of(path) -> dict:
 
 @pytest.mark.slow
 def test_a_resnet18_of_10_classes_works_in_all_scripts(resnet_state, tmp_path, capsys):
-    torch.save({"state_dict": prefixed(resnet_state, "module.")}, tmp_path / "mine.pth")
+    torch.save({"state_dict": prefixed(resnet_state, "module.")}, tmp_path / "my wëights.pth")
     (tmp_path / "names.txt").write_text("".join(f"thing {i}\n" for i in "abcdefghij"))
-    network = ["--arch", "resnet18", "--weights", tmp_path / "mine.pth"]
+    network = ["--arch", "resnet18", "--weights", tmp_path / "my wëights.pth"]
+    small = ["--size", 96, "--num", 1]
     named = [*network, "--classes", tmp_path / "names.txt"]
     cat, out = package_file("skimage", "data/chelsea.png"), tmp_path / "out"
-    assert run(saliency_map, out, *network, "--num", 1, "--steps", 1) == 0
-    assert run(saliency_map, out, *named, "--images", cat, "--labels", "thing c", "--steps", 1) == 0
-    assert run(gradcam, out, *named, "--num", 1, "--steps", 1) == 0
-    assert run(fooling_image, out, *named, "--num", 1, "--target", "thing d") == 0
+    assert run(saliency_map, out, *network, *small, "--steps", 1) == 0
+    labelled = ["--images", cat, "--labels", "thing c"]
+    assert run(saliency_map, out, *named, *small, *labelled, "--steps", 1) == 0
+    assert run(gradcam, out, *named, *small, "--steps", 1) == 0
+    assert run(fooling_image, out, *named, *small, "--target", "thing d") == 0
     assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "thing d"
     assert run(fooling_image, out, *named, "--num", 1) == 0
     assert json.loads(text_of(out / "fooling_image.png")["Options"])["target"] == "6"
@@ -65,7 +67,7 @@ def test_a_resnet18_of_10_classes_works_in_all_scripts(resnet_state, tmp_path, c
     assert json.loads(text_of(out / "class_visualization.png")["Options"])["target"] == ["9"]
     sizes = ["--image-size", 48, "--style-size", 48, "--iterations", 1]
     assert run(style_transfer, out, *network, "--content", cat, *sizes) == 0
-    assert text_of(out / "saliency_map.png")["Weights"] == "mine.pth [state_dict]"
+    assert text_of(out / "saliency_map.png")["Weights"] == "my wëights.pth [state_dict]"
     capsys.readouterr()
     assert run(class_visualization, out, *named, "--target", "thing z") == 2
     assert "unknown class 'thing z'; give an id (0 to 9)" in capsys.readouterr().err

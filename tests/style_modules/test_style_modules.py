@@ -171,11 +171,6 @@ def test_style_loss_over_no_layers_is_a_zero_tensor():
     assert style_loss([features(1, 2, 3, 3)], (), (), ()).dtype == torch.float64
 
 
-def test_total_variation_of_a_single_pixel_is_zero():
-    assert tv_loss(torch.ones(1, 3, 1, 1), 5.0).item() == 0
-    assert tv_loss(torch.tensor([[[[1.0, 3.0]]]]), 5.0).item() == 20
-
-
 def test_modules_hold_no_state():
     assert all(not list(module.state_dict()) for module in (content_loss, style_loss, tv_loss))
 
@@ -183,11 +178,6 @@ def test_modules_hold_no_state():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (
-            lambda x: content_loss(1, x, x[:, :1]),
-            ["content_current", "(1, 2, 3, 3)", "(1, 1, 3, 3)"],
-        ),
-        (lambda x: content_loss(1, x, x[0]), ["content_original", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[0]), ["features", "(N, C, H, W)", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[..., :0]), ["features", "(1, 2, 3, 0)"]),
         (
@@ -205,7 +195,6 @@ def test_modules_hold_no_state():
             lambda x: style_loss([x], [0], [gram_matrix(x)[0]], [1]),
             ["layer 0", "(2, 2)", "(1, 2, 2)"],
         ),
-        (lambda x: tv_loss(x[0], 1), ["img", "(N, C, H, W)", "(2, 3, 3)"]),
     ],
 )
 def test_what_does_not_fit_is_named(call, words):

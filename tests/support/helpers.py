@@ -271,6 +271,19 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
+def names(folder: Path) -> set[str]:
+    """The names of what is in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+# What style transfer prints with right losses.
+ALL_ZERO = """\
+Content Loss Maximum error is 0.000
+Gram Matrix Maximum error is 0.000
+Style Loss Error is 0.000
+TV Loss Error is 0.000
+"""
+
 # A user's file with networks, beside a file helper.py that says how many CLASSES there are.
 NETWORKS = """
 import torch

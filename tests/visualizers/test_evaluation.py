@@ -129,12 +129,6 @@ def test_no_number_is_waited_for_before_the_end():
     )
 
 
-@pytest.fixture
-def model(bundled_model) -> nn.Module:
-    """A copy of the real network."""
-    return copy.deepcopy(bundled_model)
-
-
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 31, 32, 33, 64, 100])
 def test_chunks_are_small_and_in_order(count):
     sizes = []

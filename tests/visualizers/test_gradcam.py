@@ -240,16 +240,6 @@ def test_relus_module_used_twice():
         GradCam().grad_cam(X, y, shared, layer=relu)
 
 
-def test_relus_in_place_relu_after_the_layer(bundled_model, batch):
-    X, y = batch[0][:1], batch[1][:1]
-    ours = GradCam()
-    ours.grad_cam(X, y, bundled_model, layer="features.0")
-    assert torch.allclose(ours.activation_value, bundled_model.features[0](X), atol=1e-5)
-    assert (ours.activation_value < 0).any()
-    ours.guided_grad_cam(X, y, bundled_model, layer="features.0")
-    assert (ours.activation_value < 0).any()
-
-
 @pytest.mark.slow
 def test_relus_custom_relu_in_the_place_of_every_relu(bundled_model, batch):
     # The course's way: a copy of the network whose ordinary gradient is guided backprop.

@@ -61,25 +61,3 @@ def test_layer_not_spatial(batch):
         GradCam().grad_cam(X, y, model)
     with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
         GradCam().grad_cam(X, y, model, layer="1")
-
-
-def test_layer_without_influence_or_never_evaluated():
-    class Side(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.side, self.never, self.main = (
-                nn.Conv2d(3, 2, 1),
-                nn.Conv2d(3, 2, 1),
-                nn.Conv2d(3, 5, 1),
-            )
-
-        def forward(self, x):
-            self.side(x)
-            return self.main(x).relu().mean(dim=(2, 3))
-
-    X, y = torch.rand(1, 3, 4, 4), torch.tensor([3])
-    for method in (GradCam().grad_cam, GradCam().guided_grad_cam):
-        with pytest.raises(ValueError, match="no influence"):
-            method(X, y, Side(), layer="side")
-        with pytest.raises(ValueError, match="never evaluated"):
-            method(X, y, Side(), layer="never")

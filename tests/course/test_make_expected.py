@@ -1,0 +1,16 @@
+"""data/expected.npz holds the mistakes that its generator knows."""
+
+import pytest
+from solutions import ITEMS, expected
+
+from checker.editions import TABLE
+from checker.items import ASSIGNMENT
+from course.make_expected import bodies
+from course.mistakes import MISTAKES
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if name in ITEMS])
+def test_the_stored_mistakes_are_those_of_the_table(name):
+    made = dict.fromkeys(words for _, words in bodies(ITEMS[name], TABLE[ASSIGNMENT]) if words)
+    assert {*made} == {*expected().mistakes[name]}
+    assert all(expected().values(name, number) for number in range(len(made)))
