@@ -78,6 +78,7 @@ cam = high[:, 0]
 cam = (cam - cam.min()) / (cam.max() - cam.min())
 """
 
+ENLARGED = 'torch.nn.functional.interpolate(low, images.shape[2:], mode="bicubic", antialias=True)'
 ALONE = "cam = (cam - cam.amin((1, 2), True)) / (cam.amax((1, 2), True) - cam.amin((1, 2), True))"
 TOGETHER = "cam = (cam - cam.min()) / (cam.max() - cam.min())"
 
@@ -254,6 +255,11 @@ MISTAKES = {
         "enlarged bilinearly; bicubic was asked for": (
             'mode="bicubic", antialias=True',
             'mode="bilinear"',
+        ),
+        "enlarged by another cubic kernel, such as scikit-image's; PIL's was asked for": (
+            ENLARGED,
+            "torch.stack([torch.from_numpy(__import__('skimage.transform').transform.resize("
+            "one.detach().numpy(), (1, *images.shape[2:]), order=3)) for one in low])",
         ),
         "enlarged without interpolation": ('mode="bicubic", antialias=True', 'mode="nearest"'),
         **SCORES,
