@@ -26,8 +26,8 @@ __all__ = [
 
 # Of occlusion, as shares of a photo's short side: 25 cover a square photo
 SQUARE, STRIDE = 64 / 224, 40 / 224
-# Interpolated images that go through the network together: 4 steps and, for conductance, an end
-# point
+# Interpolated versions of an image that go through the network together: 4 steps and, for
+# conductance, an end point
 STEP_BATCH = 5
 
 
@@ -61,8 +61,7 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
         got = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else type(inputs).__name__
         raise ValueError(f"inputs must be a tensor (N, …) of at least one image, got {got}")
     stepwise = "internal_batch_size" in inspect.signature(algo.attribute).parameters
-    if stepwise:
-        kwargs.setdefault("internal_batch_size", STEP_BATCH)
+    batched = stepwise and "internal_batch_size" not in kwargs
     count, size = len(inputs), len(inputs) if inputs.is_cuda else 1 if stepwise else CHUNK
     if "target" in kwargs:
         kwargs["target"] = _target(kwargs["target"], count)
@@ -71,6 +70,8 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
     while start < count:
         chunk = slice(start, start + size)
         cut = {name: _cut(value, chunk, count) for name, value in kwargs.items()}
+        if batched:
+            cut["internal_batch_size"] = STEP_BATCH * len(inputs[chunk])
         # Input methods need `requires_grad` (else Captum sets it on the caller's tensor, with a
         # warning). Layer methods do not, and are much smaller without it.
         part = inputs[chunk].detach().requires_grad_(not isinstance(algo, attr.LayerAttribution))

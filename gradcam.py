@@ -311,7 +311,8 @@ def draw_sample(
     page: Page, maps: Mapping[str, list[np.ndarray]], save: Callable[..., None]
 ) -> None:
     """Draw all maps from scratch, as the hand-out's sample figure does."""
-    rows = [manual_row(page, name, maps[name]) for name in ("saliency_map", *MANUAL)]
+    names = [name for name in ("saliency_map", *MANUAL) if name in maps]  # without ReLUs, two
+    rows = [manual_row(page, name, maps[name]) for name in names]
     heading = "What the network sees, class and its probability"
     save("figure1.png", [("photo", page.X), *rows], heading, page.captions())
 

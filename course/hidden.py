@@ -34,7 +34,7 @@ from files.atomic import atomic_write
 from model_utils import load_model
 from visualizers import FoolingImage
 
-FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
 SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
 CLEAR = 0.3  # score by which a target is ahead or behind: what rounding cannot change
 
@@ -45,18 +45,19 @@ def draw(seed: int) -> Inputs:
     """
     rng, model = np.random.default_rng(seed), load_model(weights="bundled", device="cpu")
     height, width = map(int, rng.choice(SIZES))
-    labels: list[list[int]] = [[]]
-    while not all(labels):
+    target = None
+    while target is None:
         files = rng.choice(FILES, 2, replace=False)
         photos = [(f"data/{file}", _part(rng), 0) for file in files]
         measures.inputs = Inputs((height, width), tuple(photos), seed=seed)
         _, images, _ = measures.photos()
         labels = [_labels(model, image[None]) for image in images]
+        target = _target(rng, model, images[1:]) if all(labels) else None
     chosen = [int(rng.choice(of_photo)) for of_photo in labels]
     return replace(
         measures.inputs,
         photos=tuple((file, part, c) for (file, part, _), c in zip(photos, chosen, strict=True)),
-        target=_target(rng, model, images[1:]),
+        target=target,
         grown=int(rng.integers(1000)),
     )
 
@@ -93,9 +94,12 @@ def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:
     return wrong > 0.12 and right < 0.07
 
 
-def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int:
-    """Return a class that is reached in three to six steps, and is never nearly the highest."""
-    for target in map(int, rng.permutation(1000)):
+def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int | None:
+    """Return a class that is reached in three to six steps, is never nearly the highest, and is
+    reached at the same place when something is rounded otherwise; None where the photo has none.
+    """
+    noise = 1e-6 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    for target in map(int, rng.permutation(1000)[:40]):
         ahead: list[float] = []
 
         def look(progress, target=target, ahead=ahead) -> None:
@@ -104,10 +108,12 @@ def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> 
             score, scores[target] = float(scores[target]), -np.inf
             ahead.append(score - float(scores.max()))
 
-        FoolingImage().make_fooling_image(image, target, model, max_iter=8, callback=look)
+        fool = FoolingImage().make_fooling_image
+        changed = fool(image, target, model, max_iter=8, callback=look) - image
         if 4 <= len(ahead) <= 7 and min(map(abs, ahead)) > CLEAR:
-            return target
-    raise InputError("no class is reached in three to six steps; take another seed")
+            again = fool(image + noise, target, model, max_iter=8) - image
+            return target if (again - changed).norm() < 0.03 * changed.norm() else None
+    return None
 
 
 def write(seed: int, path: Path) -> None:
