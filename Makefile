@@ -21,7 +21,7 @@ python := "$(bin)/python"
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
-figures: $(ready)  ## every figure, and report.pdf
+figures: $(ready)  ## the figures of all questions but 1.5, report.pdf
 	$(python) writeup.py
 
 test: lint  ## lint and all tests
