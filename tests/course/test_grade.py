@@ -172,6 +172,7 @@ def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
     assert "inputs of check.py alone" in graded.words
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
     monkeypatch.setattr(measures, "inputs", measures.inputs)  # what `draw` leaves there
     drawn = json.loads(json.dumps(asdict(draw(7))))

@@ -243,5 +243,7 @@ def test_questions_that_build_on_others(starter):
     assert points(starter, style) == {"style_loss": 3}  # feature inversion needs the other losses
     put(starter, "content_loss", RIGHT["content_loss"])
     put(starter, "tv_loss", RIGHT["tv_loss"])
-    alone = {"style_loss": 3, "content_loss": 3, "tv_loss": 3, "feature_inversion": 2}
+    put(starter, "gram_matrix", RIGHT["gram_matrix"])
+    alone = {"style_loss": 3, "content_loss": 3, "gram_matrix": 3, "tv_loss": 3}
+    alone["feature_inversion"] = 2
     assert points(starter, style) == alone
