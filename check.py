@@ -81,8 +81,9 @@ def measure(
     inputs: dict | None = None,
     edition: str = ASSIGNMENT,
 ) -> Measured:
-    """Run an item on the solution in a folder, in a process of its own, with other inputs than
-    the students' where such are given.
+    """Run an item on the solution in a folder, in a process of its own.
+
+    With other inputs than the students' where such are given.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -112,9 +113,7 @@ def _read(report: bytes) -> Measured:
 
 
 def _last_place(folder: Path, root: Path) -> str:
-    """Return where the solution was when time was up, by the dump of the stack that the process
-    left.
-    """
+    """Return where the solution was when time was up, from the stack that its process dumped."""
     with contextlib.suppress(OSError):
         for file, line in re.findall(r'File "(.+)", line (\d+)', (folder / "stack").read_text()):
             if Path(file).is_relative_to(root) and not Path(file).relative_to(root).parts[
@@ -138,9 +137,7 @@ class Expected:
         self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
 
     def values(self, name: str, mistake: int | None = None) -> Arrays:
-        """Return what an item measures, by `Edition.values`: "group/name" → array; with `mistake`,
-        of the solution that makes it.
-        """
+        """Return what an item measures, "group/name" → array, right or with a known mistake."""
         prefix = f"{name}/" if mistake is None else f"{name}~{mistake}/"
         return {
             key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)
@@ -232,25 +229,19 @@ def judge(
 
 
 def comparable(wanted: Arrays, measured: Measured) -> Arrays:
-    """Return the values that are asked for; where a finding says why some are lacking, the
-    others.
-    """
+    """Return the values that are asked for; those that a finding explains may be lacking."""
     there = {key: array for key, array in wanted.items() if key in measured.arrays}
     return there if there and measured.findings else wanted
 
 
 def one_line(text: str) -> str:
-    """Return a solution's text as it can be shown: on one line, at most MOST_LETTERS, without
-    control characters.
-    """
+    """Return a solution's text on one line, shortened, without control characters."""
     text = " ".join(text[: 2 * MOST_LETTERS].split())[:MOST_LETTERS]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
-    """Return for each figure that no row of tiles shows what is there in its place; "figure/way" →
-    a right row.
-    """
+    """Return for each figure that no row shows what is there instead; "figure/way" → right row."""
 
     def is_drawn(wanted: np.ndarray) -> bool:
         return any(relative_error(row, wanted) <= item.tolerance for row in found.values())
@@ -269,9 +260,7 @@ def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
 
 
 def distance(found: Arrays, wanted: Arrays) -> float:
-    """Return the largest relative error of a group's arrays, of the group that fits best: one right
-    one is enough.
-    """
+    """Return the largest relative error in a group of arrays; of several groups the smallest."""
     errors: dict[str, float] = {}
     for key, values in wanted.items():
         group = key.partition("/")[0]
@@ -281,9 +270,7 @@ def distance(found: Arrays, wanted: Arrays) -> float:
 
 
 def share_within(tolerance: float, found: Arrays, wanted: Arrays) -> float:
-    """Return the share of a group's arrays that lie within a tolerance, of the group that fits
-    best.
-    """
+    """Return the share of arrays within a tolerance, of the group that fits best."""
     groups: dict[str, list[bool]] = {}
     for key, values in wanted.items():
         right = key in found and relative_error(found[key], values) <= tolerance
@@ -292,9 +279,7 @@ def share_within(tolerance: float, found: Arrays, wanted: Arrays) -> float:
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return ‖found − wanted‖ / ‖wanted‖; infinity for other shapes and for values that are not
-    finite.
-    """
+    """Return ‖found − wanted‖ / ‖wanted‖; infinity for other shapes and non-finite values."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if found.shape != wanted.shape or not (np.isfinite(found) & np.isfinite(wanted)).all():
         return np.inf
@@ -302,9 +287,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def scale(found: Arrays, wanted: Arrays) -> tuple[float, float]:
-    """Return the factor by which the values are too large, and the distance that is left when that
-    is taken out, of the group that fits best.
-    """
+    """Return the factor by which values are too large, and their distance without it."""
     best = 1.0, np.inf
     for group in dict.fromkeys(key.partition("/")[0] for key in wanted):
         part = {key: values for key, values in wanted.items() if key.startswith(f"{group}/")}
@@ -385,7 +368,7 @@ def check_edition(
     patience: float = PATIENCE,
     hidden: Expected | None = None,
 ) -> Iterator[Outcome]:
-    """Check a solution of an edition as `check` does."""
+    """Check a solution of an edition, as `check` does."""
     yield from check(root, items, patience, hidden=hidden, edition=edition)
 
 
@@ -425,9 +408,7 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each item. Returns the exit status: 0 when all are ok, else 1; 2 when
-    nothing can be checked.
-    """
+    """Print a line for each item. Return 0 when all are ok, else 1; 2: nothing was checked."""
     show_any_letter()
     parser = make_parser()
     options = parser.parse_args(argv)

@@ -66,9 +66,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write class_visualization_iter_N.png for the first, each --show-every-th and the last
-    iteration N, and all in class_visualization.png. More classes than --chunk go on further pages:
-    name_2.png, name_3.png, …
+    """Write class_visualization.png and class_visualization_iter_N.png.
+
+    N is the first, each --show-every-th and the last iteration. More classes than --chunk go on
+    further pages: name_2.png, name_3.png, …
     """
     from cli.pages import Dataset
 
@@ -81,9 +82,7 @@ def make_figures(session: Session) -> None:
 
 
 def draw(data: Dataset, targets: list[int], suffix: str, save: Callable[..., None]) -> None:
-    """Grow the pictures of some classes together; draw them on the way, and as a strip in the
-    end.
-    """
+    """Grow the pictures of some classes together; draw them on the way and as a strip."""
     from figure_utils import tile
     from visualizers.class_visualization import ClassVisualization, draw_iteration, is_shown
 
@@ -129,9 +128,7 @@ def with_probability(data: Dataset, image: torch.Tensor, target: int) -> str:
 
 
 def strip(columns: list[Column], names: list[str]) -> Image:
-    """Draw each class's iterations in one row or two; of more than fit, evenly spaced ones with
-    both ends.
-    """
+    """Draw each class's iterations in one row or two; of too many, evenly spaced ones."""
     from figure_utils import draw_rows
 
     last, count = len(columns) - 1, min(len(columns), STRIP)

@@ -89,10 +89,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write the figures of guided backprop, Grad-CAM and Guided Grad-CAM, of Captum's counterparts,
-    and figure1.png; of a network without ReLUs those of Grad-CAM alone and of Captum's layers; with
-    --only those of some techniques. With --arrays also maps.npz, and each photo's Grad-CAM in the
-    folder gradcam_overlays.
+    """Write the figures of guided backprop, Grad-CAM, Guided Grad-CAM, and Captum's counterparts.
+
+    figure1.png shows them together. Without ReLUs, those of Grad-CAM and of Captum's layers alone;
+    with --only, those of some techniques. With --arrays also maps.npz, and each photo's Grad-CAM in
+    the folder gradcam_overlays.
     """
     from cli.pages import Dataset, figure_saver, maps_file
 
@@ -154,8 +155,7 @@ def layer_of_option(data: Dataset, option: str, default: Layer | str | None = No
 
 
 def defined_techniques(data: Dataset) -> list[str]:
-    """Return the techniques by --only that are defined for the network: guided backprop is about
-    ReLUs.
+    """Return the techniques by --only that the network has: guided ones need ReLUs.
 
     A notice says where it has none, and where Captum's counterpart is something else.
     """
@@ -234,8 +234,9 @@ def other_classes(data: Dataset, page: Page) -> torch.Tensor | None:
 def contrasting_maps(
     data: Dataset, page: Page, layer: Layer, others: torch.Tensor | None, per_image: bool
 ) -> dict[str, list[np.ndarray]]:
-    """Return Grad-CAM's maps of the labels and not other classes, of what speaks against the
-    labels, and with --wrong-first of the guesses: float32 (H, W).
+    """Return Grad-CAM's maps of labels and not other classes, and of what speaks against labels.
+
+    With --wrong-first also of the guesses; float32 (H, W).
     """
     from visualizers import GradCam
     from visualizers.contrast import counterfactual
@@ -301,7 +302,7 @@ def overlaid(page: Page, maps: Sequence[np.ndarray]) -> list[Image.Image]:
 def draw_manual(
     page: Page, name: str, maps: Sequence[np.ndarray], save: Callable[..., None]
 ) -> None:
-    """Draw a technique's maps from scratch below their photos."""
+    """Draw the maps from scratch, each alone and, with the saliency map, as figure1.png."""
     label, tiles = manual_row(page, name, maps)
     heading = label[0].upper() + label[1:]
     save(f"{name}.png", [("photo", page.X), (label, tiles)], heading, page.captions())
@@ -337,9 +338,9 @@ def draw_captum(
     save: Callable[..., None],
     only: Collection[str] = CAPTUM,
 ) -> None:
-    """Draw Captum's counterparts of guided backprop and Guided Grad-CAM, and its layer activation,
-    Grad-CAM and
-    conductance: a figure each, the photos and a row of maps under them.
+    """Draw guided backprop, Guided Grad-CAM, layer activation, Grad-CAM, conductance by Captum.
+
+    A figure each: the photos and a row of maps under them.
 
     Args:
         model: the network.

@@ -1,6 +1,4 @@
-"""Which network, which weights, which device: pretrained torchvision classifiers, frozen and ready
-to look into.
-"""
+"""Networks, weights and devices: pretrained torchvision classifiers, and networks of your own."""
 
 import difflib
 import importlib.util
@@ -56,8 +54,7 @@ def load_model(
     output: str | None = None,
     sigmoid: bool = False,
 ) -> nn.Module:
-    """Return a frozen classification network in eval mode and channels-last layout, 1.4 times
-    faster on the CPU.
+    """Return a frozen classifier in eval mode and channels-last layout (1.4 times faster on a CPU).
 
     Args:
         arch: any torchvision classification network by name, or one of your own as FILE.py:NAME:
@@ -147,8 +144,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 def _adapt(
     model: nn.Module, arch: str, own: bool, given: tuple, output: str | None, sigmoid: bool
 ) -> None:
-    """Give a network hooks, where it needs any: one makes its own inputs of images normalised as
-    ImageNet's, the other makes scores (N, classes) of its outputs.
+    """Give a network hooks where it needs them.
+
+    One makes its own inputs of images normalised as ImageNet's, the other makes scores (N, classes)
+    of its outputs.
     """
     found = Preparation()
     if own or not isinstance(model, models.SqueezeNet):  # whose way is the course's
@@ -221,9 +220,7 @@ def _torchvision_network(arch: str, weights: str) -> tuple[nn.Module, str]:
 
 
 def _build(arch: str, **options) -> nn.Module:
-    """Return the bare network with seeded random parameters; the caller's random state stays as it
-    was.
-    """
+    """Return the bare network with seeded random parameters; the global random state stays."""
     # These two were trained on another normalisation, which transform_input undoes; their own
     # initialisation is slow.
     extra = {"init_weights": False, "transform_input": True} if arch in WITH_AUXILIARY_HEADS else {}
@@ -237,8 +234,9 @@ def _build(arch: str, **options) -> nn.Module:
 
 
 def _differences(arch: str, model: nn.Module, state: dict[str, torch.Tensor]) -> dict:
-    """With what options the network must be built for a state dict: another number of classes, no
-    auxiliary heads.
+    """Return the options with which the network must be built for a state dict.
+
+    Another number of classes, or no auxiliary heads.
     """
     options = {}
     last_layer, _ = _last_weight(model)
@@ -254,9 +252,7 @@ def _differences(arch: str, model: nn.Module, state: dict[str, torch.Tensor]) ->
 
 
 def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
-    """Return the network that a Python file of the user's holds under a name, and the name of its
-    weights.
-    """
+    """Return the network that a user's Python file holds under a name, and its weights' name."""
     if weights in ("torchvision", "bundled", "none"):
         raise InputError(
             f"weights {weights!r} are for torchvision's networks; for {path.name}:{name} give a "
@@ -374,9 +370,7 @@ def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:
 
 
 def _read_weights(arch: str, weights: str) -> tuple[dict | None, str]:
-    """Return the state dict for a choice of weights (None: keep the random ones) and the name they
-    go by.
-    """
+    """Return the state dict for a choice of weights (None: keep the random ones), and its name."""
     if weights == "auto" and arch == "squeezenet1_1":
         weights = os.environ.get("SQUEEZENET_WEIGHTS") or "auto"
     if weights == "none":
@@ -412,17 +406,13 @@ def _official_or_bundled(arch: str, fall_back: bool) -> tuple[dict | None, str]:
 
 
 def _official_entry(arch: str):
-    """torchvision's best weights for a network, among those for pictures of 224×224 where it has
-    such.
-    """
+    """Return torchvision's best weights for a network, for pictures of 224×224 if there are any."""
     enum = models.get_model_weights(arch)
     return next((w for w in (enum.DEFAULT, *enum) if min(w.meta["min_size"]) <= 224), enum.DEFAULT)
 
 
 def _official_state(entry) -> dict:
-    """Return the state dict of torchvision's weights, whose file name carries the first digits of
-    its checksum.
-    """
+    """Return the state dict of torchvision's weights; the file's name carries its checksum."""
     url, name = entry.url, entry.url.rsplit("/", 1)[-1]
     most = round(1.1 * entry.meta.get("_file_size", 4096)) + 1  # megabytes
     checksum = re.search(r"-([0-9a-f]{8,})\.", name)[1]

@@ -1,6 +1,4 @@
-"""How far to trust the maps: whether they depend on what the network has learned, and name the
-pixels that count.
-"""
+"""Question 1.5: do the maps depend on what was learned, and name the pixels that count?"""
 
 from __future__ import annotations
 
@@ -50,8 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_figures(session: Session) -> None:
-    """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and the tables
-    sanity_summary.csv, sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
+    """Write sanity_randomization.png, sanity_curves.png, faithfulness.png, and four tables.
+
+    The tables are sanity_summary.csv, sanity_checks.csv, sanity_curves.csv and faithfulness.csv.
     """
 
     import report.trust as trust
@@ -93,9 +92,7 @@ def draw_cascade(
     title: str,
     states: Sequence[tuple[str, Mapping[str, np.ndarray]]],
 ) -> None:
-    """Draw a photo's maps, a row per method; of more states than fit, evenly spaced ones with both
-    ends.
-    """
+    """Draw a photo's maps, a row per method; of too many states, evenly spaced ones."""
     from figure_utils import heat
 
     last, count = len(states) - 1, min(len(states), COLUMNS)
@@ -116,9 +113,7 @@ def draw_cascade(
 
 
 def draw_agreement(session: Session, results, words: str) -> None:
-    """Plot how far the maps stay what they were: medians and quartiles over photos and random
-    networks.
-    """
+    """Plot how far maps stay what they were: medians, quartiles over photos and random networks."""
     panels = {title: results.curves(measure) for measure, title in CURVES.items()}
     layers = results.steps("SSIM")
     axes = "randomised down to", "agreement with the original map"
@@ -126,9 +121,7 @@ def draw_agreement(session: Session, results, words: str) -> None:
 
 
 def draw_faithfulness(session: Session, results, words: str) -> None:
-    """Plot the probability of the class while pixels go and come: medians and quartiles; labels
-    give median areas.
-    """
+    """Plot the class's probability while pixels go and come: medians, quartiles, median areas."""
     panels = {}
     for measure, good in (("deletion", "lower"), ("insertion", "higher")):
         areas = results.column(f"{measure} area")

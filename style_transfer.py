@@ -21,9 +21,7 @@ OPTIMIZERS = ("course", "adam", "lbfgs")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the script's own options; those that are in the namespace only when given change nothing
-    that is recorded.
-    """
+    """Add the script's options; some are in the namespace, and recorded, only when given."""
     parser.usage = "%(prog)s [options]"  # else it takes a screen of its own
     unless_given = argparse.SUPPRESS
     path: dict[str, Any] = {"type": named_path, "metavar": "PATH"}
@@ -103,9 +101,7 @@ def number_of_scales(text: str) -> int | str:
 
 
 def make_figures(session: Session) -> None:
-    """Print the four reference checks; make the pictures, with style_transfer.png,
-    inverted_features.png and style_losses.png about them, or the strips by layer.
-    """
+    """Print the four reference checks; make the pictures and the figures about them, or strips."""
     from cli.style_checks import print_checks
     from cli.style_painting import make, make_strips, save_losses
     from cli.style_weights import fitted

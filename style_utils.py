@@ -1,6 +1,4 @@
-"""Style transfer and feature inversion: features, the optimisation, and the course's small
-helpers.
-"""
+"""Style transfer and feature inversion: features, the optimisation, the course's helpers."""
 
 import math
 import zipfile
@@ -49,8 +47,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: share of red, green and blue in th
 
 
 def preprocess(img: Image.Image, size: int | tuple[int, int] = 512) -> torch.Tensor:
-    """Turn a PIL picture into a normalised float32 tensor (1, 3, H, W): `image_utils.preprocess`,
-    at 512 pixels.
+    """Normalise a PIL picture: float32 (1, 3, H, W), short side `size`.
 
     Raises:
         ValueError: `img` is not a PIL picture.
@@ -59,9 +56,7 @@ def preprocess(img: Image.Image, size: int | tuple[int, int] = 512) -> torch.Ten
 
 
 def rel_error(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the largest relative error |x − y| / max(1e-8, |x| + |y|) of two arrays that
-    broadcast.
-    """
+    """Return the largest |x − y| / max(1e-8, |x| + |y|) of two arrays that broadcast."""
     # Infinity by infinity: the error is NaN, and that says enough
     with np.errstate(invalid="ignore"):
         return np.max(np.abs(x - y) / np.maximum(1e-8, np.abs(x) + np.abs(y)))
@@ -148,9 +143,7 @@ def extract_features(
 
 @dataclass(frozen=True)
 class StyleTransferProgress:
-    """What `style_transfer` tells its callback whenever it has evaluated the losses, the final
-    picture included.
-    """
+    """Passed to `style_transfer`'s callback whenever the losses were evaluated."""
 
     iteration: int  # steps taken so far: 0 … num_iterations
     content: float  # the three weighted terms of the loss
@@ -199,10 +192,11 @@ def style_transfer(
     masks: Sequence[Image.Image] | None = None,
     start: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
-    """Paint one picture in the style of another (Gatys, Ecker and Bethge, "Image Style Transfer
-    Using Convolutional Neural Networks", CVPR 2016, section 2.3), or, with style weights of 0 and a
-    random start, invert the features of one (Mahendran and Vedaldi, "Understanding Deep Image
-    Representations by Inverting Them", CVPR 2015, section 2).
+    """Paint one picture in the style of another, or invert the features of one.
+
+    Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
+    section 2.3. With style weights of 0 and a random start: Mahendran and Vedaldi, "Understanding
+    Deep Image Representations by Inverting Them", CVPR 2015, section 2.
 
     Writes NAME_before.png (the two source pictures) and NAME.png. When the optimisation is cut
     short, by Ctrl-C, by an exception in `callback` or by a loss that is not finite, NAME.png is the
@@ -355,8 +349,9 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
 
 
 def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> nn.Module:
-    """Copy a network's layers up to the last of `kept`, in the memory layout that convolutions are
-    fastest in: one block a kept layer, with those before it, whose output nobody needs.
+    """Copy a network's layers up to the last of `kept`, in the fastest memory layout.
+
+    One block for each kept layer, with those before it whose output nobody needs.
     """
     layers = copied(first_layers(cnn, kept[-1] + 1))
     blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *kept])]
@@ -373,9 +368,7 @@ def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> n
 def _used(
     layers: Sequence[int], weights: Sequence[float], count: int
 ) -> tuple[list[int], list[float]]:
-    """Check the style layers and their weights, and drop those of weight 0, which would only cost
-    time.
-    """
+    """Check the style layers and weights; drop layers of weight 0, which only cost time."""
     if len(layers) != len(weights):
         raise ValueError(
             f"style_layers has {len(layers)} entries, but style_weights has {len(weights)}"
@@ -433,9 +426,7 @@ def _content(source: Picture | None, size: int, dtype, seed: int) -> torch.Tenso
 
 
 def _load(source: Picture, size: int, argument: str, dtype) -> torch.Tensor:
-    """Return a picture, or that of a file, as a normalised tensor (1, 3, H, W) whose short side is
-    `size` pixels.
-    """
+    """Return a picture, or a file's, normalised: (1, 3, H, W), short side `size` pixels."""
     size = integer(size, argument, SMALLEST)
     picture = source if isinstance(source, Image.Image) else open_image(source)
     if max(picture.size) > LONGEST * min(picture.size):
@@ -449,9 +440,7 @@ def _load(source: Picture, size: int, argument: str, dtype) -> torch.Tensor:
 
 
 def _noise(like: torch.Tensor, seed: int) -> torch.Tensor:
-    """Draw uniform noise in [0, 1), on the CPU so that every device starts from the same
-    numbers.
-    """
+    """Draw uniform noise in [0, 1), on the CPU: the same numbers for every device."""
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
 

@@ -1,6 +1,4 @@
-"""Every question in one process, then report.pdf: the figures, how they were made, and room for
-your answers. Or, by --notebooks, the homework's PDFs.
-"""
+"""Run every question in one process, then write report.pdf: figures and answers."""
 
 from __future__ import annotations
 
@@ -137,8 +135,7 @@ def write_report(session: Session) -> None:
 
 
 def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
-    """Run once each script that the questions need, on one network and the same photos; return
-    those that failed.
+    """Run each script that the questions need, on one network; return those that failed.
 
     A failing script is reported on standard error and does not keep the others from running.
     """
@@ -176,9 +173,7 @@ def has_relus(session: Session) -> bool:
 def script_options(
     add_options: Callable[[argparse.ArgumentParser], None], given: argparse.Namespace
 ) -> argparse.Namespace:
-    """Return a script's options: those that it shares with this command as they are given, its own
-    by default.
-    """
+    """Return a script's options: those shared with this command as given, its own by default."""
     parser = make_parser("")
     add_options(parser)
     shared = SHARED_OPTIONS & vars(parser.parse_args([])).keys() & vars(given).keys()
@@ -187,9 +182,7 @@ def script_options(
 
 
 def figure_files(question: Question, out: Path | None) -> list[Path]:
-    """Find the question's figures that are there, in order, with their further pages name_2.png,
-    name_3.png, …
-    """
+    """Find the question's figures, in order, with further pages name_2.png, name_3.png, …"""
     folder = out or ROOT / question.folder
     files = []
     for first in map(Path, question.figures):
@@ -246,9 +239,7 @@ def assign(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def _question_of(heading: str) -> Question | None:
-    """Return the question that a heading names: by a name or title, whatever its number, or a
-    number alone.
-    """
+    """Return the question that a heading names: by name, title or number."""
     number, title = re.fullmatch(
         r"(?is)(?:q(?:uestion)?\b\.?\s*|q(?=\d))?([\d.,–\s-]*)(.*)", heading
     ).groups()
@@ -273,9 +264,7 @@ def compose(
     pictures: Mapping[str, Sequence[Picture]],
     answers: Mapping[str, str],
 ) -> None:
-    """Fill a report: a title page, and for each question its pictures and its answer or ruled lines
-    for one.
-    """
+    """Fill a report: a title page, and each question's pictures and answer, or ruled lines."""
     everything = [picture for question in questions for picture in pictures[question.name]]
     if not everything:
         raise InputError("no figure to compose a report from; without --no-run they are made first")
@@ -295,9 +284,7 @@ def compose(
 
 
 def set_title_page(report: Report, pictures: Sequence[Picture], preface: str) -> None:
-    """Set title, date, the preface or a line for the name, what the figures were made with, and
-    contents.
-    """
+    """Set title, date, preface or a line for the name, what made the figures, and contents."""
     report.skip(60)
     report.text_line(TITLE, 20, "B", after=6)
     report.text_line(f"{today().day} {today():%B %Y}", 11, after=24)
@@ -350,9 +337,7 @@ def set_question(
 
 
 def today() -> datetime.date:
-    """Return the date on the title page: SOURCE_DATE_EPOCH's where that is set, so that a report
-    can be made again.
-    """
+    """Return the title page's date: SOURCE_DATE_EPOCH's if set, so that reports can be repeated."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is None:
         return datetime.date.today()

@@ -27,8 +27,9 @@ EXTRA_TOKENS = 8  # at most, beside the patches
 
 @dataclass(frozen=True)
 class Preparation:
-    """What becomes of a photo: its short side is brought to `size` pixels, and its values in
-    0…`pixel_range` become (value − mean) / std.
+    """How a photo becomes an input: (value − mean) / std, values in 0…`pixel_range`.
+
+    Its short side is brought to `size` pixels first.
     """
 
     mean: tuple[float, ...] = MEAN  # one number a channel, or one for all
@@ -96,8 +97,7 @@ def given_preparation(
     size: int | None,
     pixel_range: int | None,
 ) -> Preparation:
-    """Put the user's word before the network's. A range alone: the values as they are, not
-    normalised.
+    """Put the user's values before the network's; a range alone means: not normalised.
 
     Raises:
         InputError: one of mean and std without the other, or not one number or three.
@@ -227,9 +227,7 @@ def _range_of(mean: tuple[float, ...]) -> int:
 
 
 def _interpolation(how: Any) -> str:
-    """Return its name, as of torchvision's `InterpolationMode`; where it is none of PIL's,
-    bicubic.
-    """
+    """Return an interpolation's name; bicubic where it is none of PIL's."""
     name = str(getattr(how, "value", how))
     return (
         name
@@ -239,8 +237,9 @@ def _interpolation(how: Any) -> str:
 
 
 def _fixed_size(model: nn.Module) -> int | None:
-    """Return the side of the pictures that a network is built for, where an attribute or its
-    position embeddings tell.
+    """Return the side of the pictures that a network is built for.
+
+    It is told by an attribute or by position embeddings; None where neither tells.
     """
     for module in (*model.modules(), getattr(model, "config", None)):
         for name in ("img_size", "image_size"):

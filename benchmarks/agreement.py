@@ -1,5 +1,4 @@
-"""The sanity checks' measures beside those of Quantus, pytorch-grad-cam and torchcam, on the same
-maps.
+"""Compare the sanity checks' measures with Quantus', pytorch-grad-cam's and torchcam's.
 
     pip install -r benchmarks/requirements-agreement.txt
     python benchmarks/agreement.py

@@ -87,9 +87,7 @@ def keep_memory() -> None:
 
 
 def peak_memory(run: t.Version) -> float:
-    """Return the extra MB at the peak of a run: a GPU's where one is used, else resident ones, or 0
-    where the system is not Linux.
-    """
+    """Return the extra MB at the peak of a run: a GPU's, else resident ones; 0 but on Linux."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()

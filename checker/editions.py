@@ -1,5 +1,4 @@
-"""The editions of the assignment: the one table of what each asks for, where that is and how it is
-called.
+"""The editions: one table of what each asks for, where that is and how it is called.
 
 A new edition is a new row. The first row of which a folder holds a mark is its edition.
 """
@@ -184,9 +183,7 @@ ASSIGNMENT, HOMEWORK = "assignment", "homework"
 def _other(
     title: str, marks: tuple[str, ...], asks: Mapping[str, str], places: Mapping[str, Function]
 ) -> Edition:
-    """Return the row of another course: shorter steps of fooling images, any of class
-    visualization.
-    """
+    """Return another course's row: shorter steps of fooling images, any of visualization."""
     return Edition(title, marks, asks, step=1, unit_steps=False, places=places)
 
 

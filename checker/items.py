@@ -1,5 +1,4 @@
-"""The questions' items: the one table that check, starter, points and the Markdown tables are made
-from.
+"""The questions' items: the one table behind check, starter, points and the Markdown tables.
 
 Staff edit it: points, tolerances and hints; `python course/tables.py` then brings the Markdown
 tables up to date.

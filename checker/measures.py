@@ -1,5 +1,4 @@
-"""The items of `check.py`: each `measure_…` calls a part of the solution and returns what it gave,
-as arrays.
+"""The items' measures: each `measure_…` calls a part of the solution and returns its arrays.
 
 No judgement on values is made here: they are compared with data/expected.npz in the process that
 started this one.
@@ -53,9 +52,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the items are measured with: by default what students have the values of, in a grader
-    others.
-    """
+    """What the items are measured with: the students' inputs, or a grader's."""
 
     size: tuple[int, int] = (96, 128)  # of the photos, height and width: not square, and quick
     # Two of scikit-image: file, what is taken of it (left, top, right, bottom, as shares), and a
@@ -103,16 +100,15 @@ def _squeezenet() -> nn.Module:
 
 
 def network(solution: Solution) -> nn.Module:
-    """Return a new SqueezeNet with the bundled weights. Unless the hand-out puts it into eval mode,
-    it is in training mode: dropout is on until a solution turns it off.
+    """Return a new SqueezeNet with the bundled weights, in the mode that the hand-out gives it in.
+
+    That is training mode, in which dropout is on until a solution turns it off, or eval mode.
     """
     return copy.deepcopy(_squeezenet()).train(not solution.edition.eval_mode)
 
 
 def photos(kind: Photos = WIDE) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """Return an edition's photos, uint8 (N, H, W, 3), as the network sees them, (N, 3, H, W), and
-    classes.
-    """
+    """Return an edition's photos, uint8 (N, H, W, 3) and normalised (N, 3, H, W), and classes."""
     size = inputs.size if kind is WIDE else (kind.height, kind.width)
     X = np.stack([np.asarray(picture(i, size)) for i in range(kind.count)])
     images = preprocess_image(X).transpose(0, 3, 1, 2)
@@ -212,9 +208,7 @@ def _state(model: nn.Module) -> tuple:
 def _changes(
     model: nn.Module, state: tuple | None, images: torch.Tensor, given: torch.Tensor
 ) -> list[str]:
-    """Return what has become of the network, unless the hand-out itself changes it, and of the
-    photos.
-    """
+    """Return what has changed in the photos and, unless the hand-out does that, the network."""
     found = []
     if state:
         modules, parameters, hooks = _state(model)
@@ -289,9 +283,7 @@ def _photos_of_places() -> torch.Tensor:
 
 
 class _Places(nn.Module):
-    """A network with SqueezeNet's parts, of which the last looks at every place with other
-    weights.
-    """
+    """A network like SqueezeNet, whose last part looks at every place with other weights."""
 
     def __init__(self):
         super().__init__()
@@ -312,9 +304,7 @@ def measure_guided_grad_cam(solution: Solution) -> Arrays:
 
 
 def captum_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return the photos, 224×224, that the scripts draw by Captum, classes, and the classes'
-    names.
-    """
+    """Return the photos, 224×224, that the scripts draw by Captum, classes and class names."""
     X, y, names = load_imagenet_val(2)
     if inputs.seed:
         X = np.stack([np.asarray(picture(i, X.shape[1:3])) for i in range(2)])
@@ -323,8 +313,7 @@ def captum_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
 
 
 def captum_rows(solution: Solution, script: str) -> Arrays:
-    """Run a script in this scratch folder, on two photos, and return the rows of maps that it has
-    drawn by Captum.
+    """Run a script on two photos in a scratch folder; return its rows of maps by Captum.
 
     It may be flat, as the course hands it out, or take our options. What it draws by the techniques
     from scratch are other items, so these are stood in for, and the network is the bundled one in
@@ -406,8 +395,9 @@ def measure_gradcam_captum(solution: Solution) -> Arrays:
 
 
 def measure_fooling_image(solution: Solution) -> Arrays:
-    """Fool the network for a target that is reached soon, and look how one is that is reached late:
-    rounding grows with the steps, so that of these only start and stop are looked at.
+    """Fool the network for a target that is reached soon, and for one that is reached late.
+
+    Of the second only start and stop are compared: rounding grows with the steps.
     """
     compute, edition = solution.function("fooling_image"), solution.edition
     soon, late = ((1, inputs.target), LATE) if edition.photos is WIDE else FOOLED[edition.step]
@@ -431,8 +421,9 @@ def measure_fooling_image(solution: Solution) -> Arrays:
 def _fooling(
     solution: Solution, compute: Callable, number: int, target: int, **options: Any
 ) -> np.ndarray:
-    """Return what is added to a photo; note what has happened to it and to the network, and whether
-    the steps have ended when the network was fooled.
+    """Return what is added to a photo, and whether the steps end when the network is fooled.
+
+    What has happened to the photo and the network is noted.
     """
     _, images, _ = photos(solution.edition.photos)
     given, model = images[number : number + 1].contiguous(), network(solution)
@@ -463,7 +454,7 @@ def _fooling(
 
 
 def measure_class_visualization(solution: Solution) -> Arrays:
-    """Grow a picture in few steps, without jitter; the pictures' pixels are 0 … 255.
+    """Grow a picture in few steps, without jitter; return its pixels, 0 … 255.
 
     A whole run is the solution's, or of its steps a run is made here.
     """
@@ -593,9 +584,7 @@ def _of_batch(gram: Callable, features: torch.Tensor, **options: Any) -> Any:
 
 
 def measure_style_loss(solution: Solution) -> Arrays:
-    """Measure with the solution's own Gram matrix, and with a substitute for it: one that is right
-    is enough, but what it does to the Gram matrix must be right.
-    """
+    """Measure with the solution's Gram matrix and with a substitute: one right is enough."""
     features = numbers(6, 3, 1, 4, 5, 6)  # of three layers
     targets = [numbers(seed, 1, 4, 4) for seed in (9, 10)]
     arrays: Arrays = {}
@@ -672,9 +661,7 @@ def measure_guided_style_loss(solution: Solution) -> Arrays:
 
 
 class _Recorded(nn.Module):
-    """A layer that mixes the colours, and hands pictures that a gradient is wanted for to
-    `record`.
-    """
+    """A layer that mixes the colours, and records pictures that need a gradient."""
 
     def __init__(self, seed: int, record: Callable[[torch.Tensor], None] | None = None):
         super().__init__()
@@ -712,9 +699,9 @@ class _Variation(nn.Module):
 
 
 def measure_style_transfer(solution: Solution) -> Arrays:
-    """Let `style_transfer` paint with losses and a network that are written down here, quadratic
-    and quick, so that nothing depends on the other questions; return the picture before some of its
-    200 steps.
+    """Paint with quick losses and a quick network of our own; return some steps' pictures.
+
+    So nothing depends on the other questions.
     """
     seen: list[torch.Tensor] = []
     layers = [_Recorded(20, seen.append), *(_Recorded(seed) for seed in range(21, 25))]
@@ -750,9 +737,7 @@ def measure_style_transfer(solution: Solution) -> Arrays:
 
 
 def measure_feature_inversion(solution: Solution) -> Arrays:
-    """Start from noise, with style weights of 0, by Adam: the three losses bring the photo's
-    features nearer.
-    """
+    """Start from noise, without style layers: the photo's features come nearer."""
     content, style, tv = map(solution.function, ("content_loss", "style_loss", "tv_loss"))
     layers = network(solution).features[:4].eval()
     wanted = layers(preprocess(picture(0, (32, 32)), 32)).detach()

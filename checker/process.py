@@ -1,6 +1,4 @@
-"""The process that `check.py` starts for an item: it calls the solution, and survives whatever that
-does.
-"""
+"""The process that measures an item: it calls the solution, and survives what that does."""
 
 import contextlib
 import faulthandler
@@ -36,8 +34,9 @@ MOST_LETTERS = 200  # of a message of the solution's
 def run(
     item: str, edition: str, root: str, folder: str, patience: float, inputs: dict, result: int
 ) -> None:
-    """Measure an item of the solution in `root` and write what was found, in numpy's format, to the
-    file descriptor `result`, after its length; the frame of check.py's `measure`.
+    """Measure an item of the solution in `root`; the process that check.py's `measure` starts.
+
+    What was found is written to the file descriptor `result`: its length, then numpy's format.
     """
     with contextlib.suppress(AttributeError):  # Windows
         os.setsid()  # so that whatever is started here can be ended with it
@@ -71,8 +70,9 @@ def run(
 
 
 def limit_resources(patience: float) -> None:
-    """Bound what a solution that has run wild takes of the machine: memory, size of a file, and
-    processor time, which ends what has escaped.
+    """Bound a solution's memory, file size and processor time.
+
+    The last ends what has escaped.
     """
     if resource is None:
         return
@@ -120,9 +120,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException, root: Path, file: Path | None) -> str:
-    """Return the innermost line of the item's file, or of the solution, that an exception passed
-    through.
-    """
+    """Return the innermost line of the item's file, or of the solution, that raised."""
     if isinstance(error, SyntaxError) and error.filename:
         places = [(Path(error.filename), error.lineno)]
     else:
@@ -165,9 +163,7 @@ class _Recorder(io.TextIOBase):
 
 @contextlib.contextmanager
 def _recorded_output(root: str) -> Iterator[_Recorder]:
-    """Record standard output, also what goes past Python; standard error is the solution's, and not
-    looked at.
-    """
+    """Record standard output, also what goes past Python."""
     recorder, raw = _Recorder(root), Path.cwd() / "output"
     os.dup2(os.open(raw, os.O_CREAT | os.O_WRONLY), 1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -36,9 +36,7 @@ class ServerError(Exception):
 
 
 class Server:
-    """Starts items' processes; begun when it is first needed, and begun anew if a solution ends
-    it.
-    """
+    """Starts items' processes; itself started when needed, and again if a solution ends it."""
 
     def __init__(self):
         """Start nothing yet."""

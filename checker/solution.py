@@ -116,9 +116,7 @@ class Solution:
 
 
 def imported(name: str) -> Any:
-    """Import a module of the solution, of a package that module alone: a fault in another one is
-    not this item's.
-    """
+    """Import a module of the solution alone: a fault in its package is not this item's."""
     package = name.partition(".")[0]
     if package in EXPORTS and package not in sys.modules:
         module: Any = ModuleType(package)
@@ -129,9 +127,7 @@ def imported(name: str) -> Any:
 
 
 def _exported(package: str, name: str) -> Any:
-    """Return what a package exports, when it is asked for: as of `from visualizers import
-    GradCam`.
-    """
+    """Return what a package exports, when asked for, as in `from visualizers import GradCam`."""
     if name not in EXPORTS[package]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
     return getattr(imported(f"{package}.{EXPORTS[package][name]}"), name)
@@ -218,8 +214,9 @@ class _Cells(ModuleType):
 
 
 def _code(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield place and source of a notebook's cells of code, or of a script; lines for IPython or
-    the shell are empty in them.
+    """Yield place and source of a notebook's cells of code, or of a script.
+
+    Lines for IPython or the shell are empty in them.
     """
     if path.suffix != ".ipynb":
         yield str(path), path.read_text("utf-8")

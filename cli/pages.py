@@ -249,9 +249,7 @@ def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:
 def maps_file(
     session: Session,
 ) -> Iterator[Callable[[Page, Mapping[str, Iterable[np.ndarray]]], None]]:
-    """Yield a function that keeps a page's maps by technique; with --arrays, they are in maps.npz
-    in the end, and what the network says of the photos in predictions.csv.
-    """
+    """Yield a function that keeps a page's maps; --arrays: maps.npz, predictions.csv."""
     if not photo_option(session.options, "arrays"):
         yield lambda page, maps: None
         return

@@ -1,6 +1,4 @@
-"""The pictures of style transfer: one painted coarse to fine, and two strips that show what each
-layer knows.
-"""
+"""Style transfer's pictures: one painted coarse to fine, and strips that show each layer."""
 
 from __future__ import annotations
 
@@ -30,8 +28,10 @@ def make(
     pictures: Mapping[Path, Image],
     losses: tuple[nn.Module, nn.Module, nn.Module],
 ) -> tuple[list[tuple[float, ...]], torch.Tensor]:
-    """Make one picture, coarse to fine. Returns the terms before and after each step (content,
-    style, total variation, total, style by layer), and the picture (1, 3, H, W).
+    """Make one picture, coarse to fine; return the terms at each step and the picture.
+
+    The terms are content, style, total variation, total, style by layer; the picture is (1, 3, H,
+    W).
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the picture reached by then is written, and the message says so.
@@ -140,8 +140,10 @@ def make_strips(
     pictures: Mapping[Path, Image],
     losses: tuple[nn.Module, nn.Module, nn.Module],
 ) -> None:
-    """Write content_layers.png, the content inverted from each of several layers and from two
-    noises, and style_layers.png, the style's texture by one layer, two layers, and so on.
+    """Write content_layers.png and style_layers.png.
+
+    The first shows the content inverted from each of several layers and two noises, the second the
+    style's texture by one layer, two layers, and so on.
 
     Args:
         preset: the pictures, sizes and the weights for SqueezeNet.
@@ -179,9 +181,7 @@ def make_strips(
 
 
 def inversion(preset: Preset, layer: int, cnn: nn.Module, device: torch.device) -> Preset:
-    """Return the course's feature inversion at another layer, whose content loss is made as
-    large.
-    """
+    """Return the course's feature inversion at another layer, with a content loss as large."""
     course = next(each for each in presets() if each.name == INVERSION)
     course = dataclasses.replace(
         course, content=preset.content, styles=preset.styles, image_size=preset.image_size

@@ -61,9 +61,7 @@ class Preset:
 
 
 def presets() -> list[Preset]:
-    """Return the course's three pictures and its inversion; without the course's paintings, the
-    like with our own.
-    """
+    """Return the course's three pictures and its inversion; without its paintings, with our own."""
     names = ("tubingen", "composition_vii", "the_scream", "starry_night")
     files = [path for name in names if (path := course_file(f"styles_images/{name}.jpg"))]
     if len(files) == len(names):
@@ -113,16 +111,12 @@ def presets() -> list[Preset]:
 
 
 def given(options: argparse.Namespace, name: str) -> Any:
-    """Return the value of an option that is in the namespace only when it was given; None: it was
-    not.
-    """
+    """Return an option that is in the namespace only when it was given; None: it was not."""
     return getattr(options, name, None)
 
 
 def chosen_presets(options: argparse.Namespace) -> list[Preset]:
-    """Return the presets by --only, or the one that --content and --style make, with the options'
-    pictures and sizes.
-    """
+    """Return the presets by --only, or the one of --content and --style."""
     chosen = presets()
     names = [*(preset.name for preset in chosen), STRIPS]
     if options.only:
@@ -141,9 +135,7 @@ def chosen_presets(options: argparse.Namespace) -> list[Preset]:
 
 
 def _with_pictures(preset: Preset, options: argparse.Namespace) -> Preset:
-    """Return a preset with the options' pictures and sizes; a picture of the user's own gives it
-    its name.
-    """
+    """Return a preset with the options' pictures and sizes, named after the user's picture."""
     sizes = {key: getattr(options, key) for key in ("image_size", "style_size")}
     changes: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
     styles = tuple(options.style or preset.styles)

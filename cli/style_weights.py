@@ -112,9 +112,7 @@ def _terms(
     style_layers: tuple[int, ...],
     device: torch.device,
 ) -> tuple[float, list[float]]:
-    """Return the content loss against a black picture and the style loss by layer, both with
-    weights of 1.
-    """
+    """Return content loss against black and style loss by layer, with weights of 1."""
     last = max(content_layer, *style_layers)
     layers = first_layers(cnn, last + 1)
     try:

@@ -1,9 +1,8 @@
-"""Grade submissions: unpack each into a clean folder, put the course's own files around it, check
-it with inputs that students do not have, add up points.
+"""Grade submissions: unpack each, put the course's files around it, check it, add up points.
 
-    python course/grade.py SUBMISSION.zip …
-    python course/grade.py SUBMISSION.zip --json results.json
-    python course/grade.py submissions/*.zip --csv points.csv --feedback feedback/
+python course/grade.py SUBMISSION.zip …
+python course/grade.py SUBMISSION.zip --json results.json
+python course/grade.py submissions/*.zip --csv points.csv --feedback feedback/
 """
 
 import concurrent.futures
@@ -103,9 +102,7 @@ class Rules:
 
 
 def grade(path: Path, rules: Rules) -> Grade:
-    """Grade a submission, a zip or a folder. What is wrong with it is in the result, never
-    raised.
-    """
+    """Grade a submission, a zip or a folder; its faults are in the result, never raised."""
     outcomes: dict[str, check.Outcome] = {}
     result = Grade(str(path), course=rules.course)
     items = of_edition(rules.edition)
@@ -141,8 +138,7 @@ def scored(result: Grade, outcomes: dict[str, check.Outcome], rules: Rules) -> G
 
 
 def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> list[str]:
-    """Write the students' part of a submission into an empty folder, and the course's files around
-    it. Returns notes: which folder was taken, and what was left out.
+    """Write the students' part of a submission and the course's files into an empty folder.
 
     Raises:
         SubmissionError: it is no zip or folder, or holds none of the students' files.
@@ -170,9 +166,7 @@ def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> list[str]:
 
 
 def _around_code(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
-    """Return a submission's code, with the course's files in the places of all that students do not
-    write, and which folder it is of.
-    """
+    """Return a submission's code, and the course's files for all that students do not write."""
     tops = _top_folders(files)
     top = tops[0]
     own = {
@@ -302,8 +296,9 @@ def _is_inside(name: str) -> bool:
 
 
 def _top_folders(files: dict[str, bytes]) -> list[str]:
-    """Return the folders that the students' files lie in, "" or "name/", that to be graded first:
-    the shallowest of those that hold at least half as many of them as the fullest.
+    """Return the folders of students' files, "" or "name/", the one to be graded first.
+
+    That is the shallowest of those that hold at least half as many of them as the fullest.
 
     Raises:
         SubmissionError: there are none.
@@ -413,9 +408,7 @@ def write_json(path: Path, result: Grade) -> None:
 
 
 def row_of(result: Grade) -> list[str | float]:
-    """Return a submission's row: path, total, the points of each item, what the check says of the
-    others.
-    """
+    """Return a submission's row: path, total, points by item, and comments."""
     comments = [
         f"{score.item.name}: {score.message}"
         for score in result.scores
@@ -505,9 +498,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Grade, print and write. Returns the exit status: 0, or 2 where a submission could not be
-    graded.
-    """
+    """Grade, print and write. Return 0, or 2 where a submission could not be graded."""
     show_any_letter()
     parser = make_parser()
     options = parser.parse_args(argv)

@@ -1,5 +1,4 @@
-"""Draw inputs for the check's items that students do not have, and store them with what the
-solution in this repository gives for them.
+"""Draw inputs that students do not have, and store what this solution gives for them.
 
     python course/hidden.py --seed 7 --out hidden.npz
 
@@ -40,9 +39,7 @@ CLEAR = 0.3  # score by which a target is ahead or behind: what rounding cannot 
 
 
 def draw(seed: int) -> Inputs:
-    """Return inputs: parts of photos, and classes for which right and wrong solutions are told
-    apart.
-    """
+    """Return inputs: parts of photos, and classes that tell right solutions from wrong ones."""
     rng, model = np.random.default_rng(seed), load_model(weights="bundled", device="cpu")
     height, width = map(int, rng.choice(SIZES))
     target = None
@@ -69,9 +66,10 @@ def _part(rng: np.random.Generator) -> tuple[float, float, float, float]:
 
 
 def _labels(model: nn.Module, image: torch.Tensor) -> list[int]:
-    """Return likelier classes for which a map by Grad-CAM tells right from wrong: they have much
-    for them in the image and something against, so that the ReLU has an effect, and enlarging the
-    map bilinearly makes another one than bicubically, whichever bicubic kernel is taken.
+    """Return likely classes for which a map by Grad-CAM tells right from wrong.
+
+    They have much for them in the image and something against, so that the ReLU has an effect; and
+    bilinear enlargement makes another map than any bicubic one.
     """
     conv = model.classifier[1]
     with torch.no_grad():
@@ -95,8 +93,10 @@ def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:
 
 
 def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int | None:
-    """Return a class that is reached in three to six steps, is never nearly the highest, and is
-    reached at the same place when something is rounded otherwise; None where the photo has none.
+    """Return a class that is reached in three to six steps; None where the photo has none.
+
+    It is never nearly the highest before, and is reached at the same step when something is rounded
+    otherwise.
     """
     noise = 1e-6 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     for target in map(int, rng.permutation(1000)[:40]):

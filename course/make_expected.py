@@ -1,5 +1,4 @@
-"""Compute data/expected.npz: what check.py's items measure on the solution, and on solutions with
-known mistakes.
+"""Compute data/expected.npz: what check.py measures of the solution and of known mistakes.
 
 python course/make_expected.py
 """
@@ -99,9 +98,7 @@ def kept(names: set[str]) -> tuple[Arrays, dict[str, list[str]]]:
 
 
 def variants(item: Item) -> dict[str, Edition]:
-    """Return for each name that an item's values have in some edition our own edition, which is
-    measured as that one is.
-    """
+    """Return for each name of an item's values our own edition, measured as that one is."""
     own = TABLE[ASSIGNMENT]
     return {
         edition.values(item.name): replace(
@@ -141,9 +138,7 @@ def bodies(item: Item, edition: Edition) -> Iterator[tuple[str, str]]:
 
 
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
-    """Return for both scripts the rows that they may draw by Captum, "figure/way" → tiles, and
-    those of mistakes.
-    """
+    """Return the rows that the scripts may draw by Captum, "figure/way" → tiles, and mistakes'."""
     model = load_model(weights="bundled", device="cpu")
     os.environ["CS7643_DATA"] = ""
     X, y, _ = measures.captum_photos()
@@ -188,8 +183,9 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
 
 
 def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
-    """Return what an item measures on the solution with a body in the place of its function's. No
-    other finding may accompany it.
+    """Return what an item measures on the solution with another body of its function.
+
+    No other finding may accompany it.
     """
     where = place(edition, item.name)
     for steps in (1, 2):  # of a fooling image; they are 10 long in the text

@@ -1,5 +1,4 @@
-"""Make the students' edition out of the solution, assignment_3_starter.zip, or what Gradescope
-grades with, autograder.zip.
+"""Make the students' edition, assignment_3_starter.zip, or Gradescope's autograder.zip.
 
     python course/make_starter.py
     python course/make_starter.py --edition homework
@@ -134,9 +133,7 @@ def autograder_files(
 
 
 def course_files(root: Path) -> dict[str, bytes]:
-    """Return the solution's files that have a counterpart in the starter: path → content, in a
-    fixed order.
-    """
+    """Return the solution's files that the starter has, too: path → content, sorted."""
     extras = (path for pattern in EXTRAS for path in root.glob(pattern) if path.name[0] != ".")
     paths = sorted({*code_of(root), *extras})
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
@@ -221,9 +218,7 @@ def _is_definition(node: ast.AST) -> bool:
 
 
 def _body_lines(source: str, name: str, file: str) -> tuple[int, int, str]:
-    """Return the first line of a function's body below the docstring, the line after it (from 0),
-    and its indent.
-    """
+    """Return where a function's body starts, below the docstring, where it ends, and its indent."""
     node = find_definition(source, name, file)
     if ast.get_docstring(node) is None:
         raise StarterError(f"{file}: {name} has no docstring, which is what the student is given")
@@ -300,9 +295,7 @@ def _without(source: str, node: ast.AST) -> str:
 
 
 def _tidied(sources: dict[str, str], settings: str) -> dict[str, str]:
-    """Remove imports that are no longer used and format, with ruff; check that nothing else is
-    wrong.
-    """
+    """Remove unused imports and format, with ruff; check that nothing else is wrong."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pyproject.toml").write_text(settings)

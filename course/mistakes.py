@@ -1,5 +1,4 @@
-"""The mistakes that `check.py` knows: for each item a right solution, and what to change in it to
-make one of them.
+"""The mistakes that the check knows: for each item a right solution, and changes to it.
 
 `make_expected.py` stores what they give; only these values go to the students, not this file.
 """

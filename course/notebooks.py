@@ -1,6 +1,4 @@
-"""The homework edition: its starter, with both notebooks' answers cut out, and the notebooks of a
-submission.
-"""
+"""The homework edition: its starter of blanked notebooks, and a submission's notebooks."""
 
 import json
 import re
@@ -32,9 +30,7 @@ def thin_modules(root: Path) -> dict[str, bytes]:
 
 
 def blank(notebook: bytes) -> bytes:
-    """Return a notebook as students get it: what they write is cut out, and nothing has been
-    run.
-    """
+    """Return a notebook as students get it: answers cut out, nothing run."""
     content = json.loads(notebook)
     cells = []
     for cell in content["cells"]:
@@ -56,9 +52,7 @@ def _raising(match: re.Match) -> str:
 
 
 def submitted(names: Iterable[str]) -> dict[str, str]:
-    """Return which of a submission's files are the two notebooks, by their names: where they belong
-    → path.
-    """
+    """Return a submission's two notebooks, by their names: where they belong → path."""
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (name.count("/"), name)):
         path = PurePosixPath(name)

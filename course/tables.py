@@ -1,5 +1,4 @@
-"""Bring the Markdown tables that show `checker/items.py` up to date: in STARTER.md and README.md,
-between two marks.
+"""Update the Markdown tables made from `checker/items.py`, in STARTER.md and README.md.
 
 python course/tables.py
 """

@@ -1,6 +1,4 @@
-"""How far to trust the maps: the methods that are compared, what is measured of them, and what the
-numbers say.
-"""
+"""How far to trust the maps: the methods compared, what is measured, what the numbers say."""
 
 import functools
 import math
@@ -66,9 +64,7 @@ def explanation_methods(steps: int, layer: str | None = None) -> dict[str, Metho
 def _attribute(
     algorithm, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, **kwargs
 ) -> torch.Tensor:
-    """Attribute the labelled scores, of which alone SqueezeNet's classifier is evaluated: (N, H,
-    W).
-    """
+    """Attribute the labelled scores, of which alone a SqueezeNet is evaluated: (N, H, W)."""
     scores = functools.partial(class_scores, model)
     with evaluation_mode(model):
         return compute_attributions(
@@ -79,9 +75,7 @@ def _attribute(
 def explain(
     methods: Mapping[str, Method], model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    """Return every method's maps (N, H, W), and those that follow from them: Guided Grad-CAM, and
-    absolute values.
-    """
+    """Return every method's maps (N, H, W), with Guided Grad-CAM and absolute values."""
     maps = {
         name: sanity.as_array(method(model, images, labels)) for name, method in methods.items()
     }
@@ -133,9 +127,7 @@ class Results:
         return sanity.summarise(self.table, [chance >= RECOGNISED for _, chance in self.photos])
 
     def steps(self, measure: str) -> list[str]:
-        """Return the layers or shares that a measure was taken at, in order; of a measure without,
-        an empty name.
-        """
+        """Return a measure's layers or shares, in order; an empty name where it has none."""
         return list(dict.fromkeys(step for _, other, step in self.summary if other == measure))
 
     def column(self, measure: str) -> dict[str, Summary]:
@@ -212,9 +204,7 @@ def _judge(
     originals: Maps,
     every_map: Callable[[torch.Tensor], Maps],
 ) -> None:
-    """Note deletion and insertion, sensitivity, infidelity and localisation of the network's own
-    maps.
-    """
+    """Note deletion, insertion, sensitivity, infidelity and localisation of the maps."""
     seed, removed = results.settings.seed, sanity.baseline(images, results.settings.baseline)
     ends = removed, sanity.baseline(images, "blur")
     for name, maps in originals.items():
@@ -272,9 +262,7 @@ def words_on_areas(results: Results) -> str:
 
 
 def tables(results: Results) -> dict[str, list[Sequence]]:
-    """Return file → rows, header first: measures for readers and for programs, curves, and areas
-    photo by photo.
-    """
+    """Return file → rows, header first: measures to read and to compute with, curves, areas."""
     columns = {measure: results.column(measure) for measure in GOOD}
     methods, settings = list(columns["deletion area"]), results.settings
     numbers = (

@@ -127,9 +127,7 @@ def region_masks(pictures: Sequence[Image.Image], like: torch.Tensor, count: int
 
 
 def check_mask(mask: Image.Image, size: tuple[int, int], name: str) -> None:
-    """Raise an InputError for a mask that is black, or has not the proportions of a picture of
-    `size`, its width and height.
-    """
+    """Raise an InputError for a black mask, or one without the proportions of `size`, (W, H)."""
     width, height = size
     rounding = max(mask.size) + max(size)
     if abs(mask.width * height - mask.height * width) > rounding:

@@ -216,8 +216,9 @@ def objective_gradient(
 def _objective(
     model: nn.Module, l2_reg: float, ids: Sequence[int], example: torch.Tensor
 ) -> tuple[Callable[..., tuple[torch.Tensor, ...]], Sequence[int] | Sequence[torch.Tensor]]:
-    """Return `objective_gradient` as a function of an image and a target, and its targets: on a
-    GPU it is replayed, and they are tensors there.
+    """Return `objective_gradient` as a function of an image and a target, and its targets.
+
+    On a GPU it is replayed, and the targets are tensors there.
     """
 
     def evaluate(image: torch.Tensor, target: int | torch.Tensor) -> tuple[torch.Tensor, ...]:

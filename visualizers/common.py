@@ -25,8 +25,7 @@ Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor | np.nda
 
 
 def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Evaluate a network on a copy of the images, which it may alter: (N, 3, H, W) → finite scores
-    (N, classes).
+    """Evaluate a network on a copy of images (N, 3, H, W): finite scores (N, classes).
 
     Raises:
         InputError: the network gives something else, or what no gradient can be taken of.
@@ -46,8 +45,7 @@ def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def class_scores(
     model: nn.Module, images: torch.Tensor, y: torch.Tensor, name: str = "y"
 ) -> torch.Tensor:
-    """Evaluate a network and return the raw score (logit) s_y of each image's class: (N, 3, H, W)
-    and (N,) → (N,).
+    """Evaluate a network: each image's score s_y of its class, (N, 3, H, W), (N,) → (N,).
 
     Of SqueezeNet's classifier only the labelled channels are evaluated, see `squeezenet_score`.
 
@@ -73,8 +71,10 @@ def labelled_scores(scores: torch.Tensor, y: torch.Tensor, name: str = "y") -> t
 
 
 def probabilities(model: nn.Module, scores: torch.Tensor) -> torch.Tensor:
-    """Return the probabilities that a network means by its scores, both (N, classes): the softmax;
-    the sigmoid where classes do not exclude one another, or there is one logit s, scored −s and s.
+    """Return the probabilities that a network means by its scores, both (N, classes).
+
+    The softmax; the sigmoid where classes do not exclude one another, or there is one logit s,
+    scored −s and s.
     """
     reading = getattr(model, "score_reading", None)  # of a network by `model_utils.load_model`
     if getattr(reading, "probability", "softmax") == "sigmoid":
@@ -83,9 +83,7 @@ def probabilities(model: nn.Module, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _in_range(y: torch.Tensor, classes: int, name: str) -> torch.Tensor:
-    """Return labels that are safe to index with: on a GPU an index out of range would end the
-    process.
-    """
+    """Return labels that are safe as an index: on a GPU a wrong one would end the process."""
     safe = y.clamp(0, classes - 1) if y.is_cuda else y
     refuse_unless(
         ((y >= 0) & (y < classes)).all(), lambda: _out_of_range(y.tolist(), classes, name)
@@ -130,22 +128,20 @@ def finite(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return True if all values are finite. Tests only their sum, which is 50 times faster; a sum
-    that overflows counts as not finite.
+    """Return True if all values are finite.
+
+    Only their sum is tested, which is 50 times faster; a sum that overflows counts as not finite.
     """
     return bool(at_least_float32(tensor).sum().isfinite())
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor, of half precision in float32: it would overflow in sums, and has no bicubic
-    enlargement.
-    """
+    """Return a tensor, half precision as float32: half overflows in sums and cannot be resized."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def figures():
-    """Return the module that draws, for the two methods that the course has write figures; nothing
-    else needs it.
+    """Return the module that draws, for the two methods that the course has write figures.
 
     Raises:
         InputError: `visualizers/` has been copied without it.
@@ -186,9 +182,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor without its graph; one made in inference mode is copied, as autograd takes
-    it for no input.
-    """
+    """Return the tensor without its graph; one of inference mode is copied, for autograd."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 

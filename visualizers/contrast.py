@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def margins(
     model: nn.Module, images: torch.Tensor, y: torch.Tensor, against: torch.Tensor, name: str = "y"
 ) -> torch.Tensor:
-    """Return s_y − s_c, by how much each image's class y outscores another class c: (N, 3, H, W),
-    (N,) and (N,) → (N,).
+    """Return s_y − s_c: by how much each image's class y outscores another class c, (N,).
+
+    Images (N, 3, H, W), classes (N,) and (N,).
 
     Prabhushankar et al.: Contrastive Explanations in Neural Networks, 2020, ask "why y, rather than
     c?" by a loss between the two; the difference of logits is what decides between them.
@@ -49,8 +50,6 @@ def counterfactual(cam: GradCam, size: torch.Size, per_image: bool = False) -> n
 
 
 def runners_up(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return the class with the highest score but the labelled one: (N, classes) and (N,) →
-    (N,).
-    """
+    """Return the class with the highest score but the labelled one: (N, classes), (N,) → (N,)."""
     others = scores.scatter(1, y[:, None], -torch.inf)
     return others.argmax(dim=1)

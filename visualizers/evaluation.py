@@ -1,6 +1,4 @@
-"""How networks are evaluated: deterministically, in full precision, a few images at a time, and
-left as they were.
-"""
+"""Evaluate networks deterministically, in full precision, in chunks, and leave them unchanged."""
 
 import contextlib
 import copy
@@ -30,8 +28,7 @@ _pending = _Pending()
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate a network deterministically, with gradients: no dropout, batch norm by its running
-    statistics.
+    """Evaluate a network deterministically, with gradients: no dropout, fixed batch norm.
 
     Also where the caller has switched to inference mode; a compiled network is evaluated as it was
     written, since compiled code hides layers, hooks and ReLUs. The modes are restored afterwards.
@@ -74,8 +71,9 @@ def copied(model: nn.Module) -> nn.Module:
 def in_chunks(
     compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Return what `compute(*batches)` returns: on a CPU a few images at a time, so that memory
-    stays flat; on a GPU of all images at once, in halves where its memory does not hold them.
+    """Return `compute(*batches)`, on a CPU for a few images at a time, so that memory stays flat.
+
+    On a GPU for all images at once, in halves where its memory does not hold them.
     """
     if batches[0].is_cuda:
         return at_once(compute, *batches)
@@ -93,9 +91,7 @@ def in_chunks(
 def at_once(
     compute: Callable[..., tuple[torch.Tensor, ...]], *batches: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Return what `compute(*batches)` returns; of halves of the images where memory does not hold
-    all.
-    """
+    """Return `compute(*batches)`, of halves of the images where memory does not hold all."""
     pending = pending_flags()
     count = len(pending)
     try:
@@ -111,8 +107,7 @@ def at_once(
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Have a GPU's convolutions and products compute in full float32; the caller's settings are
-    restored.
+    """Compute convolutions and products in full float32 on a GPU; restore the settings.
 
     By default cuDNN rounds a convolution's input to 10 bits (TF32), by which single values of a map
     differ from the CPU's by a tenth of the largest.
@@ -138,15 +133,14 @@ def full_precision() -> Iterator[None]:
 
 
 def pending_flags() -> list[Flag]:
-    """Return the flags that have yet to be read; new ones are appended, except outside
-    `evaluation_mode`.
-    """
+    """Return the flags to be read; new ones are appended inside `evaluation_mode` only."""
     return [] if _pending.flags is None else _pending.flags
 
 
 def refuse_unless(flag: torch.Tensor, error: Callable[[], Exception]) -> None:
-    """Raise an error unless a flag, a 0-dim bool tensor, is set: at once on a CPU and outside
-    `evaluation_mode`; on a GPU, whose numbers would have to be waited for, when `read_flags` is
+    """Raise an error unless a flag, a 0-dim bool tensor, is set.
+
+    At once on a CPU. A GPU's numbers would have to be waited for: there when `read_flags` is
     called, at the latest at the end of `evaluation_mode`.
     """
     if flag.is_cuda and _pending.flags is not None:

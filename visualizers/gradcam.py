@@ -68,8 +68,7 @@ class GradCam:
     def guided_backprop(
         self, X_tensor: torch.Tensor, y_tensor: Labels, gc_model: nn.Module
     ) -> np.ndarray:
-        """Take the gradient of the labelled class's score by the image, with the guided rule at
-        every ReLU.
+        """Return the gradient of the class's score by the image, with the guided rule at each ReLU.
 
         ∂s_y/∂x, where a ReLU of input z passes R · [z > 0] · [R > 0] of the gradient R that comes
         from above.
@@ -112,8 +111,7 @@ class GradCam:
         per_image: bool = False,
         against: Labels | None = None,
     ) -> np.ndarray:
-        """Weight a layer's feature maps with the mean gradient of the class's score by them, and
-        sum what is positive.
+        """Return ReLU(Σ_k α_k A_k): maps weighted by the mean gradient of the class's score.
 
         L = relu(Σ_k α_k · A_k), α_k = mean over the places of ∂s_y/∂A_k. The maps are enlarged
         bicubically to images and scaled to [0, 1] by (L − min) / (max − min), where min and max are
@@ -171,8 +169,7 @@ class GradCam:
         layer: Layer | nn.Module | str | None = None,
         per_image: bool = False,
     ) -> np.ndarray:
-        """Multiply `guided_backprop` by `grad_cam`, place by place, from one forward pass and two
-        backward ones.
+        """Return `guided_backprop` times `grad_cam`, from one forward and two backward passes.
 
         Selvaraju et al.: Grad-CAM, 2017, §3.2.
 

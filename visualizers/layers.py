@@ -124,8 +124,10 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
 
 
 def _influential_outputs(model: nn.Module, images: torch.Tensor) -> dict[nn.Module, torch.Size]:
-    """Return the shape of what each module gives, in the order in which they finish: of those that
-    are evaluated once, give one tensor on which the scores depend, and are not `NOT_SPATIAL`.
+    """Return module → shape of what it gives, in the order in which they finish.
+
+    Only modules that are evaluated once, give one tensor on which the scores depend, and are not
+    `NOT_SPATIAL`.
     """
     outputs: list[tuple[nn.Module, torch.autograd.graph.Node | None, torch.Size]] = []
 

@@ -68,8 +68,9 @@ def unguided(model: nn.Module, images: torch.Tensor) -> dict[str, int]:
 
 
 def is_gate(node: Node, source: Node, number: int) -> bool:
-    """Whether a source of a node of the graph is a gate: it is multiplied with a larger tensor, as
-    in squeeze-and-excitation.
+    """Return True if a source of a node is a gate: it is multiplied with a larger tensor.
+
+    As in squeeze-and-excitation.
     """
     if node.name() != "MulBackward0":
         return False

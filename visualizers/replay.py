@@ -1,6 +1,4 @@
-"""Evaluations that a GPU replays: to launch a small network's kernels one by one takes longer than
-to run them.
-"""
+"""Evaluations that a GPU replays: to launch small kernels takes longer than to run them."""
 
 import contextlib
 import warnings
@@ -22,8 +20,9 @@ def replayed(
     examples: Sequence[torch.Tensor],
     modules: Sequence[nn.Module],
 ) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Return a function that gives what `evaluate` gives, gradients included. On a CUDA GPU it is
-    recorded once, as CUDA graphs, and replayed.
+    """Return a function that gives what `evaluate` gives, gradients included.
+
+    On a CUDA GPU it is recorded once, as CUDA graphs, and replayed.
 
     Args:
         evaluate: function of tensors; what it does beside launching kernels is done when it is

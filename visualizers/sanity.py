@@ -1,5 +1,4 @@
-"""Sanity checks: does a map depend on what the network has learned, and does it name the pixels
-that count?
+"""Sanity checks: do maps depend on what was learned, and name the pixels that count?
 
 A method is a callable `method(model, images, labels)` that gives a map for each image: images float
 (N, 3, H, W), normalised; labels int64 (N,); maps float (N, H, W), tensor or array, the larger the
@@ -58,9 +57,7 @@ class Measurement(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What the measurements of a method, a measure and a step come to. NaN is left out, and not
-    counted in `maps`.
-    """
+    """Statistics of a method, a measure and a step; NaN is left out, and not counted in `maps`."""
 
     lower: float  # quartiles
     median: float
@@ -79,8 +76,9 @@ class Summary(NamedTuple):
 def summarise(
     measurements: Iterable[Measurement], recognised: Sequence[bool] | None = None
 ) -> dict[tuple[str, str, str], Summary]:
-    """Return (method, measure, step) → summary over photos and seeds; `recognised` has an entry per
-    photo.
+    """Return (method, measure, step) → summary over photos and seeds.
+
+    `recognised` has an entry per photo.
     """
     groups: dict[tuple[str, str, str], list[Measurement]] = defaultdict(list)
     for each in measurements:
@@ -104,26 +102,20 @@ def summarise(
 
 
 def edges(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> np.ndarray:
-    """Return the magnitude of Sobel's gradient of the grey image: a map that no network has any
-    part in.
-    """
+    """Return the magnitude of Sobel's gradient of the grey image: a map without any network."""
     grey = images.cpu().double().mean(dim=1).numpy()
     # a flat image has none, rounding errors apart
     return np.stack([sobel(image) for image in grey]).round(9)
 
 
 def central_blob(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
-    """Return a Gaussian in the middle of each image: a map that only knows that subjects are
-    centred.
-    """
+    """Return a Gaussian in the middle of each image: a map that knows where subjects are."""
     y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in images.shape[2:])
     return torch.exp(-2 * (y[:, None] ** 2 + x**2)).expand(len(images), -1, -1)
 
 
 def random_order(_: nn.Module, images: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
-    """Return maps of zeros, of which `pixel_order` makes a random order, since it breaks ties at
-    random.
-    """
+    """Return maps of zeros, whose order is random: `pixel_order` breaks ties at random."""
     return torch.zeros(len(images), *images.shape[2:])
 
 
@@ -171,8 +163,7 @@ def _agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def baseline(images: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return what takes the place of removed pixels, (N, 3, H, W): ImageNet's mean colour, black,
-    or the blurred photo.
+    """Return what replaces removed pixels, (N, 3, H, W): mean colour, black, or the blurred photo.
 
     Towards the blurred photo a map of edges is favoured, since blurring removes nothing else.
     """
@@ -191,8 +182,7 @@ def deletion_insertion(
     steps: int = STEPS,
     seed: int = 0,
 ) -> np.ndarray:
-    """Follow the class's probability while pixels go, the largest of the map first, and while they
-    come back.
+    """Follow the class's probability while pixels go, largest first, and while they come back.
 
     Petsiuk, Das, Saenko: RISE, 2018, §4.1: the better a map, the sooner deletion brings the
     probability down and insertion brings it up. The `area` under either curve lies in [0, 1]: low
@@ -242,8 +232,7 @@ def deletion_insertion(
 
 
 def pixel_order(maps: torch.Tensor | np.ndarray, seed: int = 0) -> torch.Tensor:
-    """Return the pixels' numbers, row by row from 0, the largest value first: (N, H, W) → int64 (N,
-    H·W).
+    """Return the pixels' numbers, row by row from 0, largest first: (N, H, W) → int64 (N, H·W).
 
     Equal values are ordered at random, since their order in memory would favour the top of the
     image.
@@ -310,8 +299,7 @@ def infidelity(
     covered: torch.Tensor,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Return how badly maps foretell what the class's score loses when squares of the image are
-    covered.
+    """Return how badly maps foretell the score's loss when squares of the image are covered.
 
     Yeh et al. 2019, definition 1, with squares as in §3: E[(β·I·φ − (f(x) − f(x − I)))²], where I·φ
     is a map's sum over a square and β the best factor for all squares of an image; divided by
@@ -348,8 +336,7 @@ def infidelity(
 
 
 def unexplained(maps: np.ndarray, squares: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Return the share of squared losses that sums over squares do not foretell, each map's alone,
-    in [0, 1]: (N,).
+    """Return the share of squared losses that sums over squares do not foretell, in [0, 1]: (N,).
 
     Args:
         maps: (N, H, W).
@@ -381,8 +368,7 @@ def random_squares(height: int, width: int, seed: int) -> torch.Tensor:
 def composites(
     images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return for each photo a grid of four, itself and three of other classes, and which quarter is
-    its own.
+    """Return for each photo a grid of it and three of other classes, and which quarter is its own.
 
     Args:
         images: float (N, 3, H, W).
@@ -412,8 +398,7 @@ def composites(
 
 
 def localisation(maps: torch.Tensor | np.ndarray, quarters: torch.Tensor) -> np.ndarray:
-    """Return the share of each map's positive mass that lies in the right quarter of a composite:
-    float64 (N,).
+    """Return the share of each map's positive mass in a composite's right quarter: float64 (N,).
 
     Arias-Duart et al.: Focus! Rating XAI Methods and Finding Biases, 2022, §3, with four photos of
     different classes instead of two times two. It lies in [0, 1]; high is good, 0.25 is chance; NaN
