@@ -180,6 +180,7 @@ def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
     assert asdict(draw(8)) != drawn
 
 
+@pytest.mark.slow
 def test_partial_points_are_the_share_that_is_right(hidden):
     half = check.Outcome("gram_matrix", "2.2", "Gram matrix", "wrong", share=0.5)
     rules = grade.Rules("assignment", grade.stored(hidden))
