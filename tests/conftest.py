@@ -3,6 +3,7 @@ scripts.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,11 @@ from torch import nn  # noqa: E402
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("steady")
+
+# In the background and under nohup signals are ignored, by what the tests start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Nothing in the tests asks the network: without a choice the bundled weights are used.
 os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
