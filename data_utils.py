@@ -307,11 +307,11 @@ def frame(
     image: Image.Image, size: int, whole: bool = False, interpolation: str = "bicubic"
 ) -> np.ndarray:
     """Return a picture or its middle square, short side `size` pixels: uint8 (H, W, 3)."""
-    how = Image.Resampling[interpolation.upper()]
+    resampling = Image.Resampling[interpolation.upper()]
     if not whole:
-        return np.asarray(ImageOps.fit(image, (size, size), how))
+        return np.asarray(ImageOps.fit(image, (size, size), resampling))
     scale = size / min(image.size)
-    return np.asarray(image.resize([round(side * scale) for side in image.size], how))
+    return np.asarray(image.resize([round(side * scale) for side in image.size], resampling))
 
 
 def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
