@@ -426,6 +426,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--root: {str(options.root)!r} looks like no edition; --edition: {known}")
     items = [item for item in of_edition(edition) if not options.only or item.name in options.only]
     outcomes: list[Outcome] = []
+    SERVER.open()
     try:
         with unwinding_signals():
             root = options.root.resolve()

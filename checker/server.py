@@ -73,8 +73,12 @@ class Server:
         head, _, report = answer.partition(b"\n")
         return json.loads(head), report
 
+    def open(self) -> None:
+        """Allow items to be started, also after `close`."""
+        self._closed = False
+
     def close(self) -> None:
-        """End the server, the items that run, and all that solutions have left behind, for good."""
+        """End the server, the items that run, and what solutions have left; start nothing more."""
         self._closed = True
         if process := self._process:  # at once, also while it is waited for
             process.kill()

@@ -74,6 +74,13 @@ def test_missing_values_are_one_line(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_it_can_be_called_twice_in_one_process(capsys):
+    arguments = ["--root", str(ROOT), "--only", "tv_loss"]
+    assert [check.main(arguments), check.main(arguments)] == [0, 0]
+    assert capsys.readouterr().out.count("1 item: 1 ok") == 2
+
+
 def test_a_solutions_text_is_one_printable_line():
     assert check.one_line("a\n\x1b[31m b\udcff \u202e") == "a \\x1b[31m b\\udcff \\u202e"
     assert len(check.one_line("x" * 30_000_000)) == check.MOST_LETTERS
