@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import style_transfer
+from adapters.preparation import Preparation
 from cli.options import make_parser
 from cli.style_presets import Preset, presets
 from cli.style_weights import fitted, with_proportions_of
@@ -57,6 +58,12 @@ def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model
     assert all(
         with_proportions_of(texture, made, [1] * len(made.style_layers), toy, CPU).style_weights
     )
+
+
+def test_layers_of_a_network_for_grey_pictures_are_found(toy):
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *toy[1:])
+    grey.photo_preparation = Preparation(channels=1, mean=(0.5,), std=(0.25,))
+    assert fit(grey).style_layers == fit(toy).style_layers
 
 
 @pytest.mark.parametrize(
