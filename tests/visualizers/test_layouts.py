@@ -200,6 +200,14 @@ class Sequence(nn.Module):
         (16, lambda m: m.flatten(2)),  # (N, 16, 16), which might be tokens
         (7, lambda m: m.flatten(2).mT[:, None]),  # (N, 1, L, C), as of heads of attention
         (7, lambda m: m[..., None]),
+        (7, lambda m: m.mT.flatten(2).mT),  # columns first
+        # By the place in a window of 2×2 first, as in Hiera's early blocks
+        (
+            7,
+            lambda m: (
+                m.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(0, 3, 5, 2, 4, 1).flatten(1, 4)
+            ),
+        ),
         # Weights of attention
         (7, lambda m: (m.flatten(2).mT @ m.flatten(2)).softmax(dim=-1)[:, None]),
     ],
@@ -207,6 +215,16 @@ class Sequence(nn.Module):
 def test_sequences_that_cannot_be_told(data, channels, arrange):
     with pytest.raises(InputError, match="layer must give"):
         GradCam().grad_cam(*data, Sequence(channels, arrange).eval(), layer="out")
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 4), (5, 0), (0, 8)])
+def test_registers_and_a_class_token_before_or_after_the_patches(data, before, after):
+    def arrange(m):
+        patches, more = m.flatten(2).mT, m.mean(dim=(2, 3))[:, None]
+        return torch.cat([more.expand(-1, before, -1), patches, more.expand(-1, after, -1)], dim=1)
+
+    model = Sequence(7, arrange).eval()
+    assert layout_of(model, model.out, data[0]) == Layout("tokens", 8, before, after)
 
 
 def test_as_many_channels_as_rows_and_columns(data):
