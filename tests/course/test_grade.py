@@ -216,6 +216,18 @@ def test_no_formula_reaches_a_spreadsheet():
 OWN = "visualizers/saliency_map.py"
 
 
+def damaged_in_lzma(name: str) -> bytes:
+    """A zip with a damaged file beside what students write."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr(name, bytes(1000))
+        start = file.fp.tell()
+        file.writestr(OWN, "x = 1\n")
+    content = bytearray(buffer.getvalue())
+    content[start - 20 : start] = bytes(20)
+    return bytes(content)
+
+
 def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
@@ -234,6 +246,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: zip_files({}), "none of the files"),
         (lambda: b"", "cannot be read"),
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
+        (lambda: unsafe("\u00e9.py").replace("\u00e9".encode(), b"\xff\xff"), "cannot be read"),
     ],
 )
 def test_a_zip_that_cannot_be_graded_says_why(content, words, tmp_path):
@@ -279,6 +292,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
             lambda: unsafe("a.py", content=b"damaged here").replace(b"damaged", b"DAMAGED"),
             "Bad CRC",
         ),
+        (lambda: damaged_in_lzma("a.py"), "'a.py' cannot be read"),
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
