@@ -20,6 +20,7 @@ from helpers import (
     ROOT,
     difference,
     noise,
+    png_chunk,
     png_header,
     serving,
     smooth,
@@ -934,18 +935,9 @@ def test_exif_that_cannot_be_read_says_nothing(tmp_path, exif):
 def png(depth: int, colours: int, pixels: bytes, width: int, transparency: bytes = b"") -> bytes:
     """A PNG of one row."""
     head, rest = png_header(width, 1)[:8], png_header(width, 1)[8:]
-
-    def chunk(name, content):
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
-
-    content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
-    content += chunk(b"tRNS", transparency) if transparency else b""
-    return head + content + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + rest[-12:]
+    content = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
+    content += png_chunk(b"tRNS", transparency) if transparency else b""
+    return head + content + png_chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + rest[-12:]
 
 
 def test_16_bit_grey_with_transparency(tmp_path):

@@ -7,6 +7,7 @@ import datetime
 import importlib
 import os
 import re
+import sys
 
 import pypdf
 import pytest
@@ -219,41 +220,29 @@ def test_a_network_without_relus_is_written_up_without_guided_figures(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(
-    tmp_path, monkeypatch, capsys, bundled_model
+@pytest.mark.parametrize(
+    "work, beginning, end",
+    [
+        ("import torch; torch.empty(1 << 60)", "script.py: error: out of memory; smaller", ""),
+        # A fault in a solution
+        ("raise KeyError('layer')", "Traceback", "script.py: error: KeyError: 'layer'\n"),
+    ],
+)
+def test_a_script_that_fails_is_named_and_the_next_one_runs(
+    tmp_path, monkeypatch, capsys, bundled_model, work, beginning, end
 ):
-    (tmp_path / "greedy.py").write_text(
-        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    "
-        "torch.empty(1 << 60)\n"
+    (tmp_path / "script.py").write_text(
+        f"def add_options(parser):\n    pass\n\ndef make_figures(session):\n    {work}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "script", raising=False)
     session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
     questions = [
-        dataclasses.replace(QUESTIONS[0], scripts=scripts)
-        for scripts in (("greedy",), ("fooling_image",))
+        dataclasses.replace(QUESTIONS[0], scripts=(name,)) for name in ("script", "fooling_image")
     ]
-    assert writeup.run_scripts(session, questions) == ["greedy"]
-    assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; smaller pictures")
-    assert (tmp_path / "out" / "fooling_image.png").exists()
-
-
-@pytest.mark.slow
-def test_a_fault_in_a_solution_costs_its_question_alone(
-    tmp_path, monkeypatch, capsys, bundled_model
-):
-    (tmp_path / "faulty.py").write_text(
-        "def add_options(parser):\n    pass\n\ndef make_figures(session):\n    raise "
-        "KeyError('layer')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
-    questions = [
-        dataclasses.replace(QUESTIONS[0], scripts=scripts)
-        for scripts in (("faulty",), ("fooling_image",))
-    ]
-    assert writeup.run_scripts(session, questions) == ["faulty"]
-    told = capsys.readouterr().err
-    assert "Traceback" in told and told.endswith("faulty.py: error: KeyError: 'layer'\n")
+    assert writeup.run_scripts(session, questions) == ["script"]
+    errors = capsys.readouterr().err
+    assert errors.startswith(beginning) and errors.endswith(end)
     assert (tmp_path / "out" / "fooling_image.png").exists()
 
 

@@ -8,12 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import network_state, same_state
-from PIL import Image
+from helpers import network_state, same_state, tile_of
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
-from figure_utils import TITLE_BAND
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess
 from visualizers import ClassVisualization
 from visualizers.class_visualization import is_shown
@@ -258,7 +256,8 @@ def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
         shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
     )
     assert np.array_equal(
-        tile(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1), np.asarray(picture)
+        tile_of(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1),
+        np.asarray(picture),
     )
 
 
@@ -369,13 +368,3 @@ def test_bad_arguments_damaged_weights(tiny_model):
         tiny_model[0].weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         ClassVisualization().visualize_classes([3], tiny_model)
-
-
-def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
-    """A tile of the last row of a figure, or of a row above it."""
-    with Image.open(path) as image:
-        left, top = (
-            image.width - 230 * (columns - column),
-            image.height - 236 - above * (230 + TITLE_BAND),
-        )
-        return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]
