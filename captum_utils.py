@@ -124,13 +124,12 @@ def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
 
 
 def _target(target, count: int):
-    """Return class ids as Captum takes them: an int for all images, or a tensor (N,)."""
+    """Return class ids as Captum takes them: a tensor, of one for all images or (N,)."""
     one_each = isinstance(target, list | tuple) and len(target) == count
     if one_each and all(isinstance(label, int | np.integer | torch.Tensor) for label in target):
         target = torch.as_tensor(target)
     if isinstance(target, np.ndarray | np.integer | torch.Tensor):
-        ids = torch.as_tensor(target).to(torch.int64)
-        return ids if ids.dim() else int(ids)
+        return torch.as_tensor(target).to(torch.int64)
     return target  # None, or an index into scores of more dimensions
 
 

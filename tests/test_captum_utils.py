@@ -17,7 +17,7 @@ from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
-from captum_utils import compute_attributions, visualize_attr_maps
+from captum_utils import compute_attributions, occlusion_windows, visualize_attr_maps
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, provenance
 
@@ -105,6 +105,15 @@ def test_layers_and_tuples(tiny_model, inputs):
     )
 
 
+def test_layer_methods_record_no_graph_below_the_layer(tiny_model, inputs):
+    graphs = []
+    tiny_model.register_forward_pre_hook(lambda _, args: graphs.append(args[0].requires_grad))
+    compute_attributions(LayerActivation(tiny_model, tiny_model[3]), inputs[0])
+    assert not any(graphs)
+    compute_attributions(Saliency(tiny_model), inputs[0], target=0)
+    assert graphs[-1]
+
+
 def test_memory_stays_flat_by_batches_of_steps(tiny_model, inputs):
     sizes = []
     tiny_model.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
@@ -125,6 +134,15 @@ def test_the_network_is_left_as_it_was_after_an_exception(tiny_model, inputs):
     assert same_state(before, network_state(tiny_model))
     compute_attributions(GuidedBackprop(tiny_model), inputs[0], target=inputs[1])
     assert same_state(before, network_state(tiny_model))
+
+
+@pytest.mark.parametrize(
+    "height, width, square, stride", [(224, 300, 64, 40), (101, 100, 29, 18), (40, 33, 9, 6)]
+)
+def test_occlusions_squares_are_shares_of_the_short_side(height, width, square, stride):
+    windows = occlusion_windows(np.zeros((height, width, 3)))
+    assert windows["sliding_window_shapes"] == (3, square, square)
+    assert windows["strides"] == (3, stride, stride)
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(0, 3, 4, 4), None, np.zeros((2, 3, 4, 4))])

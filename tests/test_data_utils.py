@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_utils import (
+    Photos,
+    find_photos,
     imagenet_classes,
     load_imagenet_val,
     load_images,
@@ -84,6 +86,12 @@ def test_photos_drawn_at_random(course):
     again, other = load_images(7, seed=3), load_images(7, seed=4)
     assert np.array_equal(again[0], drawn) and not np.array_equal(other[0], drawn)
     assert np.array_equal(load_images()[0], X) and np.array_equal(load_images()[1], y)
+
+
+def test_the_first_of_the_course_s_photos_come_with_their_labels(course):
+    chosen, (X, y, names) = find_photos(None, num=2), load_imagenet_val()
+    assert np.array_equal([photo.pixels for photo in chosen.photos], X[:2])
+    assert chosen.labels.tolist() == y[:2].tolist() and chosen.class_names == names
 
 
 def test_the_real_network_knows_the_package_photos(real_model, batch):
@@ -173,6 +181,15 @@ def test_any_size_of_photo(tmp_path, width, height):
     Image.new("RGB", (width, height), (9, 99, 199)).save(tmp_path / "photo.bmp")
     X = open_photos([str(tmp_path / "photo.bmp")])
     assert X.shape == (1, 224, 224, 3) and (X == (9, 99, 199)).all()
+
+
+def test_a_whole_photo_may_be_twenty_times_as_long_as_wide(tmp_path):
+    for length in (20, 21):
+        Image.new("RGB", (1, length)).save(tmp_path / f"{length}.png")
+    (photo,) = Photos([tmp_path / "20.png"], size=2, whole=True)
+    assert photo.pixels.shape == (40, 2, 3)
+    with pytest.raises(InputError, match=r"21\.png.*20 times"):
+        list(Photos([tmp_path / "21.png"], size=2, whole=True))
 
 
 def fill(folder: Path) -> None:

@@ -72,17 +72,14 @@ def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
     assert real_model.arch == "squeezenet1_1" and real_model.weights_name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch",
     [
-        "squeezenet1_0",
-        "resnet18",
-        "googlenet",
-        "inception_v3",
-        "mnasnet0_5",
-        "mobilenet_v3_small",
         SMALL,
+        *(
+            pytest.param(arch, marks=pytest.mark.slow)
+            for arch in "squeezenet1_0 resnet18 googlenet inception_v3 mnasnet0_5".split()
+        ),
     ],
 )
 def test_any_classification_network_by_name(arch, batch):
