@@ -241,7 +241,7 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"titles": ["a", "b"]}, "titles must name each of the 1 attributions, got 2"),
+        ({"titles": ["a", "b"]}, "titles .*got 2"),
         ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
         (
             {"attributions": [torch.zeros(3, 1, 8, 8)]},

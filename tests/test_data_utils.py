@@ -257,19 +257,10 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (
-            lambda: load_imagenet_val(-1),
-            "num must be a whole number from 0, or None for all, got -1",
-        ),
-        (
-            lambda: load_imagenet_val(2.5),
-            "num must be a whole number from 0, or None for all, got 2.5",
-        ),
-        (
-            lambda: open_photos("photo.jpg"),
-            "paths must be a list of paths, got the single one 'photo.jpg'",
-        ),
-        (lambda: open_photos([], size=0), "size must be at least 1, got 0"),
+        (lambda: load_imagenet_val(-1), "num .*got -1"),
+        (lambda: load_imagenet_val(2.5), "num .*got 2.5"),
+        (lambda: open_photos("photo.jpg"), "paths .*got the single one 'photo.jpg'"),
+        (lambda: open_photos([], size=0), "size .*got 0"),
     ],
 )
 def test_arguments_are_checked(call, words):

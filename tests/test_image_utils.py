@@ -502,14 +502,11 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img must be a PIL image, got ndarray"),
-        (lambda: preprocess(smooth(), size=0), "size must be at least 1, got 0"),
+        (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img .*got ndarray"),
+        (lambda: preprocess(smooth(), size=0), "size .*got 0"),
         (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
-        (
-            lambda: preprocess_image(np.zeros((3, 4))),
-            r"img must have shape \(\.\.\., 3\), got \(3, 4\)",
-        ),
-        (lambda: deprocess(smooth()), "img must be a tensor, got Image"),
+        (lambda: preprocess_image(np.zeros((3, 4))), r"img .*got \(3, 4\)"),
+        (lambda: deprocess(smooth()), "img .*got Image"),
         (lambda: deprocess(torch.zeros(0, 3, 4, 4)), r"img must have shape .* got \(0, 3, 4, 4\)"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.nan)), "not finite"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.inf)), "not finite"),
@@ -520,14 +517,8 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
         (lambda: to_batch(np.zeros((4, 4, 3), np.uint8)), r"got uint8 of shape \(4, 4, 3\)"),
         (lambda: blur_image(torch.zeros(3, 4, 4)), r"X must be a float tensor \(N, C, H, W\)"),
         (lambda: blur_image(torch.zeros(1, 3, 4, 4, dtype=torch.int64)), "got torch.int64"),
-        (
-            lambda: blur_image(torch.zeros(1, 3, 4, 4), -1),
-            "sigma must be a finite number from 0, got -1",
-        ),
-        (
-            lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")),
-            "sigma must be a finite number from 0, got nan",
-        ),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), -1), "sigma .*got -1"),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")), "sigma .*got nan"),
     ],
 )
 def test_arguments_are_checked(call, words):

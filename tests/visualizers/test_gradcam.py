@@ -443,7 +443,7 @@ def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
         (torch.rand(1, 1, 8, 8), [0], "X_tensor must have shape"),
         (torch.full((1, 3, 8, 8), torch.nan), [0], "not finite"),
         (torch.rand(1, 3, 8, 8), [0, 1], "y_tensor must hold"),
-        (torch.rand(1, 3, 8, 8), [5], r"y_tensor must lie in 0…4, got 5"),
+        (torch.rand(1, 3, 8, 8), [5], r"y_tensor .*got 5"),
         (torch.rand(1, 3, 8, 8), [-1], "y_tensor must lie"),
         (torch.rand(1, 3, 8, 8), [0.5], "y_tensor must hold integers"),
     ],
