@@ -35,7 +35,7 @@ def inputs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algorithm, how",
+    "algorithm, kwargs",
     [
         (Saliency, {}),
         (IntegratedGradients, {"n_steps": 9}),
@@ -45,12 +45,12 @@ def inputs():
     ],
 )
 @pytest.mark.parametrize("labels", ["tensor", "list", "one"])
-def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, how, labels):
+def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, kwargs, labels):
     X, y = inputs
     target = {"tensor": y, "list": y.tolist(), "one": 3}[labels]
-    expected = algorithm(tiny_model).attribute(X.clone().requires_grad_(), target=target, **how)
+    expected = algorithm(tiny_model).attribute(X.clone().requires_grad_(), target=target, **kwargs)
     before = network_state(tiny_model)
-    attributions = compute_attributions(algorithm(tiny_model), X, target=target, **how)
+    attributions = compute_attributions(algorithm(tiny_model), X, target=target, **kwargs)
     assert torch.allclose(attributions, expected, rtol=1e-9, atol=1e-12)
     assert not attributions.requires_grad and not X.requires_grad and X.grad is None
     assert same_state(before, network_state(tiny_model))
@@ -239,7 +239,7 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         ({"titles": ["a", "b"]}, "titles .*got 2"),
         ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
@@ -259,7 +259,7 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
         ({"X": np.zeros((0, 8, 8, 3), np.uint8), "y": []}, "at least one photo"),
     ],
 )
-def test_arguments_are_checked(tmp_path, change, words):
+def test_arguments_are_checked(tmp_path, change, message):
     arguments = {
         "X": np.zeros((2, 8, 8, 3), np.uint8),
         "y": [1, 2],
@@ -268,7 +268,7 @@ def test_arguments_are_checked(tmp_path, change, words):
     arguments |= change
     if not len(arguments["X"]):
         arguments["attributions"] = [torch.zeros(0, 1, 8, 8)]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         visualize_attr_maps(tmp_path / "f.png", class_names={}, **{"titles": ["a"], **arguments})
     assert not list(tmp_path.iterdir())
 

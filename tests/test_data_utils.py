@@ -255,7 +255,7 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "call, words",
+    "call, message",
     [
         (lambda: load_imagenet_val(-1), "num .*got -1"),
         (lambda: load_imagenet_val(2.5), "num .*got 2.5"),
@@ -263,8 +263,8 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
         (lambda: open_photos([], size=0), "size .*got 0"),
     ],
 )
-def test_arguments_are_checked(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
@@ -295,7 +295,7 @@ def test_labels(text, label):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         (
             "cat",
@@ -317,8 +317,8 @@ def test_labels(text, label):
         ("--", "unknown class"),
     ],
 )
-def test_labels_that_are_none(text, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_labels_that_are_none(text, message):
+    with pytest.raises(InputError, match=message) as caught:
         parse_label(text, NAMES)
     assert "\n" not in str(caught.value)
 
@@ -381,7 +381,7 @@ def test_class_names(tmp_path, text, names):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"cat\ndog\n", "holds 2 names, but the network has 3 classes, 0 to 2"),
         (b'{"3": "cat"}', "holds ids from 3 to 3, but the network has 3 classes"),
@@ -394,9 +394,9 @@ def test_class_names(tmp_path, text, names):
         (None, "No such file"),
     ],
 )
-def test_class_names_that_do_not_fit(tmp_path, content, words):
+def test_class_names_that_do_not_fit(tmp_path, content, message):
     if content is not None:
         (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(InputError, match=rf"names\.txt'.*{words}") as caught:
+    with pytest.raises(InputError, match=rf"names\.txt'.*{message}") as caught:
         read_class_names(tmp_path / "names.txt", 3)
     assert "\n" not in str(caught.value)

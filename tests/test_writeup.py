@@ -82,8 +82,8 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
         assert (together / path.name).read_bytes() == path.read_bytes()
     title, saliency, fooling = pages_of(together)
     assert all(
-        words in title
-        for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year))
+        fact in title
+        for fact in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year))
     )
     assert (
         "1.1 Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
@@ -359,7 +359,7 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0", ["no text"]),
         (b"\xff\xfe\x00", ["cannot read"]),
@@ -367,7 +367,7 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
     ],
 )
 def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
-    tmp_path, capsys, content, words
+    tmp_path, capsys, content, message
 ):
     file = tmp_path / "answers.md"
     if content is not None:
@@ -377,7 +377,7 @@ def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
         == 2
     )
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--answers" in line and all(word in line for word in words)
+    assert "--answers" in line and all(word in line for word in message)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -134,8 +134,8 @@ def test_torchvision_s_networks_get_what_their_own_transforms_make():
             own[str(entry.transforms())] = entry.transforms()
     for transform in own.values():
         found = find_preparation(nn.Module(), transform)
-        how = Image.Resampling[found.interpolation.upper()]
-        pixels = np.asarray(photo.resize((found.size, found.size), how))
+        resampling = Image.Resampling[found.interpolation.upper()]
+        pixels = np.asarray(photo.resize((found.size, found.size), resampling))
         transform.resize_size = transform.crop_size  # the crop apart
         assert torch.allclose(found(to_batch(pixels[None]))[0], transform(photo), atol=1e-6)
 

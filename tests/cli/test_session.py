@@ -139,13 +139,13 @@ def test_labels_and_numbers_of_photos(tmp_path, folder, bundled_model):
             InputError, match=f"--labels: {len(labels)} labels for 5 photos; give one for each"
         ):
             _ = data(folder, "--labels", *labels).labels
-    for label, words in (
+    for label, message in (
         ("cat", "ambiguous"),
         ("1000", "out of range"),
         ("-1", "out of range"),
         ("", "empty"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             list(data(folder, "--labels", label, "1", "1", "1", "1").pages(""))
 
 

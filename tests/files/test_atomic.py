@@ -90,7 +90,7 @@ def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("earlier", [None, b"an earlier file"])
 @pytest.mark.parametrize(
-    "answer, words",
+    "answer, message",
     [
         (hangs, "hardly any data|timed out"),
         (hangs_after_headers, "hardly any data|timed out"),
@@ -105,7 +105,7 @@ def test_a_slow_download_that_goes_on_is_waited_for(impatient, monkeypatch, tmp_
     ],
 )
 def test_a_download_that_fails_leaves_the_folder_as_it_was(
-    impatient, tmp_path, answer, words, earlier
+    impatient, tmp_path, answer, message, earlier
 ):
     target = tmp_path / "file"
     if earlier:
@@ -113,7 +113,7 @@ def test_a_download_that_fails_leaves_the_folder_as_it_was(
     with serving(answer) as url, pytest.raises(InputError) as caught:
         download(f"{url}/file", target, SHA256)
     assert (
-        re.search(words, str(caught.value))
+        re.search(message, str(caught.value))
         and url in str(caught.value)
         and "\n" not in str(caught.value)
     )

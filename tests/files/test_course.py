@@ -137,7 +137,7 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
         archive.writestr("styles_images/\u00e9muse.jpg", "")  # flagged as UTF-8
     content = (tmp_path / "name.zip").read_bytes()
     (tmp_path / "name.zip").write_bytes(content.replace("\u00e9".encode(), b"\xff\xff"))
-    for name, words in (
+    for name, message in (
         ("empty", "holds none of the course's files"),
         ("text.zip", "cannot read .* not a zip file"),
         ("cut.zip", "cannot read"),
@@ -151,7 +151,7 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
     ):
         with pytest.raises(InputError, match=rf"^[^\n]*{name}[^\n]*$") as caught:
             take_course_files(tmp_path / name)
-        caught.match(words)
+        caught.match(message)
     assert everything_in(project) == []
 
 
@@ -219,16 +219,16 @@ def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))]
+    "answer, message", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))]
 )
-def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
+def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
     with serving(answer) as url:
         result = run(script(copy), tmp_path, http_proxy=url)
     lines = result.stderr.splitlines()
     assert (
         result.returncode == 2
         and len(lines) == 1
-        and any(w in lines[0] for w in words)
+        and any(w in lines[0] for w in message)
         and not result.stdout
     )
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]

@@ -85,7 +85,7 @@ def run_script(
 
 
 def assert_one_line_error(
-    result: subprocess.CompletedProcess, *words: str, status: int = 2
+    result: subprocess.CompletedProcess, *message: str, status: int = 2
 ) -> None:
     """The script ended with one clear line on standard error that has these words in it, and no
     output.
@@ -93,7 +93,7 @@ def assert_one_line_error(
     lines = result.stderr.strip().splitlines()
     assert result.returncode == status, result.stderr
     assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
-    assert all(word in lines[0] for word in words), result.stderr
+    assert all(word in lines[0] for word in message), result.stderr
     assert result.stdout == ""
 
 
@@ -216,10 +216,10 @@ def quick(*arguments) -> int:
     )
 
 
-def one_line(capsys, *words: str) -> None:
+def one_line(capsys, *message: str) -> None:
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and ": error: " in err, err
-    assert all(word in err for word in words), err
+    assert all(word in err for word in message), err
 
 
 def options(*arguments) -> argparse.Namespace:

@@ -326,7 +326,7 @@ def test_bad_arguments_unknown_keyword(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"target_y": 5}, "target_y .*got 5"),
         ({"target_y": -1}, "target_y .*got -1"),
@@ -344,14 +344,14 @@ def test_bad_arguments_unknown_keyword(tiny_model):
         ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
     ],
 )
-def test_bad_arguments_are_named(tiny_model, changed, words):
+def test_bad_arguments_are_named(tiny_model, changed, message):
     arguments = {
         "target_y": 3,
         "class_names": {},
         "model": tiny_model,
         "dtype": torch.float32,
     } | changed
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         ClassVisualization().create_class_visualization(**arguments)
 
 

@@ -270,7 +270,7 @@ def test_tensors_cuda(tiny_model, valid):
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
         ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
@@ -288,9 +288,9 @@ def test_tensors_cuda(tiny_model, valid):
         ({"max_iter": 1.5}, "max_iter .*got 1.5"),
     ],
 )
-def test_bad_arguments_are_named(tiny_model, changed, words):
+def test_bad_arguments_are_named(tiny_model, changed, message):
     arguments = {"X": torch.zeros(1, 3, 8, 8), "target_y": 3, "model": tiny_model} | changed
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         FoolingImage().make_fooling_image(**arguments)
 
 

@@ -155,7 +155,7 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
 
 
 @pytest.mark.parametrize(
-    ("layer", "words"),
+    ("layer", "message"),
     [
         ("encoder", "patches have no influence"),
         ("encoder.ln", "patches have no influence .* last block's norm before attention"),
@@ -167,8 +167,8 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
         ("heads", r"got \(3, 5\) for images \(3, 3, 32, 32\)"),
     ],
 )
-def test_refused_of_a_vit(data, layer, words):
-    with pytest.raises(InputError, match=words):
+def test_refused_of_a_vit(data, layer, message):
+    with pytest.raises(InputError, match=message):
         GradCam().grad_cam(*data, vit(), layer=layer)
 
 

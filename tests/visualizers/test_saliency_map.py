@@ -196,7 +196,7 @@ def test_also_after_an_exception(training_model, tiny_batch):
 
     X, y = tiny_batch
     before = network_state(training_model)
-    with pytest.raises(ValueError, match="^y .*got 0…5"):
+    with pytest.raises(ValueError, match=r"^y .*got 0…5"):
         compute(X, torch.arange(40) % 6, training_model)
     assert same_state(before, network_state(training_model))
     with pytest.raises(RuntimeError):
@@ -237,7 +237,7 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         ({"X": None}, r"X must be a float tensor \(N, 3, H, W\), got NoneType"),
         ({"X": np.zeros((2, 3, 7, 11))}, "got ndarray"),
@@ -261,9 +261,9 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
         ({"model": nn.ReLU()}, r"model .*got \(2, 3, 7, 11\)"),
     ],
 )
-def test_arguments_are_checked(tiny_model, tiny_batch, change, words):
+def test_arguments_are_checked(tiny_model, tiny_batch, change, message):
     arguments = {"X": tiny_batch[0][:2], "y": tiny_batch[1][:2], "model": tiny_model, **change}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         compute(**arguments)
 
 
