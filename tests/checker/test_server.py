@@ -51,16 +51,16 @@ def left(one: server.Server, right: list[int]) -> list[int]:
 
 
 def test_what_has_left_the_group_and_the_session_is_ended_with_the_item(run):
-    one, how = run(
+    one, end = run(
         f"{DAEMON}\nreturn (content_weight * (content_current - content_original)).sum()"
     )
-    assert how == {"late": False, "status": 0}
+    assert end == {"late": False, "status": 0}
     assert left(one, [one._process.pid]) == [one._process.pid]
 
 
 def test_what_outlives_the_watcher_is_ended_with_the_server(run):
-    one, how = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
-    assert how == {"late": False, "status": None}
+    one, end = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
+    assert end == {"late": False, "status": None}
     left = server._marked(one._mark)
     assert len(left) >= 3
     one.close()

@@ -168,7 +168,7 @@ def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
     (shown,) = check.check(solution, items)
     (graded,) = check.check(solution, items, hidden=grade.stored(hidden))
     assert (shown.status, graded.status) == ("ok", "wrong")
-    assert "inputs of check.py alone" in graded.words
+    assert "inputs of check.py alone" in graded.message
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: zip_files({"notes.txt": b""}), "none of the files that students write"),
         (lambda: zip_files({}), "none of the files"),
@@ -227,10 +227,10 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
     ],
 )
-def test_a_zip_that_cannot_be_graded_says_why(content, words, tmp_path):
+def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
     path = tmp_path / "submission.zip"
     path.write_bytes(content())
-    with pytest.raises(grade.SubmissionError, match=words):
+    with pytest.raises(grade.SubmissionError, match=message):
         grade.unpack(path, tmp_path / "deep/er/folder")
 
 
@@ -262,7 +262,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: unsafe(f"{OWN}/inner.py"), "cannot be written"),
         (lambda: unsafe("x" * 300 + ".py"), "cannot be written"),
@@ -273,11 +273,11 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
-def test_a_strange_file_costs_nothing_else(content, words, tmp_path):
+def test_a_strange_file_costs_nothing_else(content, message, tmp_path):
     (tmp_path / "submission.zip").write_bytes(content())
     notes = grade.unpack(tmp_path / "submission.zip", tmp_path / "folder")
     assert (tmp_path / "folder" / OWN).read_bytes() == b"x = 1\n"
-    assert words in "".join(notes)
+    assert message in "".join(notes)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:
     """Everything right but these items, of which the check says something."""
     found = {item.name: check.Outcome(item.name, "", "", "ok", "") for item in of_edition(edition)}
-    wrong = {name: check.Outcome(name, "", "", "wrong", words) for name, words in other.items()}
+    wrong = {name: check.Outcome(name, "", "", "wrong", message) for name, message in other.items()}
     return found | wrong
 
 

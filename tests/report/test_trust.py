@@ -2,7 +2,7 @@
 
 import pytest
 
-from report.trust import Results, Settings, words_on_areas
+from report.trust import Results, Settings, describe_areas
 from visualizers.sanity import CONTROLS, Measurement
 
 
@@ -16,6 +16,6 @@ def test_what_differs_by_less_than_is_printed_is_no_finding(area, said):
         for method, value in values.items()
     ]
     results = Results(Settings(1, 1, 10, "mean"), table, [("cat", 0.9)])
-    words = words_on_areas(results)
+    words = describe_areas(results)
     assert words.endswith(f"better than the best control, central blob (0.41): {said}.")
     assert "edge detector (0.50): none." in words
