@@ -120,10 +120,10 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server._marked("THIS_TEST") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []

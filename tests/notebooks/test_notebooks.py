@@ -99,7 +99,7 @@ def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(name):
 def test_nbconvert_makes_pages_of_them(tmp_path):
     command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path]
     files = [FOLDER / name for name in NAMES]
-    result = subprocess.run([*command, *files], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*command, *files], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     for name in NAMES:
         page = (tmp_path / name).with_suffix(".html").read_text()
