@@ -100,6 +100,7 @@ class Server:
                 with contextlib.suppress(OSError):  # a solution has stopped or ended the server
                     if self._socket is None:
                         self._begin_server()
+                    _signal(self._process.pid, signal.SIGCONT)  # a solution may have stopped it
                     socket.send_fds(self._socket, [request], [writer])
                     if watcher := self._socket.recv(20):
                         self._watchers.add(int(watcher))

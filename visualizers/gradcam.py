@@ -28,9 +28,9 @@ class CustomReLU(torch.autograd.Function):
     """ReLU with the guided backward rule: the gradient passes where it and the input are positive.
 
     Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
-        Put in the place of a
-    network's ReLUs it turns the gradient into guided backprop. `GradCam` follows the same rule
-    without that change.
+
+    Put in the place of a network's ReLUs it turns the gradient into guided backprop. `GradCam`
+    follows the same rule without that change.
     """
 
     @staticmethod

@@ -83,7 +83,7 @@ def test_the_line_is_the_one_where_it_happens(solution):
         ("x = 1\nx = 2\nprint(x)\nreturn content_current.sum()", 2),
     ):
         put(solution, "content_loss", body)
-        found = outcome(solution, "content_loss", patience=4)
+        found = outcome(solution, "content_loss", patience=4 if "while" in body else 60)
         assert any(
             f"line {first + offset + more})" in found.message for more in (0, "while" in body)
         ), found

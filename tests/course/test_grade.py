@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,10 @@ import pytest
 from solutions import ITEMS, archive, expected, put, run, write
 
 import check
-from checker import measures, server
+from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.hidden import draw
 from course.make_starter import autograder_files, course_files
 from files.atomic import ROOT
 
@@ -121,10 +120,10 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server._marked("THIS_TEST") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []
@@ -170,14 +169,6 @@ def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
     (graded,) = check.check(solution, items, hidden=grade.stored(hidden))
     assert (shown.status, graded.status) == ("ok", "wrong")
     assert "inputs of check.py alone" in graded.message
-
-
-@pytest.mark.slow
-def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
-    monkeypatch.setattr(measures, "inputs", measures.inputs)  # what `draw` leaves there
-    drawn = json.loads(json.dumps(asdict(draw(7))))
-    assert drawn == grade.stored(hidden).inputs
-    assert asdict(draw(8)) != drawn
 
 
 @pytest.mark.slow

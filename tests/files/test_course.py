@@ -169,7 +169,7 @@ def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "no_proxy": "", **environment},
     )
 
