@@ -505,6 +505,7 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
     [
         (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img .*got ndarray"),
         (lambda: preprocess(smooth(), size=0), "size .*got 0"),
+        (lambda: preprocess(smooth(), size=(0, 5)), r"size .*got \(0, 5\)"),
         (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
         (lambda: preprocess_image(np.zeros((3, 4))), r"img .*got \(3, 4\)"),
         (lambda: deprocess(smooth()), "img .*got Image"),

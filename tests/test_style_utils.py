@@ -193,6 +193,14 @@ def test_losses_agree_with_the_courses_values(course, official):
     assert all(errors[name] <= limits[name] for name in limits), errors
 
 
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_check_values_that_cannot_be_read_are_named(tmp_path, content):
+    if content:
+        (tmp_path / "values.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"values\.npz"):
+        style_utils.reference_values(tmp_path / "values.npz")
+
+
 # --- The update rules ---
 
 

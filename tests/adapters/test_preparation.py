@@ -111,6 +111,11 @@ def test_a_network_s_own_word(name):
     assert (found.source == ASSUMED) == (name in ("nothing", "noise", "position embeddings"))
 
 
+def test_transforms_that_do_not_normalise_say_nothing():
+    size_alone = types.SimpleNamespace(transforms=[types.SimpleNamespace(size=99)])
+    assert find_preparation(small_network(), size_alone).source == ASSUMED
+
+
 def test_position_embeddings_alone_tell_the_size():
     network = vit()
     del network.image_size

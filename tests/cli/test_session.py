@@ -223,6 +223,14 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     assert written == {"picture.png", "image.png", "folder/image.png", "rows.png"}
 
 
+def test_pictures_of_photos_keep_their_names_apart(tmp_path, bundled_model):
+    session = Session(options("--out", tmp_path), model=bundled_model)
+    names = ["a/cat.jpg", "CAT.png", "dog.png", "cat.webp", f"{'x' * 300}.png"]
+    session.save_singly([Image.new("RGB", (2, 2))] * 5, names, "maps")
+    written = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert written == {"cat.png", "CAT_2.png", "dog.png", "cat_3.png", f"{'x' * 50}.png"}
+
+
 def test_tiles(photos):
     assert np.array_equal(tile(to_batch(photos[0][:1])), photos[0][0])
     wide = tile(Image.new("RGB", (100, 10), "red"), (50, 20))

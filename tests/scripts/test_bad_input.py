@@ -26,6 +26,7 @@ RANDOM = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
         ("class_visualization", ["--max-jitter", "225"], ["at most 224"]),
         ("class_visualization", ["--iterations", "99999"], ["at most 10000"]),
         ("style_transfer", ["--iterations", "0"], ["--iterations", "'0'"]),
+        ("style_transfer", ["--scales", "9"], ["--scales", "'9'", "at most 8"]),
         ("style_transfer", ["--optimizer", "sgd"], ["--optimizer", "'sgd'", "lbfgs"]),
         ("style_transfer", ["--image-size", "-3"], ["--image-size", "'-3'", "at least 32"]),
         ("style_transfer", ["--style", "absent.jpg"], ["absent.jpg", "no such file"]),
