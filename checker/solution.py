@@ -83,17 +83,17 @@ class Solution:
         """
         where, owner = self.place(item), owner or self.owner(item)
         names = [name.rpartition(".")[2] for name in where.name.split("|")]
-        found = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
-        if found is None:
+        function = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
+        if function is None:
             raise Missing(f"{where.file} does not define {names[0]}")
 
-        @functools.wraps(found)
+        @functools.wraps(function)
         def call(**given: Any) -> Any:
             takes = [name for name in where.takes.split() if name.rstrip("=") in given]
             ordered = [given.pop(name) for name in takes if not name.endswith("=")]
             named = {name[:-1]: given.pop(name[:-1]) for name in takes if name.endswith("=")}
             # What is left are options that not every edition has.
-            return found(*ordered, **named, **given)
+            return function(*ordered, **named, **given)
 
         return call
 
@@ -157,12 +157,12 @@ def _run(node: ast.stmt, file: str, module: ModuleType) -> None:
     except Exception as error:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             raise
-        LOST.append(f"{type(error).__name__}: {error}")
+        FAILED_IMPORTS.append(f"{type(error).__name__}: {error}")
         if any(alias.name == "*" for alias in node.names):  # of a helper, which hands them on
             vars(module).update(COMMON)
 
 
-LOST: list[str] = []  # the imports that failed
+FAILED_IMPORTS: list[str] = []  # the imports that failed
 # What older NumPy, SciPy and Python have, and the hand-outs' helpers import; a GPU's types where
 # there is none.
 for _name, _now in (("product", np.prod), ("float", float), ("int", int)):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,10 @@ import pytest
 from solutions import ITEMS, archive, expected, put, run, write
 
 import check
-from checker import measures, server
+from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.hidden import draw
 from course.make_starter import autograder_files, course_files
 from files.atomic import ROOT
 
@@ -121,10 +120,10 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server._marked("THIS_TEST") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []
@@ -169,15 +168,7 @@ def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
     (shown,) = check.check(solution, items)
     (graded,) = check.check(solution, items, hidden=grade.stored(hidden))
     assert (shown.status, graded.status) == ("ok", "wrong")
-    assert "inputs of check.py alone" in graded.words
-
-
-@pytest.mark.slow
-def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
-    monkeypatch.setattr(measures, "inputs", measures.inputs)  # what `draw` leaves there
-    drawn = json.loads(json.dumps(asdict(draw(7))))
-    assert drawn == grade.stored(hidden).inputs
-    assert asdict(draw(8)) != drawn
+    assert "inputs of check.py alone" in graded.message
 
 
 @pytest.mark.slow
@@ -204,6 +195,13 @@ def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
     with (tmp_path / "points.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["submission"] == str(damaged) and row["error"] == result.error
+
+
+def test_whatever_is_raised_while_a_submission_is_checked_is_its_result(tmp_path):
+    (tmp_path / "own.zip").write_bytes(zip_files({OWN: b"x = 1\n"}))
+    no_values = object()  # any item that is to be judged by them raises
+    result = grade.grade(tmp_path / "own.zip", grade.Rules("assignment", no_values))
+    assert result.error.startswith("cannot be graded: AttributeError") and result.total == 0
 
 
 def test_no_formula_reaches_a_spreadsheet():
@@ -240,7 +238,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: zip_files({"notes.txt": b""}), "none of the files that students write"),
         (lambda: zip_files({}), "none of the files"),
@@ -249,10 +247,10 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: unsafe("\u00e9.py").replace("\u00e9".encode(), b"\xff\xff"), "cannot be read"),
     ],
 )
-def test_a_zip_that_cannot_be_graded_says_why(content, words, tmp_path):
+def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
     path = tmp_path / "submission.zip"
     path.write_bytes(content())
-    with pytest.raises(grade.SubmissionError, match=words):
+    with pytest.raises(grade.SubmissionError, match=message):
         grade.unpack(path, tmp_path / "deep/er/folder")
 
 
@@ -284,7 +282,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: unsafe(f"{OWN}/inner.py"), "cannot be written"),
         (lambda: unsafe("x" * 300 + ".py"), "cannot be written"),
@@ -296,11 +294,11 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
-def test_a_strange_file_costs_nothing_else(content, words, tmp_path):
+def test_a_strange_file_costs_nothing_else(content, message, tmp_path):
     (tmp_path / "submission.zip").write_bytes(content())
     notes = grade.unpack(tmp_path / "submission.zip", tmp_path / "folder")
     assert (tmp_path / "folder" / OWN).read_bytes() == b"x = 1\n"
-    assert words in "".join(notes)
+    assert message in "".join(notes)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +344,7 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:
     """Everything right but these items, of which the check says something."""
     found = {item.name: check.Outcome(item.name, "", "", "ok", "") for item in of_edition(edition)}
-    wrong = {name: check.Outcome(name, "", "", "wrong", words) for name, words in other.items()}
+    wrong = {name: check.Outcome(name, "", "", "wrong", message) for name, message in other.items()}
     return found | wrong
 
 
