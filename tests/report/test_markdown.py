@@ -122,8 +122,10 @@ def test_answers_are_read_as_editors_save_them(tmp_path, encoding):
     assert assign(read_sections(tmp_path / "a.md")) == {"": "", "saliency_map": "naïve – “quoted”"}
 
 
-def test_big_endian_and_latin_1(tmp_path):
+def test_big_endian_old_line_ends_and_latin_1(tmp_path):
     (tmp_path / "a.md").write_bytes(b"\xfe\xff" + ANSWER.encode("utf-16-be"))
+    assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
+    (tmp_path / "a.md").write_bytes(ANSWER.replace("\r\n", "\r").encode())
     assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
     (tmp_path / "a.md").write_bytes("Größe".encode("latin-1"))
     assert assign(read_sections(tmp_path / "a.md")) == {"": "Größe"}
