@@ -207,7 +207,8 @@ def test_whatever_is_raised_while_a_submission_is_checked_is_its_result(tmp_path
 def test_no_formula_reaches_a_spreadsheet():
     (item,) = [item for item in check.ITEMS if item.name == "tv_loss"]
     score = grade.Score(item, "2.3", 3, 0, "error ValueError: x")
-    assert grade.row_of(grade.Grade("=cmd.zip", [score]))[0] == "'=cmd.zip"
+    for mark in "=+-@\t":  # which a spreadsheet would compute
+        assert grade.row_of(grade.Grade(f"{mark}cmd.zip", [score]))[0] == f"'{mark}cmd.zip"
     assert grade.row_of(grade.Grade("a.zip", [score]))[-1] == "tv_loss: error ValueError: x"
 
 
@@ -254,6 +255,9 @@ def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
         grade.unpack(path, tmp_path / "deep/er/folder")
 
 
+MOST = grade.MOST_BYTES * 2 // 3  # two of them are too much
+
+
 @pytest.mark.parametrize(
     "content, count",
     [
@@ -264,6 +268,7 @@ def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
         (lambda: unsafe("..\\outside.py"), 1),
         (lambda: unsafe("link.py", stat.S_IFLNK | 0o777, b"/etc/passwd"), 1),
         (lambda: unsafe("zeros.py", content=bytes(grade.MOST_BYTES + 1)), 1),
+        (lambda: zip_files({OWN: b"", **dict.fromkeys(("a.py", "b.py"), bytes(MOST))}), 1),
         (lambda: zip_files({OWN: b"", **{f"{i}/a.py": b"" for i in range(1200)}}), 201),
         # What is no code is not looked at.
         (lambda: unsafe("../outside.txt"), 0),
@@ -339,6 +344,14 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})
+
+
+def test_feedback_is_named_by_the_submission_s_path(tmp_path):
+    names = ["ann/a.zip", "bob/a.zip", "../c d", "/e.zip"]
+    for name in names:
+        grade.write_feedback(tmp_path, grade.Grade(name, error=f"of {name}"))
+    written = {path.name: path.read_text().splitlines()[0] for path in tmp_path.iterdir()}
+    assert written == dict(zip(("ann_a.txt", "bob_a.txt", "c_d.txt", "e.txt"), names, strict=True))
 
 
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:
