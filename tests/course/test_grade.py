@@ -219,11 +219,10 @@ def damaged_in_lzma(name: str) -> bytes:
     """A zip with a damaged file beside what students write."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
-        file.writestr(name, bytes(1000))
-        start = file.fp.tell()
+        file.writestr(name, bytes(range(256)) * 9)
         file.writestr(OWN, "x = 1\n")
     content = bytearray(buffer.getvalue())
-    content[start - 20 : start] = bytes(20)
+    content[50:90] = bytes(40)
     return bytes(content)
 
 
