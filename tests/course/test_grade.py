@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import signal
 import stat
@@ -15,23 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from solutions import ITEMS, archive, expected, put, run, write
+from solutions import ITEMS, archive, expected, put, run
 
 import check
 from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.make_starter import autograder_files, course_files
+from course.make_starter import course_files
 from files.atomic import ROOT
 
 
 @pytest.mark.slow
 def test_grader_from_zip_to_results(tmp_path, hidden):
     code = {name: content for name, content in course_files(ROOT).items() if name.endswith(".py")}
-    full = archive(
-        {f"assignment_3/{name}": content for name, content in code.items()}, tmp_path / "full.zip"
-    )
     wrong = code | {
         # Not theirs: the course's own is put in its place.
         "check.py": b"raise SystemExit",
@@ -44,23 +40,20 @@ def test_grader_from_zip_to_results(tmp_path, hidden):
             b"        return", b"        print(1)\n        return"
         ),
     }
-    wrong = archive(wrong, tmp_path / "wrong.zip")
+    wrong = archive({f"own/{name}": text for name, text in wrong.items()}, tmp_path / "wrong.zip")
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"PK no zip")
     command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
     outputs = ["--csv", tmp_path / "points.csv", "--feedback", tmp_path / "told"]
-    result = run(*command, full, broken, wrong, *outputs, cwd=tmp_path)
+    result = run(*command, broken, wrong, *outputs, cwd=tmp_path)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     with (tmp_path / "points.csv").open() as file:
         table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
-    assert [float(table[name]["total"]) for name in ("full.zip", "broken.zip", "wrong.zip")] == [
-        80,
-        0,
-        74,
-    ]  # 3 for each loss; what prints costs no other item
+    # 3 for each loss; what prints costs no other item
+    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, 74]
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
-    assert result.stdout.count("total") == 3 and "prints '1'" in result.stdout
+    assert result.stdout.count("total") == 2 and "prints '1'" in result.stdout
     told = "".join(f"{path.read_text()}\n" for path in sorted((tmp_path / "told").iterdir()))
     assert sorted(told.splitlines()) == sorted(result.stdout.splitlines())
 
@@ -128,26 +121,6 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []
     assert number == signal.SIGKILL or list(scratch.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_autograders_archive_grades_without_the_solution(tmp_path, starter_zip, hidden):
-    """As Gradescope runs it, in its folders."""
-    files = autograder_files(ROOT, starter_zip, "assignment", hidden.read_bytes())
-    assert {name: files[f"project/{name}"] for name in grade.STUDENTS} == {
-        name: starter_zip[name] for name in grade.STUDENTS
-    }
-    assert not [name for name in files if "mistakes" in name or "make_expected" in name]
-    write(files, tmp_path / "source")
-    write(course_files(ROOT), tmp_path / "submission")
-    script = tmp_path / "source/run_autograder"
-    result = run("bash", script, cwd=tmp_path, AUTOGRADER=str(tmp_path), PYTHON=sys.executable)
-    assert result.returncode == 0, result.stderr
-    results = json.loads((tmp_path / "results/results.json").read_text())
-    for key in ("score", "max_score"):
-        assert sum(test[key] for test in results["tests"]) == 80, results
-    for test in results["tests"]:
-        assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
 
 
 STORED = """
