@@ -85,8 +85,8 @@ def test_colours():
     assert np.abs(grey[0, :, 0].astype(int) - [64, 128]).max() <= 1
     assert (heat(np.zeros((2, 2))) == heat(np.ones((2, 2)))).all()
     photo = np.full((1, 1, 3), 100, np.uint8)
-    blended = overlay(photo, np.full((1, 1, 3), 201, np.uint8), 0.25)
-    assert isinstance(blended, Image.Image) and blended.getpixel((0, 0)) == (125, 125, 125)
+    blended = overlay(photo, np.full((1, 1, 3), 201, np.uint8))
+    assert isinstance(blended, Image.Image) and blended.getpixel((0, 0)) == (150, 150, 150)
     as_array = draw_rows([("", [np.asarray(blended)])], ["a"])
     assert draw_rows([("", [blended])], ["a"]).tobytes() == as_array.tobytes()
     with pytest.raises(ValueError, match="no such map"):

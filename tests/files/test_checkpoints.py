@@ -159,9 +159,9 @@ def file(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def is_state(state, wanted=STATE) -> bool:
-    return state.keys() == wanted.keys() and all(
-        torch.equal(state[key], wanted[key]) for key in wanted
+def is_state(state) -> bool:
+    return state.keys() == STATE.keys() and all(
+        torch.equal(state[key], STATE[key]) for key in STATE
     )
 
 
