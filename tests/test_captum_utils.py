@@ -100,9 +100,8 @@ def test_layers_and_tuples(tiny_model, inputs):
             return inputs.sum(dim=1), inputs * 2
 
     first, second = compute_attributions(Pair(), X)
-    assert (
-        torch.equal(first, X.sum(dim=1)) and torch.equal(second, 2 * X) and not second.requires_grad
-    )
+    assert torch.equal(first, X.sum(dim=1)) and torch.equal(second, 2 * X)
+    assert not second.requires_grad
 
 
 def test_layer_methods_record_no_graph_below_the_layer(tiny_model, inputs):
@@ -219,9 +218,8 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
         pixels = np.asarray(figure.convert("RGB"))
     assert pixels.shape == (TITLE_BAND + 2 * (160 + GAP) + GAP, LABEL_BAND + 2 * (240 + GAP), 3)
     tile = pixels[-2 * GAP - 160 : -2 * GAP, LABEL_BAND : LABEL_BAND + 240]
-    assert (
-        len(np.unique(tile.reshape(-1, 3), axis=0)) <= 24 and (tile[:40, :40] == tile[0, 0]).all()
-    )
+    assert len(np.unique(tile.reshape(-1, 3), axis=0)) <= 24
+    assert (tile[:40, :40] == tile[0, 0]).all()
 
 
 @pytest.mark.parametrize(

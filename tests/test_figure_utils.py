@@ -94,10 +94,8 @@ def test_colours():
 
 
 def test_class_titles():
-    assert (
-        class_title({1: "tench, Tinca tinca"}, 1) == "tench"
-        and class_title({}, np.int64(134)) == "class 134"
-    )
+    assert class_title({1: "tench, Tinca tinca"}, 1) == "tench"
+    assert class_title({}, np.int64(134)) == "class 134"
 
 
 def test_differences_are_clipped_about_grey():
@@ -166,10 +164,8 @@ def test_the_text_of_a_png_is_read_back(tmp_path, bundled_model):
 
 
 def test_what_is_not_known_of_a_figure_is_said():
-    assert (
-        provenance()["Network"] == provenance()["Weights"] == "unknown"
-        and provenance()["Seed"] == "none"
-    )
+    assert provenance()["Network"] == provenance()["Weights"] == "unknown"
+    assert provenance()["Seed"] == "none"
     assert provenance(torch.nn.Sequential(), 3)["Network"] == "Sequential"
     assert "Options" not in provenance(seed=3)
 

@@ -97,10 +97,8 @@ def test_networks_trained_without_auxiliary_heads(tmp_path):
             )
             torch.save(trained.state_dict(), tmp_path / "w.pth")
             model = load_model(arch, tmp_path / "w.pth", "cpu")
-            assert (
-                same_parameters(model, trained.state_dict())
-                and (getattr(model, head) is not None) == aux_logits
-            )
+            assert same_parameters(model, trained.state_dict())
+            assert (getattr(model, head) is not None) == aux_logits
 
 
 @pytest.mark.slow
