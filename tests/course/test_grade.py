@@ -197,6 +197,13 @@ def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
     assert row["submission"] == str(damaged) and row["error"] == result.error
 
 
+def test_whatever_is_raised_while_a_submission_is_checked_is_its_result(tmp_path):
+    (tmp_path / "own.zip").write_bytes(zip_files({OWN: b"x = 1\n"}))
+    no_values = object()  # any item that is to be judged by them raises
+    result = grade.grade(tmp_path / "own.zip", grade.Rules("assignment", no_values))
+    assert result.error.startswith("cannot be graded: AttributeError") and result.total == 0
+
+
 def test_no_formula_reaches_a_spreadsheet():
     (item,) = [item for item in check.ITEMS if item.name == "tv_loss"]
     score = grade.Score(item, "2.3", 3, 0, "error ValueError: x")
@@ -206,6 +213,18 @@ def test_no_formula_reaches_a_spreadsheet():
 
 
 OWN = "visualizers/saliency_map.py"
+
+
+def damaged_in_lzma(name: str) -> bytes:
+    """A zip with a damaged file beside what students write."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr(name, bytes(1000))
+        start = file.fp.tell()
+        file.writestr(OWN, "x = 1\n")
+    content = bytearray(buffer.getvalue())
+    content[start - 20 : start] = bytes(20)
+    return bytes(content)
 
 
 def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
@@ -226,6 +245,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: zip_files({}), "none of the files"),
         (lambda: b"", "cannot be read"),
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
+        (lambda: unsafe("\u00e9.py").replace("\u00e9".encode(), b"\xff\xff"), "cannot be read"),
     ],
 )
 def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
@@ -275,6 +295,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
             lambda: unsafe("a.py", content=b"damaged here").replace(b"damaged", b"DAMAGED"),
             "Bad CRC",
         ),
+        (lambda: damaged_in_lzma("a.py"), "'a.py' cannot be read"),
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
