@@ -132,13 +132,12 @@ def _at_once(images: torch.Tensor) -> dict[str, int]:
 
 
 def _target(target, count: int):
-    """Return class ids as Captum takes them: an int for all images, or a tensor (N,)."""
+    """Return class ids as Captum takes them: a tensor, of one for all images or (N,)."""
     one_each = isinstance(target, list | tuple) and len(target) == count
     if one_each and all(isinstance(label, int | np.integer | torch.Tensor) for label in target):
         target = torch.as_tensor(target)
     if isinstance(target, np.ndarray | np.integer | torch.Tensor):
-        ids = torch.as_tensor(target).to(torch.int64)
-        return ids if ids.dim() else int(ids)
+        return torch.as_tensor(target).to(torch.int64)
     return target  # None, or an index into scores of more dimensions
 
 
@@ -160,9 +159,6 @@ def visualize_attr_maps(
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,
-    *,
-    text: Mapping[str, str] | None = None,
-    heading: str = "",
 ) -> None:
     """Draw photos over a row of maps for each attribution and save the figure.
 
@@ -179,8 +175,6 @@ def visualize_attr_maps(
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
         alpha: opacity of the maps on white.
-        text: the text of the PNG; by default the versions alone.
-        heading: a line above everything.
 
     Raises:
         ValueError: no photo, lengths that do not fit one another, values that are not finite, or an
@@ -199,8 +193,8 @@ def visualize_attr_maps(
     for title, attribution in zip(titles, attributions, strict=True):
         rows.append(attribution_row(title, attribution, X, attr_preprocess, cmap, alpha))
     names = [class_title(class_names, label) for label in y]
-    picture = draw_rows(rows, names, heading)
-    save_png(picture, path, provenance() if text is None else text)
+    picture = draw_rows(rows, names)
+    save_png(picture, path, provenance())
     show_inline(picture)
 
 

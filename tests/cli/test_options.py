@@ -83,10 +83,8 @@ def test_defaults():
     }
     parser = make_parser("a test")
     add_photo_options(parser, *photos)
-    assert (
-        vars(parser.parse_args([])) == shared | photos
-        and shared.keys() | photos.keys() == SHARED_OPTIONS
-    )
+    assert vars(parser.parse_args([])) == shared | photos
+    assert shared.keys() | photos.keys() == SHARED_OPTIONS
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -109,7 +107,7 @@ def test_help_shows_every_option_with_its_default():
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--num", "0"], "--num: '0' is out of range; it must be at least 1"),
         (["--num", "2.5"], "--num: '2.5' is not a whole number"),
@@ -123,17 +121,12 @@ def test_help_shows_every_option_with_its_default():
         (["stray"], "unrecognized arguments: stray"),
     ],
 )
-def test_a_mistyped_option_is_one_line(capsys, arguments, words):
+def test_a_mistyped_option_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
         options(*arguments)
     out, err = capsys.readouterr()
-    assert (
-        caught.value.code == 2
-        and not out
-        and err.count("\n") == 1
-        and ": error: " in err
-        and words in err
-    )
+    assert caught.value.code == 2 and not out and err.count("\n") == 1 and ": error: " in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
@@ -163,11 +156,11 @@ def test_real_numbers(text, from_zero, above_zero):
 
 def test_whole_numbers():
     assert whole_number(3)("3") == 3 and whole_number(0, 7)(" 7 ") == 7
-    for parse, text, words in (
+    for parse, text, message in (
         (whole_number(3), "2", "'2' is out of range; it must be at least 3$"),
         (whole_number(0, 7), "8", "'8' is out of range; it must be at least 0 and at most 7$"),
         (whole_number(0), "1.0", "'1.0' is not a whole number"),
         (whole_number(0), "9" * 5000, "is not a whole number|is out of range"),
     ):
-        with pytest.raises(argparse.ArgumentTypeError, match=words):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
             parse(text)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import style_transfer
+from adapters.preparation import Preparation
 from cli.options import make_parser
 from cli.style_presets import Preset, presets
 from cli.style_weights import fitted, with_proportions_of
@@ -41,9 +42,8 @@ def test_squeezenet_takes_the_preset_as_it_is_and_the_options_change_it(bundled_
 def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model):
     preset = presets()[2]
     made = fit(toy)
-    assert made.style_layers != preset.style_layers and len(made.style_weights) == len(
-        made.style_layers
-    )
+    assert made.style_layers != preset.style_layers
+    assert len(made.style_weights) == len(made.style_layers)
     again = with_proportions_of(preset, made, [1] * len(made.style_layers), toy, CPU)
     assert again.style_weights == pytest.approx(made.style_weights)  # not of what was there
     scaled = fit(toy, "--style-scale", "10").style_weights
@@ -59,14 +59,36 @@ def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model
     )
 
 
+def test_layers_of_a_network_for_grey_pictures_are_found(toy):
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *toy[1:])
+    grey.photo_preparation = Preparation(channels=1, mean=(0.5,), std=(0.25,))
+    assert fit(grey).style_layers == fit(toy).style_layers
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--content-layer", "6"], r"--content-layer: no layer '6'; there are 0 to 5$"),
         (["--style-layers", "1", "x"], r"--style-layers: no layer 'x'"),
         (["--style-layers", "0", "2", "--style-weights", "1"], r"1 weights for 2 style layers"),
     ],
 )
-def test_layers_and_weights_that_are_not_there(toy, arguments, words):
-    with pytest.raises(InputError, match=words):
+def test_layers_and_weights_that_are_not_there(toy, arguments, message):
+    with pytest.raises(InputError, match=message):
         fit(toy, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("layers", "arguments", "message"),
+    [
+        ([nn.Flatten(), nn.Linear(192, 4)], [], r"--content-layer and --style-layers$"),
+        (
+            [nn.Conv2d(3, 4, 3), nn.Conv2d(8, 4, 3)],
+            ["--content-layer", "1", "--style-layers", "0"],
+            r"layers do not run one after the other",
+        ),
+    ],
+)
+def test_networks_whose_layers_do_not_do(layers, arguments, message):
+    with pytest.raises(InputError, match=message):
+        fit(nn.Sequential(*layers), *arguments)

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from networks import prefixed, same_parameters
 from torch import nn
 from torchvision import models
 
@@ -19,22 +20,6 @@ from model_utils import load_model
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch will give it up one day
     QUANTISED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
-
-
-@pytest.fixture(scope="module")
-def resnet_state() -> dict:
-    """Of a resnet18 with 10 classes."""
-    torch.manual_seed(3)
-    return models.resnet18(num_classes=10).state_dict()
-
-
-def same(model: nn.Module, state: dict) -> bool:
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
-
-
-def prefixed(state: dict, prefix: str) -> dict:
-    return {f"{prefix}{key}": value for key, value in state.items()}
 
 
 # --- Checkpoints ---
@@ -78,7 +63,7 @@ def prefixed(state: dict, prefix: str) -> dict:
 def test_checkpoints_of_each_kind(resnet_state, tmp_path, wrap, entry):
     torch.save(wrap(resnet_state), tmp_path / "mine.pth")
     model = load_model("resnet18", tmp_path / "mine.pth", "cpu")
-    assert same(model, resnet_state) and model.fc.out_features == 10
+    assert same_parameters(model, resnet_state) and model.fc.out_features == 10
     assert model.weights_name == ("mine.pth" if entry is None else f"mine.pth [{entry}]")
 
 
@@ -112,10 +97,8 @@ def test_networks_trained_without_auxiliary_heads(tmp_path):
             )
             torch.save(trained.state_dict(), tmp_path / "w.pth")
             model = load_model(arch, tmp_path / "w.pth", "cpu")
-            assert (
-                same(model, trained.state_dict())
-                and (getattr(model, head) is not None) == aux_logits
-            )
+            assert same_parameters(model, trained.state_dict())
+            assert (getattr(model, head) is not None) == aux_logits
 
 
 @pytest.mark.slow
@@ -130,7 +113,7 @@ def test_the_number_of_classes_is_read_from_the_last_layer(arch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (
             {"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=1)},
@@ -148,9 +131,9 @@ def test_the_number_of_classes_is_read_from_the_last_layer(arch, tmp_path):
         ({"fc.scale": QUANTISED}, "they are quantised"),
     ],
 )
-def test_files_that_are_refused_say_what_to_do(content, words, tmp_path):
+def test_files_that_are_refused_say_what_to_do(content, message, tmp_path):
     torch.save(content, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match=rf"weights '.*bad\.pth': {words}") as caught:
+    with pytest.raises(InputError, match=rf"weights '.*bad\.pth': {message}") as caught:
         load_model("resnet18", tmp_path / "bad.pth", "cpu")
     assert "\n" not in str(caught.value)
 
@@ -174,9 +157,9 @@ def file(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def is_state(state, wanted=STATE) -> bool:
-    return state.keys() == wanted.keys() and all(
-        torch.equal(state[key], wanted[key]) for key in wanted
+def is_state(state) -> bool:
+    return state.keys() == STATE.keys() and all(
+        torch.equal(state[key], STATE[key]) for key in STATE
     )
 
 

@@ -38,8 +38,9 @@ def numpy_gram(x, normalize=True):
     return gram / (c * h * w) if normalize else gram
 
 
-def central_differences(function, x, eps=1e-5):
+def central_differences(function, x):
     """The gradient of a scalar function of a tensor, element by element."""
+    eps = 1e-5
     steps = eps * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
     return torch.stack(
         [(function(x + step) - function(x - step)) / (2 * eps) for step in steps]
@@ -176,7 +177,7 @@ def test_modules_hold_no_state():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda x: gram_matrix(x[0]), ["features", "(N, C, H, W)", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[..., :0]), ["features", "(1, 2, 3, 0)"]),
@@ -197,10 +198,10 @@ def test_modules_hold_no_state():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(call, words):
+def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(ValueError) as error:
         call(torch.ones(1, 2, 3, 3))
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(word in str(error.value) for word in message), error.value
 
 
 def test_negative_layers_count_from_the_end():

@@ -155,12 +155,6 @@ def test_modes_and_gradients_inside_and_after(model):
 NETWORK = small_network()
 
 
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
-
-
 def results(model, X, y) -> list[np.ndarray]:
     """What every technique makes of a network."""
     ours, seeded = GradCam(), {"num_iterations": 2, "seed": 0}
@@ -231,12 +225,12 @@ def test_networks_that_alter_their_input(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
-def test_compiled_networks_that_were_used_before(data, how):
+@pytest.mark.parametrize("kind", ["wrapped", "in place", "a part"])
+def test_compiled_networks_that_were_used_before(data, kind):
     expected, model = results(small_network(), *data), small_network()
-    if how == "wrapped":
+    if kind == "wrapped":
         model = torch.compile(model, backend="aot_eager")
-    elif how == "in place":
+    elif kind == "in place":
         model.compile(backend="aot_eager")
     else:
         model[0] = torch.compile(model[0], backend="aot_eager")

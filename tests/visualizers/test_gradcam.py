@@ -3,14 +3,13 @@ abuse.
 """
 
 import copy
-import threading
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop, LayerGradCam
-from helpers import network_state, same_state
+from helpers import in_threads, network_state, same_state
 from networks import assert_close, small_network
 from PIL import Image
 from torch import nn
@@ -370,11 +369,7 @@ def test_network_threads_share_a_network(bundled_model, batch):
             if off(job(), want) > 1e-5:
                 wrong.append(job)
 
-    threads = [threading.Thread(target=repeat, args=pair) for pair in zip(jobs, alone, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(repeat, zip(jobs, alone, strict=True))
     assert not wrong and same_state(before, network_state(model))
 
 
@@ -408,14 +403,16 @@ def test_inputs_any_number(tiny_model, count):
     assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
     if count == 33:  # two chunks or more
         alone = {"layer": "3", "per_image": True}
-        for method, how in (
+        for method, kwargs in (
             ("guided_backprop", {}),
             ("grad_cam", alone),
             ("guided_grad_cam", alone),
         ):
             maps = getattr(ours, method)
-            parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
-            assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
+            parts = [
+                maps(X[part], y[part], tiny_model, **kwargs) for part in (slice(5), slice(5, 33))
+            ]
+            assert np.allclose(maps(X, y, tiny_model, **kwargs), np.concatenate(parts), atol=1e-6)
 
 
 def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
@@ -429,27 +426,26 @@ def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
     plain, both = GradCam(), GradCam()
     cam = plain.grad_cam(X, y, model, layer="0")
     product = both.guided_grad_cam(X, y, model, layer="0")
-    assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(
-        both.activation_value, X
-    )
+    assert torch.equal(both.gradient_value, plain.gradient_value)
+    assert torch.equal(both.activation_value, X)
     assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
 
 
 @pytest.mark.parametrize("method", ["guided_backprop", "grad_cam", "guided_grad_cam"])
 @pytest.mark.parametrize(
-    ("X", "y", "words"),
+    ("X", "y", "message"),
     [
         (torch.rand(3, 8, 8), [0], "X_tensor must have shape"),
         (torch.rand(1, 1, 8, 8), [0], "X_tensor must have shape"),
         (torch.full((1, 3, 8, 8), torch.nan), [0], "not finite"),
         (torch.rand(1, 3, 8, 8), [0, 1], "y_tensor must hold"),
-        (torch.rand(1, 3, 8, 8), [5], r"y_tensor must lie in 0…4, got 5"),
+        (torch.rand(1, 3, 8, 8), [5], r"y_tensor .*got 5"),
         (torch.rand(1, 3, 8, 8), [-1], "y_tensor must lie"),
         (torch.rand(1, 3, 8, 8), [0.5], "y_tensor must hold integers"),
     ],
 )
-def test_inputs_refused(tiny_model, method, X, y, words):
-    with pytest.raises(ValueError, match=words):
+def test_inputs_refused(tiny_model, method, X, y, message):
+    with pytest.raises(ValueError, match=message):
         getattr(GradCam(), method)(X, torch.tensor(y), tiny_model)
 
 
@@ -469,12 +465,6 @@ def test_the_peak_follows_the_label(bundled_model, photos):
 
 
 # --- The script ---
-
-
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
 
 
 class WithReLU6(nn.Module):
