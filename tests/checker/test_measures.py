@@ -2,10 +2,12 @@
 tests/course/test_make_starter.py.
 """
 
+import numpy as np
 import pytest
-from solutions import ITEMS, RIGHT, WRONG, outcome, put
+from solutions import ITEMS, RIGHT, WRONG, expected, outcome, put
 
 import check
+from checker import measures
 
 # Items that run a function of the file: all others import none of it, so that nothing there can
 # reach them.
@@ -31,6 +33,16 @@ def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, wor
     assert wrong.status == "wrong" and words in wrong.words, wrong
     assert f"({ITEMS[name].file} line " in wrong.words and "\n" not in wrong.words, wrong
     assert {name: o.status for name, o in found.items()} == dict.fromkeys(found, "ok"), found
+
+
+def test_the_guided_items_hold_what_the_courses_notebook_prints():
+    gram, loss = (
+        expected().values(name)[f"{group}/{measures.NUMBERS}"]
+        for name, group in (("guided_gram_matrix", "gram"), ("guided_style_loss", "loss"))
+    )
+    printed = [[0.0601, -0.0172, 0.0375], [-0.0172, 0.2454, 0.0670], [0.0375, 0.0670, 0.1415]]
+    np.testing.assert_allclose(gram[0, 0], printed, rtol=0, atol=1e-4)
+    assert loss == pytest.approx(267.6274, rel=1e-6)
 
 
 def test_there_are_enough_mistakes():
