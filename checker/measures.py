@@ -643,7 +643,7 @@ def measure_tv_loss(solution: Solution) -> Arrays:
     return arrays
 
 
-# What the course's notebook compares: features (N, regions, C, H, W), and targets of their matrices.
+# What the course's notebook compares: features (N, regions, C, H, W), and their matrices' targets.
 NOTEBOOK = torch.tensor(
     [
         [-0.6119, -0.8243, -0.5697, -1.3241, -0.0453, -0.3629, -0.3321, 0.7076, -0.3311],
