@@ -392,6 +392,10 @@ MISTAKES = {
             "feats[layer]",
             "feats[i]",
         ),
+        "layers in the order of feats, not of style_layers, as targets and weights are": (
+            "enumerate(style_layers)",
+            "enumerate(sorted(style_layers))",
+        ),
         "on Gram matrices that are not normalised": (
             "self.gram_matrix(feats[layer])",
             "self.gram_matrix(feats[layer], False)",
