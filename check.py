@@ -52,7 +52,7 @@ class Outcome:
     question: str
     title: str
     status: str  # ok, wrong, missing or error
-    words: str = ""  # one line: what was expected, what was found, where
+    message: str = ""  # one line: what was expected, what was found, where
     share: float = 0  # of what is compared, that is right
 
 
@@ -61,7 +61,7 @@ class Measured:
     """What an item's process has brought back."""
 
     status: str = "ok"
-    words: str = ""
+    message: str = ""
     place: str = ""  # file and line, where one is known
     findings: list[str] = field(default_factory=list)  # what is wrong beside the values
     remarks: list[str] = field(default_factory=list)  # what is not, but worth a word
@@ -89,18 +89,18 @@ def measure(
         folder = Path(name)
         arguments = (item.name, edition, str(root), name, patience, inputs or {})
         try:
-            how, report = SERVER.run(arguments, patience)
+            end, report = SERVER.run(arguments, patience)
         except ServerError as error:
             return Measured("error", str(error))
-        if how["late"]:
-            words = f"not done after {patience:g} s: a loop without end, or many times too slow"
-            return Measured("error", words, _last_place(folder, root))
+        if end["late"]:
+            message = f"not done after {patience:g} s: a loop without end, or many times too slow"
+            return Measured("error", message, _last_place(folder, root))
         try:
             return _read(report)
         except Exception:  # the solution has ended the process, or has itself written something
-            status = "" if how["status"] is None else f" with status {how['status']}"
-            words = f"the process was ended{status} before the check was done"
-            return Measured("error", words, _last_place(folder, root))
+            status = "" if end["status"] is None else f" with status {end['status']}"
+            message = f"the process was ended{status} before the check was done"
+            return Measured("error", message, _last_place(folder, root))
 
 
 def _read(report: bytes) -> Measured:
@@ -109,7 +109,7 @@ def _read(report: bytes) -> Measured:
             raise ValueError("a report that no item makes")
     with np.load(io.BytesIO(report)) as file:
         arrays = dict(file)
-    return Measured(**json.loads(str(arrays.pop("words"))), arrays=arrays)
+    return Measured(**json.loads(str(arrays.pop("outcome"))), arrays=arrays)
 
 
 def _last_place(folder: Path, root: Path) -> str:
@@ -143,7 +143,7 @@ class Expected:
             key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)
         }
 
-    def likeness(self, name: str, tolerance: float, found: Arrays) -> str:
+    def diagnose(self, name: str, tolerance: float, found: Arrays) -> str:
         """Return what the values look like, in words; none where they look like nothing known.
 
         Args:
@@ -156,19 +156,19 @@ class Expected:
         reference = self.values(name)
         errors: dict[str, float] = {}  # of each known mistake, in whichever way it is made
         scaled: dict[str, float] = {}
-        for number, words in enumerate(self.mistakes.get(name, [])):
+        for number, mistake in enumerate(self.mistakes.get(name, [])):
             values = self.values(name, number)
-            errors[words] = min(errors.get(words, np.inf), distance(found, values))
-            scaled[words] = min(scaled.get(words, np.inf), scale(found, values)[1])
-        nearest, *others = sorted(errors, key=lambda words: errors[words]) or [""]
-        rivals = [distance(found, reference), *(errors[words] for words in others)]
+            errors[mistake] = min(errors.get(mistake, np.inf), distance(found, values))
+            scaled[mistake] = min(scaled.get(mistake, np.inf), scale(found, values)[1])
+        nearest, *others = sorted(errors, key=lambda mistake: errors[mistake]) or [""]
+        rivals = [distance(found, reference), *(errors[mistake] for mistake in others)]
         if errors.get(nearest, np.inf) < min(np.inf, max(tolerance, NEARER * min(rivals))):
             return nearest
         factor, error = scale(found, reference)
         if error <= tolerance:
             return f"{factor:.3g} times what they should be"
         # As of a loss that is a mean over the photos, or a sum.
-        like = min(scaled, key=lambda words: scaled[words], default="")
+        like = min(scaled, key=lambda mistake: scaled[mistake], default="")
         if like and scaled[like] <= tolerance:
             return like
         return in_part(found, reference, tolerance)
@@ -198,7 +198,7 @@ def judge(
     item: Item, measured: Measured, expected: Expected, root: Path, edition: str = ASSIGNMENT
 ) -> Outcome:
     """Return the verdict on what was measured."""
-    status, words, share = measured.status, measured.words, 0.0
+    status, message, share = measured.status, measured.message, 0.0
     where = measured.place or _definition(root, place(edition, item.name))
     name = TABLE[edition].values(item.name)
     question, _ = item.editions.get(edition, ("", 0))
@@ -207,25 +207,26 @@ def judge(
         if item.name.endswith("_captum"):
             findings = [*lacking_rows(item, measured.arrays, expected), *findings]
             figures = {key.partition("/")[0] for key in expected.values(name)}
-            share = 1 - sum(words.startswith(LACKING) for words in findings) / len(figures)
+            share = 1 - sum(finding.startswith(LACKING) for finding in findings) / len(figures)
         elif item.tolerance and not expected.values(name):
             return Outcome(item.name, question, item.title, "error", "no values are stored")
         elif measured.arrays or not findings:
             share = share_within(item.tolerance, measured.arrays, expected.values(name))
             error = distance(measured.arrays, comparable(expected.values(name), measured))
             if not error <= item.tolerance:
-                likeness = expected.likeness(name, item.tolerance, measured.arrays)
+                diagnosis = expected.diagnose(name, item.tolerance, measured.arrays)
                 numbers = f"the values differ from those expected by {error:.2g} of their size"
                 findings.insert(
-                    0, f"{numbers} (allowed: {item.tolerance:g})" + f": {likeness}" * bool(likeness)
+                    0,
+                    f"{numbers} (allowed: {item.tolerance:g})" + f": {diagnosis}" * bool(diagnosis),
                 )
         status = "wrong" if findings else "ok"
-        words = "; ".join(findings or [f"remark: {remark}" for remark in measured.remarks])
-    words = one_line(words)
+        message = "; ".join(findings or [f"remark: {remark}" for remark in measured.remarks])
+    message = one_line(message)
     if status != "ok" and where:
-        words = f"{words} ({where})"
+        message = f"{message} ({where})"
     share *= 1 / (1 + len(measured.findings))  # a finding counts as much as all values
-    return Outcome(item.name, question, item.title, status, words, round(share, 4))
+    return Outcome(item.name, question, item.title, status, message, round(share, 4))
 
 
 def comparable(wanted: Arrays, measured: Measured) -> Arrays:
@@ -251,8 +252,8 @@ def lacking_rows(item: Item, found: Arrays, expected: Expected) -> list[str]:
     shown = {key.partition("/")[0] for key, wanted in ways.items() if is_drawn(wanted)}
     known = expected.mistakes.get(item.name, [])
     mistakes = [
-        words
-        for i, words in enumerate(known)
+        mistake
+        for i, mistake in enumerate(known)
         if any(map(is_drawn, expected.values(item.name, i).values()))
     ]
     lacking = [f"{LACKING} {figure}" for figure in figures if figure not in shown]
@@ -336,18 +337,18 @@ def check(
     expected = Expected(EXPECTED)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes: one core each
 
-    def verdict(item: Item, seen: Expected) -> Outcome:
-        measured = measure(item, root, patience, seen.inputs, edition)
-        return judge(item, measured, seen, root, edition)
+    def verdict(item: Item, values: Expected) -> Outcome:
+        measured = measure(item, root, patience, values.inputs, edition)
+        return judge(item, measured, values, root, edition)
 
     def outcome(item: Item) -> Outcome:
-        found = verdict(item, hidden or expected)
-        if not hidden or found.status != "wrong":
-            return found
+        result = verdict(item, hidden or expected)
+        if not hidden or result.status != "wrong":
+            return result
         known = verdict(item, expected)
         if known.status == "wrong":
-            return replace(known, share=found.share)
-        return replace(found, words=f"right for the inputs of check.py alone: {found.words}")
+            return replace(known, share=result.share)
+        return replace(result, message=f"right for the inputs of check.py alone: {result.message}")
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(outcome, item) for item in items]
@@ -433,7 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for outcome in check_edition(root, items, edition, options.limit):
                 outcomes.append(outcome)
                 where = f"{outcome.question:4} {outcome.name:20}"
-                print_line(f"{where} {outcome.status:8} {outcome.words}".rstrip())
+                print_line(f"{where} {outcome.status:8} {outcome.message}".rstrip())
         if options.json:
             write_json(options.json, outcomes)
         counts = [

@@ -82,18 +82,18 @@ def required_files(root: Path) -> dict[str, str]:
     What is imported inside a function counts, and so does a module that is neither in the project
     nor installed.
     """
-    found: dict[str, str] = {}
+    importers: dict[str, str] = {}
     left = [(name, "") for name in reversed(SCRIPTS)]
     while left:
         name, importer = left.pop()
-        if name not in found:
-            found[name] = importer
+        if name not in importers:
+            importers[name] = importer
             left += [
                 (file, name)
                 for module in _imported_modules(root / name, name)
                 for file in _files_of(root, *module)
             ]
-    return dict(sorted(found.items()))
+    return dict(sorted(importers.items()))
 
 
 def _imported_modules(path: Path, name: str) -> list[tuple[str, bool]]:

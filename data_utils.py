@@ -324,13 +324,13 @@ def _find(name: str | Path) -> list[tuple[str | Path, Path | None]]:
     if is_file(path) or not glob.has_magic(str(name)):
         return [(name, None)]
     # A shell that knows no wildcards has left them to us. Path.glob takes no absolute patterns.
-    found = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
-    if not found:
+    matches = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
+    if not matches:
         raise InputError(f"no file or folder fits the pattern {quoted(name)}")
     return [
         file
-        for one in found
-        for file in (_files_in(Path(one)) if is_folder(Path(one)) else [(one, None)])
+        for match in matches
+        for file in (_files_in(Path(match)) if is_folder(Path(match)) else [(match, None)])
     ]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANUAL = ("guided_backprop", "gradcam", "guided_gradcam")  # from scratch
-KEPT = ("saliency_map", "gradcam", "guided_backprop", "guided_gradcam")  # in maps.npz, in order
+SAVED = ("saliency_map", "gradcam", "guided_backprop", "guided_gradcam")  # in maps.npz, in order
 CAPTUM = (
     "guided_backprop",
     "guided_gradcam",
@@ -126,7 +126,7 @@ def make_figures(session: Session) -> None:
                 maps |= compute_maps(model, page, layers[0], ["saliency_map"], per_image)
                 if save:
                     draw_sample(page, maps, save)
-            keep(page, {name: maps[name] for name in KEPT if name in maps} | contrasts)
+            keep(page, {name: maps[name] for name in SAVED if name in maps} | contrasts)
 
 
 def find_layers(data: Dataset) -> tuple[Layer, Layer]:

@@ -149,10 +149,10 @@ def _adapt(
     One makes its own inputs of images normalised as ImageNet's, the other makes scores (N, classes)
     of its outputs.
     """
-    found = Preparation()
+    preparation = Preparation()
     if own or not isinstance(model, models.SqueezeNet):  # whose way is the course's
-        found = find_preparation(model, None if own else _official_entry(arch).transforms())
-    preparation, trial = given_preparation(found, *given), Trial()
+        preparation = find_preparation(model, None if own else _official_entry(arch).transforms())
+    preparation, trial = given_preparation(preparation, *given), Trial()
     if own or output is not None or len(_last_weight(model)[1]) == 1:
         trial = try_out(model, preparation.size)
         preparation = with_channels(preparation, trial.channels, arch)

@@ -65,12 +65,10 @@ def draw_captum(model: nn.Module, page: Page, steps: int, save: Callable[..., No
     """
     from captum_utils import attr, attribution, attribution_row, occlusion_windows
 
-    windows, at_once = occlusion_windows(page.X[0]), max(1, 8 // len(page.X))
+    windows = occlusion_windows(page.X[0])
     saliency = page.compute(attribution(attr.Saliency, model))
     integrated = page.compute(attribution(attr.IntegratedGradients, model, n_steps=steps))
-    occlusion = page.compute(
-        attribution(attr.Occlusion, model, perturbations_per_eval=at_once, **windows)
-    )
+    occlusion = page.compute(attribution(attr.Occlusion, model, **windows))
     # The largest channel for Saliency, as by hand; the sum over channels keeps the sign of the
     # other two.
     saliency = [values.amax(dim=0, keepdim=True) for values in saliency]

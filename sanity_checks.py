@@ -43,8 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random networks to average over",
     )
-    words = "what deletion puts in a pixel's place: the mean colour, black or the blurred photo"
-    add("--deletion-baseline", choices=("mean", "zero", "blur"), default="mean", help=words)
+    text = "what deletion puts in a pixel's place: the mean colour, black or the blurred photo"
+    add("--deletion-baseline", choices=("mean", "zero", "blur"), default="mean", help=text)
 
 
 def make_figures(session: Session) -> None:
@@ -80,8 +80,8 @@ def make_figures(session: Session) -> None:
             states = trust.examine(results, model, methods, images, page.y, photos, progress)
             if page.number == 1:
                 draw_cascade(session, page.X[0], page.titles[0], states)
-    draw_agreement(session, results, trust.words_on_agreement(results))
-    draw_faithfulness(session, results, trust.words_on_areas(results))
+    draw_agreement(session, results, trust.describe_agreement(results))
+    draw_faithfulness(session, results, trust.describe_areas(results))
     for name, rows in trust.tables(results).items():
         write_csv(session, name, rows)
 
@@ -112,15 +112,15 @@ def draw_cascade(
     )
 
 
-def draw_agreement(session: Session, results, words: str) -> None:
+def draw_agreement(session: Session, results, caption: str) -> None:
     """Plot how far maps stay what they were: medians, quartiles over photos and random networks."""
     panels = {title: results.curves(measure) for measure, title in CURVES.items()}
     layers = results.steps("SSIM")
     axes = "randomised down to", "agreement with the original map"
-    save_curves(session, "sanity_curves.png", panels, layers, axes, words)
+    save_curves(session, "sanity_curves.png", panels, layers, axes, caption)
 
 
-def draw_faithfulness(session: Session, results, words: str) -> None:
+def draw_faithfulness(session: Session, results, caption: str) -> None:
     """Plot the class's probability while pixels go and come: medians, quartiles, median areas."""
     panels = {}
     for measure, good in (("deletion", "lower"), ("insertion", "higher")):
@@ -131,16 +131,16 @@ def draw_faithfulness(session: Session, results, words: str) -> None:
         }
     shares = [float(step) for step in results.steps("deletion")]
     axes = "share of the pixels", "probability of the class"
-    save_curves(session, "faithfulness.png", panels, shares, axes, words)
+    save_curves(session, "faithfulness.png", panels, shares, axes, caption)
 
 
 def save_curves(
-    session: Session, name: str, panels: Mapping, x: Sequence, axes: tuple[str, str], words: str
+    session: Session, name: str, panels: Mapping, x: Sequence, axes: tuple[str, str], caption: str
 ) -> None:
     """Plot curves and save the plot, with what its numbers say for the caption."""
     from figure_utils import draw_curves
 
-    session.save(draw_curves(panels, x, *axes), name, found=words)
+    session.save(draw_curves(panels, x, *axes), name, found=caption)
 
 
 def write_csv(session: Session, name: str, rows: Iterable[Sequence]) -> None:

@@ -257,12 +257,12 @@ def style_transfer(
     begin = _noise(content_img, seed) if init_random else content_img
     begin = begin if start is None else enlarged(start.to(content_img), content_img.shape[2:])
     rule = _rule(optimizer, begin, num_iterations)
-    kept = sorted({content_layer, *style_layers})
-    layers = _frozen_layers(cnn, kept, content_img)
-    content_layer, style_layers = kept.index(content_layer), [kept.index(k) for k in style_layers]
+    used = sorted({content_layer, *style_layers})
+    layers = _frozen_layers(cnn, used, content_img)
+    content_layer, style_layers = used.index(content_layer), [used.index(k) for k in style_layers]
     with torch.no_grad():
         feats = extract_features(content_img, layers)
-        _check_maps([(kept[k], feats[k]) for k in style_layers])
+        _check_maps([(used[k], feats[k]) for k in style_layers])
         content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
         del feats  # of a large picture they take a gigabyte
         grams = []
@@ -328,10 +328,10 @@ def _progress(
     tensors = [torch.as_tensor(term).detach().to(image.device) for term in terms]
     content, style, tv, *by_layer = torch.stack(tensors).tolist()  # together: a GPU is waited for
     if not math.isfinite(content + style + tv):
-        kept = f"; the picture of step {t - 1} is kept" if t else ""
+        note = f"; the picture of step {t - 1} is kept" if t else ""
         raise InputError(
             f"the loss is not finite at step {t} (content {content:g}, style {style:g}, "
-            f"total variation {tv:g}){kept}; smaller weights may help"
+            f"total variation {tv:g}){note}; smaller weights may help"
         )
     image = image.detach().clone()
     picture = image if colors is None else _with_luminance_of(image, colors)
@@ -348,13 +348,13 @@ def _rule(optimizer: str, start: torch.Tensor, num_iterations: int | None) -> Ru
     )
 
 
-def _frozen_layers(cnn: nn.Module, kept: Sequence[int], like: torch.Tensor) -> nn.Module:
-    """Copy a network's layers up to the last of `kept`, in the fastest memory layout.
+def _frozen_layers(cnn: nn.Module, used: Sequence[int], like: torch.Tensor) -> nn.Module:
+    """Copy a network's layers up to the last of `used`, in the fastest memory layout.
 
-    One block for each kept layer, with those before it whose output nobody needs.
+    One block for each layer used, with those before it whose output nobody needs.
     """
-    layers = copied(first_layers(cnn, kept[-1] + 1))
-    blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *kept])]
+    layers = copied(first_layers(cnn, used[-1] + 1))
+    blocks = [layers[first + 1 : last + 1] for first, last in pairwise([-1, *used])]
     for block in blocks:
         if isinstance(block[0], nn.ReLU):
             block[0].inplace = False  # or `extract_features` would copy what it overwrites

@@ -41,24 +41,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_photo_options(parser, "images", "labels", "num", "chunk", "size", "whole", "classes")
     add = parser.add_argument
     names = [question.name for question in QUESTIONS]
-    words = f"these questions alone: {', '.join(names)} (default: all but sanity_checks)"
-    add("--only", nargs="+", choices=names, metavar="QUESTION", help=words)
+    text = f"these questions alone: {', '.join(names)} (default: all but sanity_checks)"
+    add("--only", nargs="+", choices=names, metavar="QUESTION", help=text)
     add(
         "--no-run",
         action="store_true",
         help="make no figures; compose the report from those that are there",
     )
-    words = (
+    text = (
         "your answers in Markdown, each under a heading: the question's number, name or title (# "
         "1.3); text before "
         "the first goes on the title page"
     )
-    add("--answers", type=named_path, metavar="FILE.md", help=words)
-    words = (
+    add("--answers", type=named_path, metavar="FILE.md", help=text)
+    text = (
         "no report, but a PDF of each notebook as it is stored, beside it; with a problem set also "
         f"{HOMEWORK}: the problem set, NetworkVisualization, StyleTransfer"
     )
-    add("--notebooks", nargs="*", type=named_path, metavar="PROBLEM_SET.pdf", help=words)
+    add("--notebooks", nargs="*", type=named_path, metavar="PROBLEM_SET.pdf", help=text)
 
 
 def make_figures(session: Session) -> None:
@@ -155,10 +155,10 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
             )
         except Exception as error:
             failed.append(name)
-            if (words := advice(error)) is None:  # a fault in the solution
+            if (message := advice(error)) is None:  # a fault in the solution
                 traceback.print_exc()
-                words = f"{type(error).__name__}: {cause(error)}"
-            print(f"{name}.py: error: {words}", file=sys.stderr)
+                message = f"{type(error).__name__}: {cause(error)}"
+            print(f"{name}.py: error: {message}", file=sys.stderr)
     return failed
 
 
@@ -209,8 +209,8 @@ def assign(sections: Sequence[Section]) -> dict[str, str]:
     answers, name, unknown = {"": ""}, "", []
     for section in sections:
         text = section.text
-        if found := _question_of(section.heading):
-            name = found.name
+        if question := _question_of(section.heading):
+            name = question.name
             if name in answers:  # a further part of it, such as 2.2 after 2.1
                 text = section.source + text
         elif section.level:
@@ -250,8 +250,8 @@ def _question_of(heading: str) -> Question | None:
     return next((question for question in QUESTIONS if number in question.numbers), None)
 
 
-def _plain(words: str) -> str:
-    return " ".join(re.findall(r"\w+", words.lower().replace("_", " ")))
+def _plain(heading: str) -> str:
+    return " ".join(re.findall(r"\w+", heading.lower().replace("_", " ")))
 
 
 # --- The report ---

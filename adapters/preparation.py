@@ -81,17 +81,17 @@ def find_preparation(model: nn.Module, transforms: Any = None) -> Preparation:
     `pretrained_cfg`. `transforms`: torchvision's, of the architecture's weights. Else ImageNet's.
     """
     size = _fixed_size(model)
-    found = (
+    preparation = (
         _by_its_modules(model, size or SIZE)
         or _by_configuration(model)
         or (_of_transforms([transforms], "torchvision's transforms") if transforms else None)
         or Preparation(source=ASSUMED)
     )
-    return replace(found, size=size or found.size)
+    return replace(preparation, size=size or preparation.size)
 
 
 def given_preparation(
-    found: Preparation,
+    preparation: Preparation,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     size: int | None,
@@ -103,12 +103,12 @@ def given_preparation(
         InputError: one of mean and std without the other, or not one number or three.
     """
     if size is not None:
-        found = replace(found, size=size)
+        preparation = replace(preparation, size=size)
     if (mean is None) != (std is None):
         raise InputError("mean and std (--mean, --std) belong together; give both")
     if mean is None or std is None:
         if pixel_range is None:
-            return found
+            return preparation
         mean, std = (0.0,), (1.0,)
     mean, std = tuple(mean), tuple(std)
     if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0:
@@ -116,16 +116,16 @@ def given_preparation(
             "mean and std (--mean, --std) take one number or three, those of std above 0"
         )
     pixel_range = pixel_range or _range_of(mean)
-    return replace(found, mean=mean, std=std, pixel_range=pixel_range, source="given")
+    return replace(preparation, mean=mean, std=std, pixel_range=pixel_range, source="given")
 
 
 def with_channels(
-    found: Preparation, channels: tuple[int, int] | None, name: object
+    preparation: Preparation, channels: tuple[int, int] | None, name: object
 ) -> Preparation:
     """Prepare grey photos for a network whose first convolution takes one channel.
 
     Args:
-        found: the preparation for RGB.
+        preparation: the preparation for RGB.
         channels: those that the first convolution takes, and those that it was given.
         name: the network's, for the error.
 
@@ -134,14 +134,14 @@ def with_channels(
     """
     takes, got = channels or (3, 3)
     if got != 3 or takes == 3:
-        return found
+        return preparation
     if takes != 1:
         raise InputError(
             f"the network {name} takes pictures of {takes} channels; photos have 3, or 1 where a "
             "network takes grey ones"
         )
-    mean, std = ((sum(each) / len(each),) for each in (found.mean, found.std))
-    return replace(found, mean=mean, std=std, channels=1)
+    mean, std = ((sum(each) / len(each),) for each in (preparation.mean, preparation.std))
+    return replace(preparation, mean=mean, std=std, channels=1)
 
 
 # --- The network's own word ---
@@ -171,21 +171,27 @@ def _by_configuration(model: nn.Module) -> Preparation | None:
             config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
             if numbers := _numbers_of(config.get):
                 sides = config.get("input_size") or (SIZE,)
-                how = _interpolation(config.get("interpolation"))
-                return Preparation(*numbers, min(sides[-2:]), how, _range_of(numbers[0]), 3, name)
+                interpolation = _interpolation(config.get("interpolation"))
+                return Preparation(
+                    *numbers, min(sides[-2:]), interpolation, _range_of(numbers[0]), 3, name
+                )
     return None
 
 
 def _of_transforms(parts: list, source: str) -> Preparation | None:
     """Return what the last of torchvision's transforms say of mean, std, size, interpolation."""
-    numbers = next((found for part in parts[::-1] if (found := _normalisation(part))), None)
+    numbers = next((numbers for part in parts[::-1] if (numbers := _normalisation(part))), None)
     if numbers is None:
         return None
     sizes = (getattr(part, name, None) for part in parts[::-1] for name in ("crop_size", "size"))
     size = next((each for each in sizes if each), SIZE)
-    how = next((each for part in parts if (each := getattr(part, "interpolation", None))), None)
+    interpolation = next(
+        (each for part in parts if (each := getattr(part, "interpolation", None))), None
+    )
     side = size if isinstance(size, int) else min(size)
-    return Preparation(*numbers, side, _interpolation(how), _range_of(numbers[0]), 3, source)
+    return Preparation(
+        *numbers, side, _interpolation(interpolation), _range_of(numbers[0]), 3, source
+    )
 
 
 def _parts(transform: Any) -> Iterator[Any]:
@@ -210,14 +216,14 @@ def _normalisation(module: Any) -> tuple[tuple[float, ...], tuple[float, ...]] |
 
 def _numbers_of(get) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std, each of one number or three."""
-    found = []
+    pair = []
     for name in ("mean", "std"):
         try:
             numbers = torch.as_tensor(get(name)).double().flatten().tolist()
         except (TypeError, ValueError, RuntimeError):
             return None
-        found.append(tuple(round(number, 7) for number in numbers))  # of float32 buffers
-    mean, std = found
+        pair.append(tuple(round(number, 7) for number in numbers))  # of float32 buffers
+    mean, std = pair
     return (mean, std) if {len(mean), len(std)} <= {1, 3} and min(std) > 0 else None
 
 
@@ -226,9 +232,9 @@ def _range_of(mean: tuple[float, ...]) -> int:
     return 255 if max(mean) > 1 else 1
 
 
-def _interpolation(how: Any) -> str:
+def _interpolation(value: Any) -> str:
     """Return an interpolation's name; bicubic where it is none of PIL's."""
-    name = str(getattr(how, "value", how))
+    name = str(getattr(value, "value", value))
     return (
         name
         if name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

@@ -210,20 +210,20 @@ def _changes(
     model: nn.Module, state: tuple | None, images: torch.Tensor, given: torch.Tensor
 ) -> list[str]:
     """Return what has changed in the photos and, unless the hand-out does that, the network."""
-    found = []
+    findings = []
     if state:
         modules, parameters, hooks = _state(model)
         same = len(parameters) == len(state[1]) and all(map(torch.equal, parameters, state[1]))
         if modules != state[0] or not same:
-            found.append(
+            findings.append(
                 "the network is ruined afterwards: its modules or parameters are not those that it "
                 "had"
             )
         elif hooks != state[2]:
-            found.append("the network is ruined afterwards: hooks are left on it")
+            findings.append("the network is ruined afterwards: hooks are left on it")
     if not torch.equal(images.detach(), given):
-        found.append("the image that was given is overwritten; work on a copy")
-    return found
+        findings.append("the image that was given is overwritten; work on a copy")
+    return findings
 
 
 def loss(compute: Callable, variable: torch.Tensor, group: str = "loss") -> Arrays:
@@ -428,29 +428,33 @@ def _fooling(
     """
     _, images, _ = photos(solution.edition.photos)
     given, model = images[number : number + 1].contiguous(), network(solution)
-    asked: list[torch.Tensor] = []  # the images that the network has seen
+    images_seen: list[torch.Tensor] = []  # by the network
     fooled: list[bool] = []  # by each of them
-    model.features.register_forward_pre_hook(lambda _, x: asked.append(x[0].detach().clone()))
+    model.features.register_forward_pre_hook(lambda _, x: images_seen.append(x[0].detach().clone()))
     model.classifier.register_forward_hook(
         lambda _, __, scores: fooled.append(int(scores.flatten(1)[0].argmax()) == target)
     )
     X, state = given.clone(), _state(model)
     value = compute(X=X, target_y=target, model=model, **options)
     fooling = expect(value, torch.Tensor, tuple(given.shape)).copy()
-    found = _changes(model, state, X, given)
+    findings = _changes(model, state, X, given)
     if value.requires_grad and solution.edition.quiet:
-        found.append("the image still asks for its gradient; a detached one was promised")
-    first = asked[fooled.index(True)].numpy() if True in fooled else None
+        findings.append("the image still asks for its gradient; a detached one was promised")
+    first = images_seen[fooled.index(True)].numpy() if True in fooled else None
     if sum(fooled) > MANY:
-        found.append("never stops: the network is fooled, and the steps go on")
+        findings.append("never stops: the network is fooled, and the steps go on")
     elif first is not None and np.linalg.norm(fooling - first) > 0.1 * solution.edition.step:
-        found.append("the steps go on when the network is fooled: look at the scores before each")
+        findings.append(
+            "the steps go on when the network is fooled: look at the scores before each"
+        )
     elif first is None and not options:
         with torch.no_grad():
             scores = model.eval()(torch.from_numpy(fooling))
         if int(scores[0].argmax()) != target:
-            found.append("the steps end before the network is fooled")
-    solution.findings += [] if solution.once else [f for f in found if f not in solution.findings]
+            findings.append("the steps end before the network is fooled")
+    solution.findings += (
+        [] if solution.once else [f for f in findings if f not in solution.findings]
+    )
     return fooling - given.numpy()
 
 
@@ -486,7 +490,8 @@ def measure_class_visualization(solution: Solution) -> Arrays:
             solution.findings.append("two runs from the same noise differ: dropout is left on")
     # What the steps do, without the noise that they start from. Where steps of any length will do,
     # both ways are kept ready for the comparison.
-    arrays = {"change": (grown - noise)[::8, ::8], "strong": (strong - noise)[::8, ::8]}
+    steps = {"weak": grown, "strong": strong}
+    arrays = {f"step with a {key} penalty": (steps[key] - noise)[::8, ::8] for key in steps}
     ways = ("image",) if solution.edition.unit_steps else ("unit", "plain")
     return {f"{way}/{key}": array for way in ways for key, array in arrays.items()}
 
@@ -506,7 +511,9 @@ def _pixels(picture: Any) -> np.ndarray:
 def _whole_run(solution: Solution, compute: Callable, model: nn.Module, **options: Any) -> Any:
     if "class_names" in solution.place("class_visualization").takes:
         options |= {"class_names": {inputs.grown: "a class"}, "generate_plots": False}
-    picture = compute(target_y=inputs.grown, model=model, dtype=torch.FloatTensor, **options)
+    on_device = solution.accepts("class_visualization", "device")  # in the place of a type
+    dtype = torch.device("cpu") if on_device else torch.FloatTensor
+    picture = compute(target_y=inputs.grown, model=model, dtype=dtype, **options)
     if inspect.ismodule(picture):  # matplotlib.pyplot, in which it is drawn
         return Image.fromarray(np.asarray(picture.gca().images[-1].get_array(), np.uint8))
     return picture
@@ -729,8 +736,8 @@ def measure_style_transfer(solution: Solution) -> Arrays:
 
     So nothing depends on the other questions.
     """
-    seen: list[torch.Tensor] = []
-    layers = [_Recorded(20, seen.append), *(_Recorded(seed) for seed in range(21, 25))]
+    pictures: list[torch.Tensor] = []
+    layers = [_Recorded(20, pictures.append), *(_Recorded(seed) for seed in range(21, 25))]
     Path("styles_images").mkdir()
     for index, name in enumerate(("content.png", "style.png")):
         picture(index, (32, 40)).save(name)
@@ -747,14 +754,16 @@ def measure_style_transfer(solution: Solution) -> Arrays:
         vars(owner).update(others, gram_matrix=_Style().gram_matrix)  # a notebook's globals
     testing = {"testing": True} if solution.accepts("style_transfer", "testing") else {}
     paint(**given, **testing)
-    if len(seen) < 200:
-        raise Finding(f"200 steps were expected, {len(seen)} were taken")
-    if torch.equal(seen[0], seen[20]):
+    if len(pictures) < 200:
+        raise Finding(f"200 steps were expected, {len(pictures)} were taken")
+    if torch.equal(pictures[0], pictures[20]):
         raise Missing("the picture stays as it was")
     arrays = {
-        "rule/pictures": torch.cat([seen[t] for t in (0, 1, 2, 5, 20, 180)])[..., ::3, ::3].numpy()
+        "rule/pictures": torch.cat([pictures[t] for t in (0, 1, 2, 5, 20, 180)])[
+            ..., ::3, ::3
+        ].numpy()
     }
-    steps = [(seen[t + 1] - seen[t]).abs().max().item() for t in range(182, 198)]
+    steps = [(pictures[t + 1] - pictures[t]).abs().max().item() for t in range(182, 198)]
     if max(steps) > 0.15:  # Adam's steps are about as long as its learning rate
         solution.findings.append("the learning rate is not 0.1 for the last 20 steps")
     if max(steps) < 0.001:

@@ -18,7 +18,7 @@ from checker import measures
 from checker.editions import TABLE
 from checker.items import UNASKED
 from checker.server import LENGTH
-from checker.solution import LOST, Missing, Solution
+from checker.solution import FAILED_IMPORTS, Missing, Solution
 
 try:
     import resource
@@ -54,16 +54,16 @@ def run(
     faulthandler.enable(stack)  # a crash names its place too
     with _recorded_output(root) as output:
         before = _globals()
-        found = _measured(item, Solution(Path(root), TABLE[edition]))
-        found["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
-    printing = found["status"] == "ok" and output.text.strip()
+        outcome = _measured(item, Solution(Path(root), TABLE[edition]))
+        outcome["findings"] += [f"{name} is changed and left so" for name in _changed(before)]
+    printing = outcome["status"] == "ok" and output.text.strip()
     if printing and TABLE[edition].quiet and item not in WRITES_NOTHING:
         printed = f"prints {output.text.strip().splitlines()[0][:40]!r}, {UNASKED}"
-        found["findings"].append(printed)
-        found["place"] = found["place"] or output.place
+        outcome["findings"].append(printed)
+        outcome["place"] = outcome["place"] or output.place
     faulthandler.cancel_dump_traceback_later()
-    arrays, report = found.pop("arrays"), io.BytesIO()
-    np.savez(report, words=json.dumps(found), **arrays)
+    arrays, report = outcome.pop("arrays"), io.BytesIO()
+    np.savez(report, outcome=json.dumps(outcome), **arrays)
     with open(result, "wb") as pipe:
         pipe.write(report.getbuffer().nbytes.to_bytes(LENGTH, "big") + report.getvalue())
     os._exit(0)  # nothing that the solution has left behind is waited for
@@ -91,25 +91,27 @@ def _limit(kind: int, value: int) -> None:
 
 def _measured(item: str, solution: Solution) -> dict:
     """Call the item's function; whatever the solution raises is an outcome."""
-    found: dict = {"status": "ok", "words": "", "place": "", "arrays": {}}
+    result: dict = {"status": "ok", "message": "", "place": "", "arrays": {}}
     try:
-        found["arrays"] = getattr(measures, f"measure_{item}")(solution)
+        result["arrays"] = getattr(measures, f"measure_{item}")(solution)
     except measures.Finding as finding:
         solution.findings.append(str(finding)[:300])
-        found["arrays"] = finding.arrays
+        result["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        found["place"] = _place(error, solution.root, solution.path(item))
-        # torch raises NotImplementedError too, with other words.
+        result["place"] = _place(error, solution.root, solution.path(item))
+        # torch raises NotImplementedError too, with other messages.
         blank = isinstance(error, Missing) or (
             type(error) is NotImplementedError
             and (not str(error) or str(error).startswith("Question "))
         )
-        said, kind = _first_line(error), type(error).__name__[:80]
-        found["words"] = said or "not written yet" if blank else f"{kind}: {said}".rstrip(": ")
-        if isinstance(error, NameError) and LOST:
-            found["words"] += f" ({LOST[0][:MOST_LETTERS]})"
-        found["status"] = "missing" if blank else "error"
-    return found | {"findings": solution.findings, "remarks": solution.remarks}
+        message, kind = _first_line(error), type(error).__name__[:80]
+        result["message"] = (
+            message or "not written yet" if blank else f"{kind}: {message}".rstrip(": ")
+        )
+        if isinstance(error, NameError) and FAILED_IMPORTS:
+            result["message"] += f" ({FAILED_IMPORTS[0][:MOST_LETTERS]})"
+        result["status"] = "missing" if blank else "error"
+    return result | {"findings": solution.findings, "remarks": solution.remarks}
 
 
 def _first_line(error: BaseException) -> str:

@@ -100,6 +100,7 @@ class Server:
                 with contextlib.suppress(OSError):  # a solution has stopped or ended the server
                     if self._socket is None:
                         self._begin_server()
+                    _signal(self._process.pid, signal.SIGCONT)  # a solution may have stopped it
                     socket.send_fds(self._socket, [request], [writer])
                     if watcher := self._socket.recv(20):
                         self._watchers.add(int(watcher))
@@ -109,20 +110,20 @@ class Server:
 
     def _answer(self, reader: int, watcher: int, patience: float) -> bytes:
         """Read what a watcher writes, until it ends or time is up: then it has been stopped."""
-        answer, deadline, told = b"", time.monotonic() + patience, False
+        answer, deadline, stopped = b"", time.monotonic() + patience, False
         while len(answer) < 2 * MOST_BYTES:
             if select.select([reader], [], [], max(0, deadline - time.monotonic()))[0]:
                 if not (block := os.read(reader, 1 << 16)):
                     break
                 answer += block
-            elif told:
+            elif stopped:
                 _signal(watcher, signal.SIGKILL)
                 break
             else:
                 _signal(watcher, signal.SIGTERM, signal.SIGCONT)
-                deadline, told = time.monotonic() + GRACE, True
+                deadline, stopped = time.monotonic() + GRACE, True
         self._watchers.discard(watcher)
-        return answer or b'{"late": %s, "status": null}\n' % (b"true" if told else b"false")
+        return answer or b'{"late": %s, "status": null}\n' % (b"true" if stopped else b"false")
 
     def _begin_server(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -147,9 +148,9 @@ class Server:
 def _run_alone(arguments: Sequence, patience: float) -> tuple[dict, bytes]:
     """Run an item in a process that imports torch itself, as on Windows."""
     command = [sys.executable, __file__, "alone", json.dumps(arguments)]
-    how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    kwargs: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=patience, **how)
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=patience, **kwargs)
     except subprocess.TimeoutExpired:
         return {"late": True, "status": None}, b""
     return {"late": False, "status": done.returncode}, done.stdout[LENGTH:]
@@ -212,11 +213,11 @@ def watch(arguments: Sequence, patience: float, result: int) -> None:
             os._exit(1)
     os.close(writer)
     try:
-        how, report = _report(reader, child, patience, result)
+        end, report = _report(reader, child, patience, result)
     finally:
         _end_children(child)
     with open(result, "wb") as file:
-        file.write(json.dumps(how).encode() + b"\n" + report)
+        file.write(json.dumps(end).encode() + b"\n" + report)
 
 
 def _control(option: int, value: int) -> None:

@@ -84,8 +84,8 @@ def print_checks(
 
 def content_loss_test(content_loss: Callable, ref: Reference) -> str:
     """Test the content loss: of the content picture against a picture of zeros."""
-    found = content_loss(6e-2, ref.content[CONTENT_LAYER], ref.black[CONTENT_LAYER])
-    return f"Content Loss Maximum error is {ref.error('cl_out', found):.3f}"
+    value = content_loss(6e-2, ref.content[CONTENT_LAYER], ref.black[CONTENT_LAYER])
+    return f"Content Loss Maximum error is {ref.error('cl_out', value):.3f}"
 
 
 def gram_matrix_test(gram_matrix: Callable, ref: Reference) -> str:
@@ -96,8 +96,8 @@ def gram_matrix_test(gram_matrix: Callable, ref: Reference) -> str:
 def style_loss_test(style_loss: Callable, gram_matrix: Callable, ref: Reference) -> str:
     """Test the style loss: of the content picture against the style picture."""
     targets = [gram_matrix(ref.style[layer]) for layer in STYLE_LAYERS]
-    found = style_loss(ref.content, STYLE_LAYERS, targets, STYLE_WEIGHTS)
-    return f"Style Loss Error is {ref.error('sl_out', found):.3f}"
+    value = style_loss(ref.content, STYLE_LAYERS, targets, STYLE_WEIGHTS)
+    return f"Style Loss Error is {ref.error('sl_out', value):.3f}"
 
 
 def tv_loss_test(tv_loss: Callable, ref: Reference) -> str:

@@ -120,7 +120,7 @@ def save_losses(
 ) -> None:
     """Write style_losses.png: the terms over the steps, the style term also by layer."""
     # A style loss of one's own need not tell its terms.
-    told = {name for name, curve in curves.items() if len(curve[0]) > 4}
+    with_layers = {name for name, curve in curves.items() if len(curve[0]) > 4}
     by_layer = {
         preset.name: [
             f"style, layer {layer}"
@@ -128,7 +128,7 @@ def save_losses(
             if weight
         ]
         for preset in chosen
-        if preset.name in told
+        if preset.name in with_layers
     }
     session.save(draw_losses(curves, by_layer), "style_losses.png", **facts)
 

@@ -42,12 +42,6 @@ from files.atomic import atomic_write
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
 CODE = (".py", ".ipynb")  # all that is unpacked
-# What submissions of other courses' editions import of modules that are not handed in.
-HELPERS = {
-    f"{package}/{name}.py": f"from {name} import *\n".encode()
-    for package in ("cs231n", "deeplearning")
-    for name in ("data_utils", "image_utils")
-}
 
 
 def written(edition: str) -> frozenset[str]:
@@ -139,13 +133,13 @@ def grade(path: Path, rules: Rules) -> Grade:
 
 def scored(result: Grade, outcomes: dict[str, check.Outcome], rules: Rules) -> Grade:
     """Add the points of the edition's items to a grade; outcomes: item → what the check says."""
-    printing = rules.strict and any(UNASKED in outcome.words for outcome in outcomes.values())
+    printing = rules.strict and any(UNASKED in outcome.message for outcome in outcomes.values())
     for item in of_edition(rules.edition):
         question, most = item.editions[rules.edition]
         points, message = 0.0, result.error
         if outcome := outcomes.get(item.name):
             points = rules.points(outcome, most)
-            message = f"{outcome.status} {outcome.words}".strip()
+            message = f"{outcome.status} {outcome.message}".strip()
         if printing:
             points, message = 0, f"{message}; no points, as the code prints {UNASKED}"
         result.scores.append(Score(item, question, most, points, message))
@@ -221,17 +215,18 @@ def _around_code(files: dict[str, bytes], edition: str) -> tuple[dict[str, bytes
     students = written(edition)
     tops = _top_folders(files, students)
     top = tops[0]
-    own = {
+    submission = {
         name.removeprefix(top): content for name, content in files.items() if name.startswith(top)
     }
     given = {
         name: content
-        for name, content in (HELPERS | course_files(ROOT)).items()
+        for name, content in course_files(ROOT).items()
         if name not in STUDENTS and _top(name, students) is None
     }
     notes = [f"graded is the folder {top!r}"] if top else []
     notes += [f"not graded: {', '.join(map(repr, tops[1:]))}"] if tops[1:] else []
-    return own | given if edition in (ASSIGNMENT, "a3") else given | own, notes
+    ours_first = edition in (ASSIGNMENT, "a3")
+    return submission | given if ours_first else given | submission, notes
 
 
 def _around_notebooks(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
@@ -385,12 +380,12 @@ def stored(path: Path) -> check.Expected:
         InputError: the file cannot be read, or holds something else.
     """
     try:
-        found = check.Expected(path)
+        expected = check.Expected(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
-    if not found.inputs:
+    if not expected.inputs:
         raise InputError(f"{quoted(path)} holds no inputs; course/hidden.py makes such a file")
-    return found
+    return expected
 
 
 def drawn(seed: int, edition: str) -> check.Expected:
@@ -474,9 +469,9 @@ def row_of(result: Grade) -> list[str | float]:
         if score.points < score.most
     ]
     comments = [*result.notes, *([] if result.error else comments)]
-    words = [result.name, result.error, "; ".join(comments)]
+    cells = [result.name, result.error, "; ".join(comments)]
     name, error, comment = (
-        f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in words
+        f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text for text in cells
     )
     return [name, result.total, *(score.points for score in result.scores), error, comment]
 
@@ -529,30 +524,30 @@ def make_parser() -> Parser:
     parser = Parser(description="Grade submissions.")
     add = parser.add_argument
     add("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
-    words = "whose points (default: what most submissions look like)"
-    add("--edition", choices=EDITIONS, help=words)
+    text = "whose points (default: what most submissions look like)"
+    add("--edition", choices=EDITIONS, help=text)
     courses = sorted({item.extra for item in of_edition(HOMEWORK)} - {""})
-    words = "of the homework: whose extra credit is left out of the maximum"
-    add("--course", choices=courses, default="", help=words)
-    words = "no points at all for code that prints what nobody asked for"
-    add("--strict", action="store_true", help=words)
-    words = "of an item that is wrong, the share of the points that its right values have"
-    add("--partial", action="store_true", help=words)
+    text = "of the homework: whose extra credit is left out of the maximum"
+    add("--course", choices=courses, default="", help=text)
+    text = "no points at all for code that prints what nobody asked for"
+    add("--strict", action="store_true", help=text)
+    text = "of an item that is wrong, the share of the points that its right values have"
+    add("--partial", action="store_true", help=text)
     source = parser.add_mutually_exclusive_group()
-    words = "draws the inputs, which students do not have (default: another one each time)"
-    source.add_argument("--seed", type=int, metavar="N", help=words)
-    words = "inputs and values that course/hidden.py has stored, where there is no solution"
-    source.add_argument("--values", type=named_path, metavar="PATH", help=words)
-    words = (
+    text = "draws the inputs, which students do not have (default: another one each time)"
+    source.add_argument("--seed", type=int, metavar="N", help=text)
+    text = "inputs and values that course/hidden.py has stored, where there is no solution"
+    source.add_argument("--values", type=named_path, metavar="PATH", help=text)
+    text = (
         "so many submissions at once, on two cores each (default: as many as there are cores for)"
     )
-    add("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), metavar="N", help=words)
-    words = "Gradescope's results.json; of one submission"
-    add("--json", type=named_path, metavar="PATH", help=words)
-    words = "a line per submission, as soon as it is known"
-    add("--csv", type=named_path, metavar="PATH", help=words)
-    words = "a text file per submission, for its student"
-    add("--feedback", type=named_path, metavar="FOLDER", help=words)
+    add("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), metavar="N", help=text)
+    text = "Gradescope's results.json; of one submission"
+    add("--json", type=named_path, metavar="PATH", help=text)
+    text = "a line per submission, as soon as it is known"
+    add("--csv", type=named_path, metavar="PATH", help=text)
+    text = "a text file per submission, for its student"
+    add("--feedback", type=named_path, metavar="FOLDER", help=text)
     return parser
 
 

@@ -173,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Draw inputs that students do not have, and store right values.")
     parser.add_argument("--seed", type=int, required=True, help=f"from 1 to {LARGEST_SEED}")
     parser.add_argument("--out", type=named_path, required=True, metavar="PATH")
-    words = "whose functions (default: %(default)s)"
-    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help=words)
+    text = "whose functions (default: %(default)s)"
+    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help=text)
     options = parser.parse_args(argv)
     if not 0 < options.seed <= LARGEST_SEED:
         parser.error(f"--seed: a whole number from 1 to {LARGEST_SEED} was expected")

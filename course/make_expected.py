@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=items, metavar="ITEM", help=known)
     only = parser.parse_args().only or list(items)
     os.environ["OMP_NUM_THREADS"] = "1"
-    arrays, mistakes = kept(set(items) - set(only))
+    arrays, mistakes = stored(set(items) - set(only))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = solution_in(Path(name))
@@ -65,11 +65,11 @@ def main() -> None:
         for item in (items[name] for name in only if not name.endswith("_captum")):
             for name, edition in variants(item).items():
                 values, known = {}, []
-                for body, words in bodies(item, edition):
-                    key = f"{name}~{len(known)}" if words else name
-                    known += [words] if words else []
-                    found = with_body(item, folder, body, edition)
-                    values |= {f"{key}/{array}": found[array] for array in found}
+                for body, mistake in bodies(item, edition):
+                    key = f"{name}~{len(known)}" if mistake else name
+                    known += [mistake] if mistake else []
+                    result = with_body(item, folder, body, edition)
+                    values |= {f"{key}/{array}": result[array] for array in result}
                 arrays, mistakes[name] = arrays | values, known
                 print(f"{name}: {len(known)} mistakes", flush=True)
     with atomic_write(check.EXPECTED) as temporary, temporary.open("wb") as file:
@@ -85,8 +85,8 @@ def solution_in(folder: Path) -> Path:
     return folder
 
 
-def kept(names: set[str]) -> tuple[Arrays, dict[str, list[str]]]:
-    """Return what is stored of items: the values, and the mistakes' words."""
+def stored(names: set[str]) -> tuple[Arrays, dict[str, list[str]]]:
+    """Return what is stored of items: the values and the mistakes."""
     if not names:
         return {}, {}
     old = check.Expected(check.EXPECTED)
@@ -113,7 +113,7 @@ def variants(item: Item) -> dict[str, Edition]:
 
 
 def bodies(item: Item, edition: Edition) -> Iterator[tuple[str, str]]:
-    """Yield bodies for an item's function: right ones, without words, and those of known mistakes.
+    """Yield bodies for an item's function: right ones with "", wrong ones with the mistake's name.
 
     Raises:
         ValueError: what is to be changed is not there.
@@ -126,12 +126,12 @@ def bodies(item: Item, edition: Edition) -> Iterator[tuple[str, str]]:
         ways.append(right.replace(UNIT, PLAIN))
     for way in ways:
         yield way, ""
-        for words, (old, new) in MISTAKES.get(item.name, {}).items():
+        for mistake, (old, new) in MISTAKES.get(item.name, {}).items():
             if old not in right:
                 raise ValueError(f"{item.name}: {old!r} is not in the right solution")
             body = way.replace(old, new)
             if body not in ways:
-                yield body, words
+                yield body, mistake
 
 
 def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
@@ -210,7 +210,7 @@ def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
             del sys.modules[name]
     if solution.findings:
         raise ValueError(f"{item.name}: {solution.findings} of {body}")
-    if "plain/change" in arrays:
+    if any(key.startswith("plain/") for key in arrays):
         way = "plain" if PLAIN_STEP.search(body) else "unit"
         arrays = {key: arrays[key] for key in arrays if key.startswith(way)}
     return arrays
@@ -218,12 +218,12 @@ def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
 
 def measured(item: Item, folder: Path, inputs: dict | None = None) -> Arrays:
     """Return an item's values, which no other finding may accompany."""
-    found = check.measure(item, folder, inputs=inputs)
-    if found.status != "ok" or found.findings:
+    outcome = check.measure(item, folder, inputs=inputs)
+    if outcome.status != "ok" or outcome.findings:
         raise ValueError(
-            f"{item.name}: {found.status} {found.words} {found.place} {found.findings}"
+            f"{item.name}: {outcome.status} {outcome.message} {outcome.place} {outcome.findings}"
         )
-    return found.arrays
+    return outcome.arrays
 
 
 if __name__ == "__main__":

@@ -78,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=ASSIGNMENT,
         help="which (default: %(default)s)",
     )
-    words = f"make {AUTOGRADER}, which holds no solution, but hidden inputs and their values"
-    parser.add_argument("--autograder", action="store_true", help=words)
-    words = "of --autograder, draws the inputs (default: another one each time)"
-    parser.add_argument("--seed", type=int, metavar="N", help=words)
+    text = f"make {AUTOGRADER}, which holds no solution, but hidden inputs and their values"
+    parser.add_argument("--autograder", action="store_true", help=text)
+    text = "of --autograder, draws the inputs (default: another one each time)"
+    parser.add_argument("--seed", type=int, metavar="N", help=text)
     options = parser.parse_args(argv)
     homework = options.edition == HOMEWORK
     archive = HOMEWORK_STARTER if homework else STARTER
@@ -113,8 +113,8 @@ def hidden_values(seed: int, edition: str = ASSIGNMENT) -> bytes:
         command += ["--edition", edition]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
-            said = "".join(done.stderr.strip().splitlines()[-1:])
-            raise StarterError(f"no values for the inputs of seed {seed}: {said}")
+            message = "".join(done.stderr.strip().splitlines()[-1:])
+            raise StarterError(f"no values for the inputs of seed {seed}: {message}")
         return path.read_bytes()
 
 
@@ -247,15 +247,15 @@ def _without_helpers(sources: dict[str, str], removed: list[str]) -> dict[str, s
     removed = [ast.parse(textwrap.dedent(text)) for text in removed]
     while removed:
         candidates |= {name for tree in removed for name in _used_names(tree)} - GIVEN
-        used, found = [], []
+        used, helpers = [], []
         for file, source in sources.items():
             tree = ast.parse(source)
             used += _used_names(tree)
-            found += [(file, node) for node in _helpers(tree) if node.name in candidates]
+            helpers += [(file, node) for node in _helpers(tree) if node.name in candidates]
         # What a helper says of itself does not count as a use.
         gone = [
             (file, n)
-            for file, n in found
+            for file, n in helpers
             if used.count(n.name) == list(_used_names(n)).count(n.name)
         ]
         removed = [node for _, node in gone]

@@ -53,11 +53,11 @@ def _raising(match: re.Match) -> str:
 
 def submitted(names: Iterable[str]) -> dict[str, str]:
     """Return a submission's two notebooks, by their names: where they belong → path."""
-    found: dict[str, str] = {}
+    notebooks: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (name.count("/"), name)):
         path = PurePosixPath(name)
         if path.suffix == ".ipynb" and not any(part.startswith((".", "__")) for part in path.parts):
             for word, place in (("visuali", NETWORK), ("style", STYLE)):
                 if word in path.name.lower():
-                    found.setdefault(place, name)
-    return found
+                    notebooks.setdefault(place, name)
+    return notebooks

@@ -60,8 +60,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         InputError: no such file, or one without a state dict of floating-point weights.
     """
     content = _read(path)
-    found = OrderedDict(_state_dicts(content))
-    entries = sorted(found, key=lambda entry: (_rank(entry), entry.count(".")))
+    state_dicts = OrderedDict(_state_dicts(content))
+    entries = sorted(state_dicts, key=lambda entry: (_rank(entry), entry.count(".")))
     items = (item for _, part in _dictionaries(content) for item in part.items())
     if any(
         getattr(value, "is_quantized", False) or "_packed_params" in key for key, value in items
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
             f"weights {quoted(path)}: several state dicts are in it, {names}; {HOW_TO_SAVE}"
         )
     entry = entries[0]
-    return found[entry], f"{path.name} [{entry}]" if entry else path.name
+    return state_dicts[entry], f"{path.name} [{entry}]" if entry else path.name
 
 
 def with_fitting_names(
@@ -99,13 +99,13 @@ def with_fitting_names(
         if len(candidate.keys() & wanted) > len(best.keys() & wanted):
             best = candidate
         candidate = _without_prefix(candidate)
-    kept = OrderedDict(
+    fitting = OrderedDict(
         (key, value)
         for key, value in best.items()
         if key in wanted or not (value.numel() == 1 or OF_THE_LOSS.match(key))
     )
-    kept._metadata = getattr(best, "_metadata", None)  # type: ignore[attr-defined]
-    return kept
+    fitting._metadata = getattr(best, "_metadata", None)  # type: ignore[attr-defined]
+    return fitting
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
@@ -182,10 +182,10 @@ def _read(path: Path) -> object:
             warnings.simplefilter("ignore")  # remarks on the file's age
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
+        match = re.search(r"GLOBAL (\S+)", str(error))
         what = (
-            f"more than plain tensors ({found[1]})"
-            if found
+            f"more than plain tensors ({match[1]})"
+            if match
             else "more than plain tensors, or is damaged"
         )
         why = f"refused, since the file holds {what}, and reading it could run code"
@@ -198,12 +198,12 @@ def _read(path: Path) -> object:
         ) from error
     except Exception as error:  # a damaged file can make the readers raise nearly anything
         if "TorchScript" in str(error):
-            how = (
+            advice = (
                 f"save one with torch.save(torch.jit.load({quoted(path.name)}).state_dict(), "
                 f"'weights.pth')"
             )
             raise InputError(
-                f"weights {quoted(path)}: a TorchScript archive, not a state dict; {how}"
+                f"weights {quoted(path)}: a TorchScript archive, not a state dict; {advice}"
             ) from error
         raise InputError(
             f"weights {quoted(path)}: not a readable state dict: {cause(error)[:120]}"

@@ -31,12 +31,12 @@ def read_class_names(path: Path, count: int) -> dict[int, str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
-        found = (
+        content = (
             json.loads(text)
             if text.startswith(("[", "{"))
             else [line.strip() for line in text.splitlines()]
         )
-        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
         names = {int(key): name for key, name in pairs}
     except RecursionError as error:
         raise InputError(
@@ -63,12 +63,12 @@ def read_class_names(path: Path, count: int) -> dict[int, str]:
         raise InputError(
             f"{quoted(path)} holds {what}; a name a line is expected, or JSON: a list, or id → name"
         )
-    if (isinstance(found, list) and len(names) != count) or not 0 <= min(names) <= max(
+    if (isinstance(content, list) and len(names) != count) or not 0 <= min(names) <= max(
         names
     ) < count:
         ids = (
             f"{len(names)} names"
-            if isinstance(found, list)
+            if isinstance(content, list)
             else f"ids from {min(names)} to {max(names)}"
         )
         raise InputError(

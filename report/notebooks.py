@@ -55,8 +55,8 @@ def formula(source: str) -> Image.Image | None:
         source = source.replace(name, known)
     file = io.BytesIO()
     try:
-        words = f"${' '.join(source.split())}$"
-        matplotlib.mathtext.math_to_image(words, file, FontProperties(size=14), DPI, "png")
+        formula = f"${' '.join(source.split())}$"
+        matplotlib.mathtext.math_to_image(formula, file, FontProperties(size=14), DPI, "png")
     except ValueError:
         return None
     return Image.open(file).convert("RGB")

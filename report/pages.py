@@ -383,9 +383,9 @@ class Report(FPDF):
         with self.table(
             col_widths=widths, width=share * sum(widths), text_align=aligned, **layout
         ) as table:
-            for cells, words in zip(rows, texts, strict=True):
+            for cells, contents in zip(rows, texts, strict=True):
                 line = table.row()
-                for cell, text in zip(cells, words, strict=True):
+                for cell, text in zip(cells, contents, strict=True):
                     line.cell(text, style=_font_of(cell))
         self.skip(8)
 

@@ -226,7 +226,7 @@ def _judge(
 # --- What the numbers say ---
 
 
-def words_on_agreement(results: Results) -> str:
+def describe_agreement(results: Results) -> str:
     """Say how much is left of each map when all layers are random, and how many have vanished."""
     ends = results.column("rank correlation")
     control = ends.pop("edge detector")
@@ -236,16 +236,16 @@ def words_on_agreement(results: Results) -> str:
         for method, each in ends.items()
         if each.maps < each.asked
     )
-    words = (
+    text = (
         f"With all layers random the rank correlation is: {medians}; edge detector "
         f"{control.median:.2f}."
     )
-    return words + (
+    return text + (
         f" Maps that have vanished and are left out, of {control.asked}: {gone}." if gone else ""
     )
 
 
-def words_on_areas(results: Results) -> str:
+def describe_areas(results: Results) -> str:
     """Say which methods have better areas than every control."""
     sentences = []
     for measure in AREAS:

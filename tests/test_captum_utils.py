@@ -17,7 +17,7 @@ from helpers import network_state, same_state
 from PIL import Image
 from torch import nn
 
-from captum_utils import compute_attributions, visualize_attr_maps
+from captum_utils import compute_attributions, occlusion_windows, visualize_attr_maps
 from errors import InputError
 from figure_utils import GAP, HEADING_BAND, LABEL_BAND, TITLE_BAND, provenance
 
@@ -35,7 +35,7 @@ def inputs():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algorithm, how",
+    "algorithm, kwargs",
     [
         (Saliency, {}),
         (IntegratedGradients, {"n_steps": 9}),
@@ -45,12 +45,12 @@ def inputs():
     ],
 )
 @pytest.mark.parametrize("labels", ["tensor", "list", "one"])
-def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, how, labels):
+def test_chunks_give_what_captum_gives_at_once(tiny_model, inputs, algorithm, kwargs, labels):
     X, y = inputs
     target = {"tensor": y, "list": y.tolist(), "one": 3}[labels]
-    expected = algorithm(tiny_model).attribute(X.clone().requires_grad_(), target=target, **how)
+    expected = algorithm(tiny_model).attribute(X.clone().requires_grad_(), target=target, **kwargs)
     before = network_state(tiny_model)
-    attributions = compute_attributions(algorithm(tiny_model), X, target=target, **how)
+    attributions = compute_attributions(algorithm(tiny_model), X, target=target, **kwargs)
     assert torch.allclose(attributions, expected, rtol=1e-9, atol=1e-12)
     assert not attributions.requires_grad and not X.requires_grad and X.grad is None
     assert same_state(before, network_state(tiny_model))
@@ -105,6 +105,15 @@ def test_layers_and_tuples(tiny_model, inputs):
     )
 
 
+def test_layer_methods_record_no_graph_below_the_layer(tiny_model, inputs):
+    graphs = []
+    tiny_model.register_forward_pre_hook(lambda _, args: graphs.append(args[0].requires_grad))
+    compute_attributions(LayerActivation(tiny_model, tiny_model[3]), inputs[0])
+    assert not any(graphs)
+    compute_attributions(Saliency(tiny_model), inputs[0], target=0)
+    assert graphs[-1]
+
+
 def test_memory_stays_flat_by_batches_of_steps(tiny_model, inputs):
     sizes = []
     tiny_model.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
@@ -125,6 +134,15 @@ def test_the_network_is_left_as_it_was_after_an_exception(tiny_model, inputs):
     assert same_state(before, network_state(tiny_model))
     compute_attributions(GuidedBackprop(tiny_model), inputs[0], target=inputs[1])
     assert same_state(before, network_state(tiny_model))
+
+
+@pytest.mark.parametrize(
+    "height, width, square, stride", [(224, 300, 64, 40), (101, 100, 29, 18), (40, 33, 9, 6)]
+)
+def test_occlusions_squares_are_shares_of_the_short_side(height, width, square, stride):
+    windows = occlusion_windows(np.zeros((height, width, 3)))
+    assert windows["sliding_window_shapes"] == (3, square, square)
+    assert windows["strides"] == (3, stride, stride)
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(0, 3, 4, 4), None, np.zeros((2, 3, 4, 4))])
@@ -221,9 +239,9 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
-        ({"titles": ["a", "b"]}, "titles must name each of the 1 attributions, got 2"),
+        ({"titles": ["a", "b"]}, "titles .*got 2"),
         ({"y": [1]}, "y and attributions must hold one entry for each of the 2 photos"),
         (
             {"attributions": [torch.zeros(3, 1, 8, 8)]},
@@ -241,7 +259,7 @@ def test_another_preprocessing_and_a_photo_that_is_not_square(tmp_path):
         ({"X": np.zeros((0, 8, 8, 3), np.uint8), "y": []}, "at least one photo"),
     ],
 )
-def test_arguments_are_checked(tmp_path, change, words):
+def test_arguments_are_checked(tmp_path, change, message):
     arguments = {
         "X": np.zeros((2, 8, 8, 3), np.uint8),
         "y": [1, 2],
@@ -250,7 +268,7 @@ def test_arguments_are_checked(tmp_path, change, words):
     arguments |= change
     if not len(arguments["X"]):
         arguments["attributions"] = [torch.zeros(0, 1, 8, 8)]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         visualize_attr_maps(tmp_path / "f.png", class_names={}, **{"titles": ["a"], **arguments})
     assert not list(tmp_path.iterdir())
 

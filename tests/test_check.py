@@ -32,7 +32,7 @@ def test_the_solution_is_ok_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--only", "unknown"], "saliency_map"),
         (["--root", "absent"], "--root: there is no folder 'absent'"),
@@ -42,12 +42,12 @@ def test_the_solution_is_ok_everywhere(tmp_path):
         (["--json", "absent/outcomes.json"], "--json"),
     ],
 )
-def test_options_that_cannot_be_are_one_line(arguments, words, tmp_path):
+def test_options_that_cannot_be_are_one_line(arguments, message, tmp_path):
     result = run_check(*arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), (
         result.stderr
     )
-    assert words in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_utils import (
+    Photos,
+    find_photos,
     imagenet_classes,
     load_imagenet_val,
     load_images,
@@ -84,6 +86,12 @@ def test_photos_drawn_at_random(course):
     again, other = load_images(7, seed=3), load_images(7, seed=4)
     assert np.array_equal(again[0], drawn) and not np.array_equal(other[0], drawn)
     assert np.array_equal(load_images()[0], X) and np.array_equal(load_images()[1], y)
+
+
+def test_the_first_of_the_course_s_photos_come_with_their_labels(course):
+    chosen, (X, y, names) = find_photos(None, num=2), load_imagenet_val()
+    assert np.array_equal([photo.pixels for photo in chosen.photos], X[:2])
+    assert chosen.labels.tolist() == y[:2].tolist() and chosen.class_names == names
 
 
 def test_the_real_network_knows_the_package_photos(real_model, batch):
@@ -175,6 +183,15 @@ def test_any_size_of_photo(tmp_path, width, height):
     assert X.shape == (1, 224, 224, 3) and (X == (9, 99, 199)).all()
 
 
+def test_a_whole_photo_may_be_twenty_times_as_long_as_wide(tmp_path):
+    for length in (20, 21):
+        Image.new("RGB", (1, length)).save(tmp_path / f"{length}.png")
+    (photo,) = Photos([tmp_path / "20.png"], size=2, whole=True)
+    assert photo.pixels.shape == (40, 2, 3)
+    with pytest.raises(InputError, match=r"21\.png.*20 times"):
+        list(Photos([tmp_path / "21.png"], size=2, whole=True))
+
+
 def fill(folder: Path) -> None:
     """A folder with three photos, by name red, green, blue, and much that is none."""
     folder.mkdir()
@@ -238,25 +255,16 @@ def test_a_folder_without_an_image_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "call, words",
+    "call, message",
     [
-        (
-            lambda: load_imagenet_val(-1),
-            "num must be a whole number from 0, or None for all, got -1",
-        ),
-        (
-            lambda: load_imagenet_val(2.5),
-            "num must be a whole number from 0, or None for all, got 2.5",
-        ),
-        (
-            lambda: open_photos("photo.jpg"),
-            "paths must be a list of paths, got the single one 'photo.jpg'",
-        ),
-        (lambda: open_photos([], size=0), "size must be at least 1, got 0"),
+        (lambda: load_imagenet_val(-1), "num .*got -1"),
+        (lambda: load_imagenet_val(2.5), "num .*got 2.5"),
+        (lambda: open_photos("photo.jpg"), "paths .*got the single one 'photo.jpg'"),
+        (lambda: open_photos([], size=0), "size .*got 0"),
     ],
 )
-def test_arguments_are_checked(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
@@ -287,7 +295,7 @@ def test_labels(text, label):
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    "text, message",
     [
         (
             "cat",
@@ -309,8 +317,8 @@ def test_labels(text, label):
         ("--", "unknown class"),
     ],
 )
-def test_labels_that_are_none(text, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_labels_that_are_none(text, message):
+    with pytest.raises(InputError, match=message) as caught:
         parse_label(text, NAMES)
     assert "\n" not in str(caught.value)
 
@@ -373,7 +381,7 @@ def test_class_names(tmp_path, text, names):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"cat\ndog\n", "holds 2 names, but the network has 3 classes, 0 to 2"),
         (b'{"3": "cat"}', "holds ids from 3 to 3, but the network has 3 classes"),
@@ -386,9 +394,9 @@ def test_class_names(tmp_path, text, names):
         (None, "No such file"),
     ],
 )
-def test_class_names_that_do_not_fit(tmp_path, content, words):
+def test_class_names_that_do_not_fit(tmp_path, content, message):
     if content is not None:
         (tmp_path / "names.txt").write_bytes(content)
-    with pytest.raises(InputError, match=rf"names\.txt'.*{words}") as caught:
+    with pytest.raises(InputError, match=rf"names\.txt'.*{message}") as caught:
         read_class_names(tmp_path / "names.txt", 3)
     assert "\n" not in str(caught.value)

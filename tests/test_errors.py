@@ -10,7 +10,7 @@ def test_names_are_quoted_on_one_line():
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (FileNotFoundError(2, "No such file or directory", "a.png"), "No such file or directory"),
         (ValueError("two\n  lines"), "two lines"),
@@ -18,5 +18,5 @@ def test_names_are_quoted_on_one_line():
         ("text\nof a library", "text of a library"),
     ],
 )
-def test_causes_are_one_line(error, words):
-    assert cause(error) == words and issubclass(InputError, ValueError)
+def test_causes_are_one_line(error, message):
+    assert cause(error) == message and issubclass(InputError, ValueError)

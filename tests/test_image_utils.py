@@ -20,6 +20,7 @@ from helpers import (
     ROOT,
     difference,
     noise,
+    png_chunk,
     png_header,
     serving,
     smooth,
@@ -170,6 +171,7 @@ def test_where_white_is_zero_tones_are_not_turned_round(tmp_path, dtype):
         (np.array([[0, 128, 255]], np.float32), [0, 128, 255]),
         (np.array([[0, 40000, 65535]], np.int32), [0, 156, 255]),
         (np.array([[-5, 7, 200]], np.int32), [0, 7, 200]),
+        (np.array([[0, 1, 1]], np.int32), [0, 1, 1]),
         (np.zeros((1, 3), np.float32), [0, 0, 0]),
     ],
 )
@@ -187,8 +189,8 @@ def test_a_float_tiff_with_nan_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
 def test_of_an_animation_the_first_frame_is_taken(tmp_path, suffix):
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue", "lime")]
-    how = {"lossless": True} if suffix == "webp" else {}
-    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **how)
+    kwargs = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **kwargs)
     assert (np.asarray(open_image(tmp_path / f"a.{suffix}")) == (255, 0, 0)).all()
 
 
@@ -201,7 +203,7 @@ def test_odd_sizes(tmp_path, width, height):
 
 
 @pytest.mark.parametrize(
-    "name, content, words",
+    "name, content, message",
     [
         ("empty.jpg", b"", "no image format"),
         ("text.jpg", b"Dear Sir or Madam", "no image format"),
@@ -213,10 +215,10 @@ def test_odd_sizes(tmp_path, width, height):
         ("archive.npz", b"PK\x03\x04" + CONTENT, "no image format"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path, name, content, words):
+def test_what_is_no_image_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        InputError, match=f"^'[^\n]*{name}' cannot be read as an image: [^\n]*{words}[^\n]*$"
+        InputError, match=f"^'[^\n]*{name}' cannot be read as an image: [^\n]*{message}[^\n]*$"
     ):
         open_image(tmp_path / name)
 
@@ -499,16 +501,14 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
 
 
 @pytest.mark.parametrize(
-    "call, words",
+    "call, message",
     [
-        (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img must be a PIL image, got ndarray"),
-        (lambda: preprocess(smooth(), size=0), "size must be at least 1, got 0"),
+        (lambda: preprocess(np.zeros((4, 4, 3), np.uint8)), "img .*got ndarray"),
+        (lambda: preprocess(smooth(), size=0), "size .*got 0"),
+        (lambda: preprocess(smooth(), size=(0, 5)), r"size .*got \(0, 5\)"),
         (lambda: preprocess(Image.new("RGB", (1, 5000))), "1×5000 pixels is too large"),
-        (
-            lambda: preprocess_image(np.zeros((3, 4))),
-            r"img must have shape \(\.\.\., 3\), got \(3, 4\)",
-        ),
-        (lambda: deprocess(smooth()), "img must be a tensor, got Image"),
+        (lambda: preprocess_image(np.zeros((3, 4))), r"img .*got \(3, 4\)"),
+        (lambda: deprocess(smooth()), "img .*got Image"),
         (lambda: deprocess(torch.zeros(0, 3, 4, 4)), r"img must have shape .* got \(0, 3, 4, 4\)"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.nan)), "not finite"),
         (lambda: deprocess(torch.full((3, 2, 2), torch.inf)), "not finite"),
@@ -519,18 +519,12 @@ def test_blur_of_an_empty_batch_and_of_a_leaf():
         (lambda: to_batch(np.zeros((4, 4, 3), np.uint8)), r"got uint8 of shape \(4, 4, 3\)"),
         (lambda: blur_image(torch.zeros(3, 4, 4)), r"X must be a float tensor \(N, C, H, W\)"),
         (lambda: blur_image(torch.zeros(1, 3, 4, 4, dtype=torch.int64)), "got torch.int64"),
-        (
-            lambda: blur_image(torch.zeros(1, 3, 4, 4), -1),
-            "sigma must be a finite number from 0, got -1",
-        ),
-        (
-            lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")),
-            "sigma must be a finite number from 0, got nan",
-        ),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), -1), "sigma .*got -1"),
+        (lambda: blur_image(torch.zeros(1, 3, 4, 4), float("nan")), "sigma .*got nan"),
     ],
 )
-def test_arguments_are_checked(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_arguments_are_checked(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
@@ -659,8 +653,10 @@ PROFILES = {
 @pytest.mark.parametrize("name", PROFILES)
 def test_colours_by_their_profile(tmp_path, name, suffix):
     primaries, function = PROFILES[name]
-    picture, how = smooth(), {"lossless": True} if suffix == "webp" else {}
-    picture.save(tmp_path / f"photo.{suffix}", icc_profile=rgb_profile(primaries, function), **how)
+    picture, kwargs = smooth(), {"lossless": True} if suffix == "webp" else {}
+    picture.save(
+        tmp_path / f"photo.{suffix}", icc_profile=rgb_profile(primaries, function), **kwargs
+    )
     expected = in_srgb(function(np.asarray(picture) / 255), primaries)
     opened = open_image(tmp_path / f"photo.{suffix}")
     assert np.abs(np.asarray(opened) - expected).max() <= 2
@@ -739,9 +735,9 @@ def test_inks_by_their_profile(tmp_path, suffix, tolerance):
     for i, ink in enumerate((None, 3, 0, 1)):  # none, black, cyan, magenta
         if ink is not None:
             patches[:, 16 * i : 16 * i + 16, ink] = 255
-    how = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
+    kwargs = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
     Image.fromarray(patches, "CMYK").save(
-        tmp_path / f"print.{suffix}", icc_profile=cmyk_profile(), **how
+        tmp_path / f"print.{suffix}", icc_profile=cmyk_profile(), **kwargs
     )
     opened = np.asarray(open_image(tmp_path / f"print.{suffix}"))[8, 8::16]
     expected = [[255] * 3, [0] * 3, lab_in_srgb(*CYAN), lab_in_srgb(*MAGENTA)]
@@ -903,10 +899,10 @@ def test_above_pillow_s_limit_one_line_says_what_to_do(tmp_path):
 @pytest.mark.slow
 def test_a_png_with_large_metadata_is_opened(tmp_path):
     info = PngInfo()
-    words = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 3_000_000)))
-    info.add_text("workflow", words, zip=True)
-    info.add_itxt("XML:com.adobe.xmp", words, zip=True)
-    info.add_text("plain", words)
+    message = "".join(map(chr, np.random.default_rng(0).integers(97, 123, 3_000_000)))
+    info.add_text("workflow", message, zip=True)
+    info.add_itxt("XML:com.adobe.xmp", message, zip=True)
+    info.add_text("plain", message)
     smooth().save(tmp_path / "photo.png", pnginfo=info)
     assert np.array_equal(open_image(tmp_path / "photo.png"), smooth())
 
@@ -934,18 +930,9 @@ def test_exif_that_cannot_be_read_says_nothing(tmp_path, exif):
 def png(depth: int, colours: int, pixels: bytes, width: int, transparency: bytes = b"") -> bytes:
     """A PNG of one row."""
     head, rest = png_header(width, 1)[:8], png_header(width, 1)[8:]
-
-    def chunk(name, content):
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
-
-    content = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
-    content += chunk(b"tRNS", transparency) if transparency else b""
-    return head + content + chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + rest[-12:]
+    content = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colours, 0, 0, 0))
+    content += png_chunk(b"tRNS", transparency) if transparency else b""
+    return head + content + png_chunk(b"IDAT", zlib.compress(b"\0" + pixels)) + rest[-12:]
 
 
 def test_16_bit_grey_with_transparency(tmp_path):

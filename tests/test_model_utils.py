@@ -72,17 +72,14 @@ def test_a_network_is_frozen_and_in_eval_mode_and_channels_last(real_model):
     assert real_model.arch == "squeezenet1_1" and real_model.weights_name
 
 
-@pytest.mark.slow
+SEVERAL = ["squeezenet1_0", "resnet18", "googlenet", "inception_v3", "mnasnet0_5"]
+
+
 @pytest.mark.parametrize(
     "arch",
     [
-        "squeezenet1_0",
-        "resnet18",
-        "googlenet",
-        "inception_v3",
-        "mnasnet0_5",
-        "mobilenet_v3_small",
         SMALL,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*SEVERAL, "mobilenet_v3_small")),
     ],
 )
 def test_any_classification_network_by_name(arch, batch):
@@ -102,7 +99,7 @@ def test_random_weights_are_the_same_every_time():
 
 
 @pytest.mark.parametrize(
-    "arch, words",
+    "arch, message",
     [
         ("squeezenet1_2", "unknown network 'squeezenet1_2'; did you mean squeezenet1_1"),
         ("resnet19", "did you mean resnet"),
@@ -113,8 +110,8 @@ def test_random_weights_are_the_same_every_time():
         ("a\nb", "unknown network"),
     ],
 )
-def test_unknown_networks_are_named(arch, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_unknown_networks_are_named(arch, message):
+    with pytest.raises(InputError, match=message) as caught:
         load_model(arch, "none")
     assert "\n" not in str(caught.value)
 
@@ -132,7 +129,7 @@ def test_every_network_has_official_weights_with_a_checksum():
 
 
 @pytest.mark.parametrize(
-    "device, words",
+    "device, message",
     [
         ("quantum", "unknown device 'quantum'; use auto, cuda, mps or cpu"),
         ("meta", "not supported"),
@@ -141,8 +138,8 @@ def test_every_network_has_official_weights_with_a_checksum():
         ("cuda:99", "torch sees .* CUDA GPUs here"),
     ],
 )
-def test_devices_that_are_not_there(device, words):
-    with pytest.raises(InputError, match=words):
+def test_devices_that_are_not_there(device, message):
+    with pytest.raises(InputError, match=message):
         pick_device(device)
 
 
@@ -196,12 +193,12 @@ def test_files_of_earlier_releases(tmp_path):
 
     def check(model, state):
         torch.save(state, tmp_path / "old.pth")
-        fresh = type(model)(**how).eval()
+        fresh = type(model)(**settings).eval()
         model_utils._fit(fresh, read_checkpoint(tmp_path / "old.pth")[0], "net", "old.pth")
         assert same_parameters(fresh, model.state_dict())
 
-    how = {"growth_rate": 4, "block_config": (2, 2), "num_init_features": 8, "num_classes": 5}
-    dense = models.DenseNet(**how)
+    settings = {"growth_rate": 4, "block_config": (2, 2), "num_init_features": 8, "num_classes": 5}
+    dense = models.DenseNet(**settings)
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2.", key): value
         for key, value in dense.state_dict().items()
@@ -209,7 +206,7 @@ def test_files_of_earlier_releases(tmp_path):
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     check(dense, OrderedDict(old))
-    how = {
+    settings = {
         "image_size": 32,
         "patch_size": 16,
         "num_layers": 1,
@@ -217,7 +214,7 @@ def test_files_of_earlier_releases(tmp_path):
         "hidden_dim": 8,
         "mlp_dim": 16,
     }
-    vit = models.VisionTransformer(**how)
+    vit = models.VisionTransformer(**settings)
     check(
         vit,
         OrderedDict(
@@ -225,8 +222,8 @@ def test_files_of_earlier_releases(tmp_path):
             for key, value in vit.state_dict().items()
         ),
     )
-    how = {"alpha": 0.5}
-    mnasnet = models.MNASNet(**how)
+    settings = {"alpha": 0.5}
+    mnasnet = models.MNASNet(**settings)
     check(mnasnet, mnasnet.state_dict())
 
 
@@ -352,8 +349,13 @@ def test_a_poisoned_cache_is_mended(cache, monkeypatch, weights_file, small_stat
     assert (cache / name).read_bytes() == content
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("answer", [hangs, drips, breaks, missing, whole(b"another file")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(pytest.param(answer, marks=pytest.mark.slow) for answer in (hangs, drips)),
+        *(breaks, missing, whole(b"another file")),
+    ],
+)
 def test_a_download_that_fails_leaves_the_cache_clean(cache, monkeypatch, caplog, answer):
     with serving(answer) as url:
         official(b"the right file", monkeypatch, url)
@@ -438,7 +440,7 @@ def test_a_network_in_a_file(own_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "words"),
+    ("name", "weights", "message"),
     [
         ("absent", "auto", "it holds no absent"),
         ("number", "auto", r"number gives a int, not a torch\.nn\.Module"),
@@ -449,19 +451,19 @@ def test_a_network_in_a_file(own_file, tmp_path):
         ("Net", "absent.pth", r"weights 'absent\.pth': no such file"),
     ],
 )
-def test_networks_in_files_that_cannot_be_had(own_file, name, weights, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_networks_in_files_that_cannot_be_had(own_file, name, weights, message):
+    with pytest.raises(InputError, match=message) as caught:
         load_model(f"{own_file}:{name}", weights, "cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_other_files(tmp_path):
     (tmp_path / "broken.py").write_text("import torch\nnet = (\n")
-    for arch, words in (
+    for arch, message in (
         (f"{tmp_path}/broken.py:net", "broken.py': SyntaxError"),
         (f"{tmp_path}/absent.py:net", "absent.py': no such file"),
         (f"{tmp_path}/broken.py", "or FILE.py:NAME"),
     ):
-        with pytest.raises(InputError, match=words) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             load_model(arch)
         assert "\n" not in str(caught.value)

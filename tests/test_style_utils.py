@@ -56,9 +56,9 @@ def pictures(tmp_path_factory):
 
 
 def run(pictures, cnn, size=48, dtype=torch.FloatTensor, name="picture", testing=True, **changes):
-    """Style transfer with the starry preset; returns the result and what the callback was told."""
-    told = []
-    setting = {**STARRY, "style_size": size, "callback": told.append, **changes}
+    """Style transfer with the starry preset; returns the result and what the callback got."""
+    reports = []
+    setting = {**STARRY, "style_size": size, "callback": reports.append, **changes}
     result = style_transfer(
         name,
         *pictures,
@@ -73,7 +73,7 @@ def run(pictures, cnn, size=48, dtype=torch.FloatTensor, name="picture", testing
         testing=testing,
         **setting,
     )
-    return result, told
+    return result, reports
 
 
 # --- Features and helpers ---
@@ -115,11 +115,8 @@ def test_features_can_stop_early(bundled_model):
 
 
 def test_a_layer_that_does_not_exist_is_named(bundled_model):
-    for layer, words in (
-        (13, "last_layer must name one of the layers 0 to 12, got 13"),
-        (-1, "last_layer .* got -1"),
-    ):
-        with pytest.raises(ValueError, match=words):
+    for layer, message in ((13, "last_layer .*got 13"), (-1, "last_layer .* got -1")):
+        with pytest.raises(ValueError, match=message):
             extract_features(torch.zeros(1, 3, 40, 40), bundled_model, last_layer=layer)
 
 
@@ -196,6 +193,14 @@ def test_losses_agree_with_the_courses_values(course, official):
     assert all(errors[name] <= limits[name] for name in limits), errors
 
 
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_check_values_that_cannot_be_read_are_named(tmp_path, content):
+    if content:
+        (tmp_path / "values.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"values\.npz"):
+        style_utils.reference_values(tmp_path / "values.npz")
+
+
 # --- The update rules ---
 
 
@@ -229,22 +234,22 @@ def textbook_transfer(pictures, cnn, steps):
 def test_the_courses_rule_is_followed(bundled_model, pictures):
     cnn = copy.deepcopy(bundled_model).double().to(memory_format=torch.channels_last)
     wanted, losses = textbook_transfer(pictures, cnn, 26)
-    result, told = run(pictures, cnn, dtype=torch.DoubleTensor, num_iterations=26)
+    result, reports = run(pictures, cnn, dtype=torch.DoubleTensor, num_iterations=26)
     assert result.dtype == torch.float64
     torch.testing.assert_close(result, wanted, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose([p.total for p in told[:-1]], losses, rtol=1e-6)
+    np.testing.assert_allclose([p.total for p in reports[:-1]], losses, rtol=1e-6)
     assert wanted.abs().max() > 1.5  # the last steps are not clipped
 
 
 def test_the_callback_sees_every_picture_and_its_losses(bundled_model, pictures):
-    result, told = run(pictures, bundled_model, num_iterations=5)
-    assert [p.iteration for p in told] == list(range(6))
-    assert torch.equal(told[-1].image, result) and not result.requires_grad
+    result, reports = run(pictures, bundled_model, num_iterations=5)
+    assert [p.iteration for p in reports] == list(range(6))
+    assert torch.equal(reports[-1].image, result) and not result.requires_grad
     content, style = (style_utils.preprocess(Image.open(path), 48) for path in pictures)
     target = extract_features(content, bundled_model)[3]
     style_feats = extract_features(style, bundled_model)
     targets = [style_loss.gram_matrix(style_feats[layer]) for layer in STYLE_LAYERS]
-    for p in told:
+    for p in reports:
         feats = extract_features(p.image, bundled_model)
         terms = (
             content_loss(6e-2, feats[3], target),
@@ -258,8 +263,8 @@ def test_the_callback_sees_every_picture_and_its_losses(bundled_model, pictures)
 @pytest.mark.parametrize("optimizer", ITERATIONS)
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_short_runs(bundled_model, pictures, optimizer, steps):
-    result, told = run(pictures, bundled_model, optimizer=optimizer, num_iterations=steps)
-    assert len(told) == steps + 1 and result.shape == (1, 3, 48, 64)
+    result, reports = run(pictures, bundled_model, optimizer=optimizer, num_iterations=steps)
+    assert len(reports) == steps + 1 and result.shape == (1, 3, 48, 64)
     content = style_utils.preprocess(Image.open(pictures[0]), 48)
     assert (steps == 0) == torch.allclose(result, content, atol=1e-4)
 
@@ -267,8 +272,8 @@ def test_short_runs(bundled_model, pictures, optimizer, steps):
 @pytest.mark.slow
 def test_the_number_of_steps_is_the_optimizers_own_by_default(bundled_model, pictures):
     for optimizer, steps in ITERATIONS.items():
-        _, told = run(pictures, bundled_model, size=32, optimizer=optimizer)
-        assert told[-1].iteration == steps
+        _, reports = run(pictures, bundled_model, size=32, optimizer=optimizer)
+        assert reports[-1].iteration == steps
 
 
 @pytest.mark.slow
@@ -315,13 +320,13 @@ def test_every_rule_ends_where_it_should(by_rule, request):
 @pytest.mark.slow
 def test_feature_inversion(official, course):
     photo = course_file("styles_images/tubingen.jpg")
-    result, told = run((photo, photo), official, size=192, **INVERSION)
-    assert told[-1].content <= 0.15 * told[0].content
-    assert all(p.style == 0 for p in told)
+    result, reports = run((photo, photo), official, size=192, **INVERSION)
+    assert reports[-1].content <= 0.15 * reports[0].content
+    assert all(p.style == 0 for p in reports)
     original = style_utils.preprocess(Image.open(photo), 192)
     grey, wanted = (x.mean(dim=1).flatten() for x in (result, original))
     assert torch.corrcoef(torch.stack([grey, wanted]))[0, 1] > 0.6  # recognisable; the noise has 0
-    start = told[0].image.mean(dim=1).flatten()
+    start = reports[0].image.mean(dim=1).flatten()
     assert torch.corrcoef(torch.stack([start, wanted]))[0, 1].abs() < 0.05
 
 
@@ -376,11 +381,11 @@ def test_shares_of_one_and_nothing_are_one_style(bundled_model, pictures):
 
 
 def test_a_mask_of_ones_changes_nothing(bundled_model, pictures):
-    alone, told = run(pictures, bundled_model, num_iterations=2, optimizer="adam")
+    alone, reports = run(pictures, bundled_model, num_iterations=2, optimizer="adam")
     white = [Image.new("L", (64, 48), 255)]
     masked, seen = run(pictures, bundled_model, num_iterations=2, optimizer="adam", masks=white)
     torch.testing.assert_close(masked, alone, rtol=0, atol=1e-6)
-    assert [p.style for p in seen] == pytest.approx([p.style for p in told], rel=1e-6)
+    assert [p.style for p in seen] == pytest.approx([p.style for p in reports], rel=1e-6)
     assert (
         sum(seen[0].style_by_layer) == pytest.approx(seen[0].style)
         and len(seen[0].style_by_layer) == 4
@@ -464,9 +469,9 @@ def test_each_half_has_its_own_style(bundled_model, pictures):
 
 @pytest.mark.slow
 def test_a_texture_has_the_styles_gram_matrices(bundled_model, pictures):
-    result, told = run((None, pictures[1]), bundled_model, optimizer="adam", size=64)
-    assert result.shape == (1, 3, 64, 64) and told[-1].style < 0.1 * told[0].style
-    assert all(p.content == 0 for p in told)
+    result, reports = run((None, pictures[1]), bundled_model, optimizer="adam", size=64)
+    assert result.shape == (1, 3, 64, 64) and reports[-1].style < 0.1 * reports[0].style
+    assert all(p.content == 0 for p in reports)
 
 
 def test_it_starts_from_a_given_picture_of_any_size(bundled_model, pictures):
@@ -478,11 +483,11 @@ def test_it_starts_from_a_given_picture_of_any_size(bundled_model, pictures):
 
 
 def test_preserved_colors_are_those_of_the_content(bundled_model, pictures):
-    result, told = run(
+    result, reports = run(
         pictures, bundled_model, optimizer="adam", num_iterations=10, preserve_color=True
     )
     plain, _ = run(pictures, bundled_model, optimizer="adam", num_iterations=10)
-    assert torch.equal(told[-1].image, result)
+    assert torch.equal(reports[-1].image, result)
 
     def ycc(image):
         mean, std = (
@@ -528,9 +533,9 @@ def test_batch_norm_is_evaluated_and_not_updated(pictures):
 
 def test_it_works_where_gradients_are_off(bundled_model, pictures):
     with torch.no_grad():
-        result, told = run(pictures, bundled_model, num_iterations=2)
+        result, reports = run(pictures, bundled_model, num_iterations=2)
         assert not torch.is_grad_enabled()
-    assert told[-1].total != told[0].total and torch.isfinite(result).all()
+    assert reports[-1].total != reports[0].total and torch.isfinite(result).all()
 
 
 def test_the_same_seed_gives_the_same_bytes(bundled_model, pictures, tmp_path):
@@ -623,9 +628,9 @@ def test_a_loss_that_is_not_finite_stops_at_once(
         )
     assert damaged.calls == 4
     monkeypatch.setitem(globals(), "content_loss", ContentLoss())
-    _, told = run(pictures, bundled_model, num_iterations=23, optimizer="adam")
+    _, reports = run(pictures, bundled_model, num_iterations=23, optimizer="adam")
     assert np.array_equal(
-        Image.open(tmp_path / "picture.png"), deprocess(told[2].image, should_rescale=False)
+        Image.open(tmp_path / "picture.png"), deprocess(reports[2].image, should_rescale=False)
     )
 
 
@@ -659,8 +664,10 @@ def test_odd_pictures_are_taken(bundled_model, pictures, tmp_path):
     ]
     for path in odd:
         for pair in ((path, pictures[1]), (pictures[0], path)):
-            result, told = run(pair, bundled_model, size=32, num_iterations=2)
-            assert min(result.shape[2:]) == 32 and torch.isfinite(result).all() and len(told) == 3
+            result, reports = run(pair, bundled_model, size=32, num_iterations=2)
+            assert (
+                min(result.shape[2:]) == 32 and torch.isfinite(result).all() and len(reports) == 3
+            )
 
 
 def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_path):
@@ -674,34 +681,31 @@ def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_p
             tmp_path, "long.png", Image.new("RGB", (1, 5000))
         ): "1×5000 pixels; the long side may be at most 8 times",
     }
-    for path, words in refused.items():
+    for path, message in refused.items():
         for pair in ((path, pictures[1]), (pictures[0], path)):
-            with pytest.raises(ValueError, match=words):
+            with pytest.raises(ValueError, match=message):
                 run(pair, bundled_model, testing=False, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"num_iterations": 2.5}, "num_iterations must be an integer, got 2.5"),
-        ({"optimizer": "sgd"}, "optimizer must be one of course, adam, lbfgs, got 'sgd'"),
-        ({"num_iterations": -1}, "num_iterations must be at least 0, got -1"),
+        ({"num_iterations": 2.5}, "num_iterations .*got 2.5"),
+        ({"optimizer": "sgd"}, "optimizer .*got 'sgd'"),
+        ({"num_iterations": -1}, "num_iterations .*got -1"),
         ({"size": 31}, "image_size must be at least 32, got 31"),
-        ({"style_size": -5}, "style_size must be at least 32, got -5"),
-        (
-            {"style_layers": (1, 13, 6, 7)},
-            "style_layers must name one of the layers 0 to 12, got 13",
-        ),
+        ({"style_size": -5}, "style_size .*got -5"),
+        ({"style_layers": (1, 13, 6, 7)}, "style_layers .*got 13"),
         ({"style_layers": (1, 4)}, "style_layers has 2 entries, but style_weights has 4"),
-        ({"style_weights": (1, -2, 3, 4)}, "style_weights must be at least 0 and finite, got -2"),
-        ({"content_weight": float("nan")}, "content_weight must be at least 0 and finite, got nan"),
-        ({"tv_weight": -0.1}, "tv_weight must be at least 0 and finite, got -0.1"),
+        ({"style_weights": (1, -2, 3, 4)}, "style_weights .*got -2"),
+        ({"content_weight": float("nan")}, "content_weight .*got nan"),
+        ({"tv_weight": -0.1}, "tv_weight .*got -0.1"),
         ({"dtype": "complex numbers"}, "dtype 'complex numbers' cannot be used here"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(bundled_model, pictures, changes, words):
-    with pytest.raises(ValueError, match=words):
+def test_arguments_that_do_not_fit_are_named(bundled_model, pictures, changes, message):
+    with pytest.raises(ValueError, match=message):
         run(pictures, bundled_model, **changes)
 
 
@@ -714,10 +718,10 @@ def test_an_output_that_is_a_file_is_refused(bundled_model, pictures, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.cuda.FloatTensor, torch.device("cuda")], ids=str)
 def test_style_transfer_on_a_gpu(bundled_model, pictures, dtype):
-    result, told = run(pictures, bundled_model, dtype=dtype, num_iterations=3)
+    result, reports = run(pictures, bundled_model, dtype=dtype, num_iterations=3)
     assert result.is_cuda
     _, wanted = run(pictures, bundled_model, num_iterations=3)
-    np.testing.assert_allclose([p.total for p in told], [p.total for p in wanted], rtol=1e-2)
+    np.testing.assert_allclose([p.total for p in reports], [p.total for p in wanted], rtol=1e-2)
 
 
 @pytest.mark.gpu
@@ -726,8 +730,8 @@ def test_replayed_steps_are_the_same_to_the_bit(bundled_model, pictures, optimiz
     found = []
     for _ in range(2):
         setting = {"dtype": torch.device("cuda"), "optimizer": optimizer, "num_iterations": 12}
-        result, told = run(pictures, bundled_model, **setting)
-        found.append((result, [(p.content, *p.style_by_layer, p.total) for p in told]))
+        result, reports = run(pictures, bundled_model, **setting)
+        found.append((result, [(p.content, *p.style_by_layer, p.total) for p in reports]))
         monkeypatch.setattr(style_utils, "replayed", lambda evaluate, *_: evaluate)
     assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
 

@@ -7,6 +7,7 @@ import datetime
 import importlib
 import os
 import re
+import sys
 
 import pypdf
 import pytest
@@ -81,8 +82,8 @@ def test_a_run_makes_the_figures_that_the_scripts_make_and_sets_them(tmp_path):
         assert (together / path.name).read_bytes() == path.read_bytes()
     title, saliency, fooling = pages_of(together)
     assert all(
-        words in title
-        for words in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year))
+        fact in title
+        for fact in ("squeezenet1_1", "bundled", "Seed 1", "torch 2.", str(today().year))
     )
     assert (
         "1.1 Saliency maps" in saliency and "saliency_map.png" in saliency and "Answer" in saliency
@@ -219,41 +220,29 @@ def test_a_network_without_relus_is_written_up_without_guided_figures(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_question_without_enough_memory_is_named_and_the_next_one_runs(
-    tmp_path, monkeypatch, capsys, bundled_model
+@pytest.mark.parametrize(
+    "work, beginning, end",
+    [
+        ("import torch; torch.empty(1 << 60)", "script.py: error: out of memory; smaller", ""),
+        # A fault in a solution
+        ("raise KeyError('layer')", "Traceback", "script.py: error: KeyError: 'layer'\n"),
+    ],
+)
+def test_a_script_that_fails_is_named_and_the_next_one_runs(
+    tmp_path, monkeypatch, capsys, bundled_model, work, beginning, end
 ):
-    (tmp_path / "greedy.py").write_text(
-        "import torch\n\ndef add_options(parser):\n    pass\n\ndef make_figures(session):\n    "
-        "torch.empty(1 << 60)\n"
+    (tmp_path / "script.py").write_text(
+        f"def add_options(parser):\n    pass\n\ndef make_figures(session):\n    {work}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "script", raising=False)
     session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
     questions = [
-        dataclasses.replace(QUESTIONS[0], scripts=scripts)
-        for scripts in (("greedy",), ("fooling_image",))
+        dataclasses.replace(QUESTIONS[0], scripts=(name,)) for name in ("script", "fooling_image")
     ]
-    assert writeup.run_scripts(session, questions) == ["greedy"]
-    assert capsys.readouterr().err.startswith("greedy.py: error: out of memory; smaller pictures")
-    assert (tmp_path / "out" / "fooling_image.png").exists()
-
-
-@pytest.mark.slow
-def test_a_fault_in_a_solution_costs_its_question_alone(
-    tmp_path, monkeypatch, capsys, bundled_model
-):
-    (tmp_path / "faulty.py").write_text(
-        "def add_options(parser):\n    pass\n\ndef make_figures(session):\n    raise "
-        "KeyError('layer')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    session = Session(options("--out", tmp_path / "out", "--num", 1), bundled_model)
-    questions = [
-        dataclasses.replace(QUESTIONS[0], scripts=scripts)
-        for scripts in (("faulty",), ("fooling_image",))
-    ]
-    assert writeup.run_scripts(session, questions) == ["faulty"]
-    told = capsys.readouterr().err
-    assert "Traceback" in told and told.endswith("faulty.py: error: KeyError: 'layer'\n")
+    assert writeup.run_scripts(session, questions) == ["script"]
+    errors = capsys.readouterr().err
+    assert errors.startswith(beginning) and errors.endswith(end)
     assert (tmp_path / "out" / "fooling_image.png").exists()
 
 
@@ -370,7 +359,7 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0", ["no text"]),
         (b"\xff\xfe\x00", ["cannot read"]),
@@ -378,7 +367,7 @@ def test_long_answers_go_on_further_pages(figures, tmp_path):
     ],
 )
 def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
-    tmp_path, capsys, content, words
+    tmp_path, capsys, content, message
 ):
     file = tmp_path / "answers.md"
     if content is not None:
@@ -388,7 +377,7 @@ def test_answers_that_cannot_be_used_are_one_line_before_anything_runs(
         == 2
     )
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--answers" in line and all(word in line for word in words)
+    assert "--answers" in line and all(word in line for word in message)
     assert list((tmp_path / "out").iterdir()) == []
 
 

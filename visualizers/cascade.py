@@ -149,9 +149,9 @@ def _settle(module: nn.Module, compute: Callable[[], object]) -> None:
 
 
 def _draw(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    *path, own = name.split(".")
+    *path, leaf = name.split(".")
     holders = [network.get_submodule(".".join(path[:depth])) for depth in range(len(path), -1, -1)]
-    arguments = [inspect.signature(type(module)).parameters.get(own) for module in holders]
+    arguments = [inspect.signature(type(module)).parameters.get(leaf) for module in holders]
     defaults = [
         each.default
         for each in arguments
@@ -159,8 +159,8 @@ def _draw(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
     ]
     if defaults:
         parameter.fill_(defaults[0])
-    elif own == "bias" or (own == "weight" and parameter.dim() == 1):
-        parameter.fill_(own == "weight")
+    elif leaf == "bias" or (leaf == "weight" and parameter.dim() == 1):
+        parameter.fill_(leaf == "weight")
     else:
         parameter.normal_(std=SCALE)
 

@@ -103,18 +103,18 @@ def graph_nodes(
     `leave_out(node, source, number)` says of which sources not: of `node`, the output `number` of
     `source`.
     """
-    found: dict[Node, None] = {}  # in the order in which they are met
+    nodes: dict[Node, None] = {}  # in the order in which they are met
     waiting = [tensor.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
-            found[node] = None
+        if node is not None and node not in nodes:
+            nodes[node] = None
             waiting += [
                 source
                 for source, number in node.next_functions
                 if source is not None and not (leave_out and leave_out(node, source, number))
             ]
-    return list(found)
+    return list(nodes)
 
 
 def finite(gradient: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A layer's feature maps in one evaluation: kept with their gradient, or replaced by others."""
+"""A layer's feature maps in one evaluation: recorded with their gradient, or replaced by others."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from .layouts import Layout
 
 
 @dataclass
-class KeptMaps:
+class RecordedMaps:
     """A layer's feature maps in one evaluation, by which a gradient can be taken."""
 
     maps: torch.Tensor  # (N, C, h, w), in the graph
@@ -51,8 +51,8 @@ class Layer:
     layout: Layout
 
     @contextlib.contextmanager
-    def kept(self, images: torch.Tensor) -> Iterator[list[KeptMaps]]:
-        """Keep the layer's maps while its network is evaluated on images (N, 3, H, W), once.
+    def record(self, images: torch.Tensor) -> Iterator[list[RecordedMaps]]:
+        """Record the layer's maps while its network is evaluated on images (N, 3, H, W), once.
 
         Yields:
             A list that holds the maps after the evaluation.
@@ -60,10 +60,10 @@ class Layer:
         Raises:
             InputError: the layer gives no feature maps, or is not evaluated once.
         """
-        kept: list[KeptMaps] = []
+        recorded: list[RecordedMaps] = []
         times, fault = 0, None
 
-        def keep(_, __, output):
+        def hook(_, __, output):
             nonlocal times, fault
             times += 1
             try:
@@ -74,13 +74,13 @@ class Layer:
                 return output
             # Of a frozen network and a plain image, the graph begins here.
             maps = maps if maps.requires_grad else maps.detach().requires_grad_()
-            kept.append(KeptMaps(maps, self.layout.kind == "tokens"))
-            # A copy goes on: an in-place ReLU after the layer would overwrite what is kept.
+            recorded.append(RecordedMaps(maps, self.layout.kind == "tokens"))
+            # A copy goes on: an in-place ReLU after the layer would overwrite what is recorded.
             return self.layout.output(maps.clone(), output)
 
-        handle = self.module.register_forward_hook(keep)
+        handle = self.module.register_forward_hook(hook)
         try:
-            yield kept
+            yield recorded
         finally:
             handle.remove()
         if fault:

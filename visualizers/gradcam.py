@@ -28,9 +28,9 @@ class CustomReLU(torch.autograd.Function):
     """ReLU with the guided backward rule: the gradient passes where it and the input are positive.
 
     Springenberg, Dosovitskiy, Brox, Riedmiller: Striving for Simplicity, 2015, §3.4 and Figure 1.
-        Put in the place of a
-    network's ReLUs it turns the gradient into guided backprop. `GradCam` follows the same rule
-    without that change.
+
+    Put in the place of a network's ReLUs it turns the gradient into guided backprop. `GradCam`
+    follows the same rule without that change.
     """
 
     @staticmethod
@@ -144,18 +144,18 @@ class GradCam:
         def activation_and_gradient(
             images: torch.Tensor, labels: torch.Tensor, *others: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            with found.kept(images) as kept:
+            with target.record(images) as recorded:
                 if others:
                     scores = margins(gc_model, images, labels, others[0], "y_tensor")
                 else:
                     scores = class_scores(gc_model, images, labels, "y_tensor")
-            return kept[0].maps.detach(), kept[0].gradient(scores.sum())
+            return recorded[0].maps.detach(), recorded[0].gradient(scores.sum())
 
         check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             others = [] if against is None else [check_labels(against, images, "against")]
-            found = find_layer(gc_model, layer, images)
+            target = find_layer(gc_model, layer, images)
             self.activation_value, self.gradient_value = in_chunks(
                 activation_and_gradient, images, labels, *others
             )
@@ -187,17 +187,17 @@ class GradCam:
             images: torch.Tensor, labels: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             images.requires_grad_()
-            with found.kept(images) as kept:
+            with target.record(images) as recorded:
                 score = class_scores(gc_model, images, labels, "y_tensor").sum()
             # At the layer, before any ReLU is guided
-            plain = kept[0].gradient(score, retain_graph=True)
+            plain = recorded[0].gradient(score, retain_graph=True)
             _guide_relus(score)
-            return finite(*torch.autograd.grad(score, images)), kept[0].maps.detach(), plain
+            return finite(*torch.autograd.grad(score, images)), recorded[0].maps.detach(), plain
 
         check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
-            found = find_layer(gc_model, layer, images)
+            target = find_layer(gc_model, layer, images)
             guided, self.activation_value, self.gradient_value = in_chunks(both, images, labels)
         return _channels_last(guided.float() * self.maps(images.shape[2:], per_image)[:, None])
 

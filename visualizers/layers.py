@@ -156,6 +156,6 @@ def check_influence(model: nn.Module, layer: Layer, images: torch.Tensor) -> Non
     """Raise InputError if a layer's maps of the first image have no influence on its scores."""
     image = check_images(images, model)[:1]
     with evaluation_mode(model):
-        with layer.kept(image) as kept:
+        with layer.record(image) as recorded:
             scores = evaluated(model, image)
-        kept[0].gradient(scores.amax())
+        recorded[0].gradient(scores.amax())

@@ -88,7 +88,7 @@ def agree(
 
     They are evaluated on 0.9 times the examples: a recording that reads no new inputs fails, too.
     """
-    found = []
+    outcomes = []
     for function in (one, other):
         inputs = [0.9 * each if each.is_floating_point() else each for each in examples]
         inputs = [each.detach().clone() for each in inputs]
@@ -100,8 +100,8 @@ def agree(
         results = function(*inputs)
         totals = [result.sum() for result in results if result.requires_grad]
         gradients = torch.autograd.grad(totals, wanted) if wanted else ()
-        found.append([each.detach().clone() for each in (*results, *gradients)])
-    return all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(*found, strict=True))
+        outcomes.append([each.detach().clone() for each in (*results, *gradients)])
+    return all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(*outcomes, strict=True))
 
 
 @contextlib.contextmanager

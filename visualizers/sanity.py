@@ -34,7 +34,6 @@ from .evaluation import evaluation_mode, in_chunks
 STEPS = 10  # of deletion and insertion; 32 change a mean area by 0.013 at most
 # Pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little
 BLUR = 10
-BASELINES = ("mean", "zero", "blur")  # what deletion puts in a pixel's place
 RADIUS = 0.02  # of the change of normalised pixels for the sensitivity: 1.2 of 255 grey levels
 SAMPLES = 4  # changed images for the sensitivity
 SQUARES = 50  # covered places for the infidelity
@@ -83,7 +82,7 @@ def summarise(
     groups: dict[tuple[str, str, str], list[Measurement]] = defaultdict(list)
     for each in measurements:
         groups[each[:3]].append(each)
-    found = {}
+    summaries = {}
     for key, group in groups.items():
         values = [each.value for each in group if not np.isnan(each.value)]
         known = [each.value for each in group if recognised is None or recognised[each.photo]]
@@ -94,8 +93,10 @@ def summarise(
         mean, mean_recognised = (
             float(np.mean(part)) if part else np.nan for part in (values, known)
         )
-        found[key] = Summary(lower, median, upper, mean, mean_recognised, len(values), len(group))
-    return found
+        summaries[key] = Summary(
+            lower, median, upper, mean, mean_recognised, len(values), len(group)
+        )
+    return summaries
 
 
 # --- Controls, which do not ask the network ---
@@ -327,8 +328,8 @@ def infidelity(
     with evaluation_mode(model), torch.no_grad():
         for image, cover, label in zip(images, covered, labels, strict=True):
             pictures = torch.cat([image[None], torch.where(squares[:, None], cover, image)])
-            (found,) = in_chunks(scores, pictures, label.expand(len(pictures)))
-            losses.append(as_array(found[0] - found[1:]))
+            (of_pictures,) = in_chunks(scores, pictures, label.expand(len(pictures)))
+            losses.append(as_array(of_pictures[0] - of_pictures[1:]))
     return {
         name: unexplained(as_array(own), as_array(squares), np.array(losses))
         for name, own in maps.items()

@@ -36,6 +36,7 @@ class Ends(nn.Module):
 
 ENDS = {  # end → reading, and the scores that are read
     "plain": (lambda s: s, Reading()),
+    "one of two plain": (lambda s: {"a": s, "b": "text"}, Reading("a")),
     "(N,)": (lambda s: s[:, 0], Reading(binary=True, probability="sigmoid")),
     "(N, 1)": (lambda s: s[:, :1], Reading(binary=True, probability="sigmoid")),
     "tuple": (lambda s: (s, s[:, None]), Reading("0")),

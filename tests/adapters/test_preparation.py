@@ -111,6 +111,11 @@ def test_a_network_s_own_word(name):
     assert (found.source == ASSUMED) == (name in ("nothing", "noise", "position embeddings"))
 
 
+def test_transforms_that_do_not_normalise_say_nothing():
+    size_alone = types.SimpleNamespace(transforms=[types.SimpleNamespace(size=99)])
+    assert find_preparation(small_network(), size_alone).source == ASSUMED
+
+
 def test_position_embeddings_alone_tell_the_size():
     network = vit()
     del network.image_size
@@ -134,8 +139,8 @@ def test_torchvision_s_networks_get_what_their_own_transforms_make():
             own[str(entry.transforms())] = entry.transforms()
     for transform in own.values():
         found = find_preparation(nn.Module(), transform)
-        how = Image.Resampling[found.interpolation.upper()]
-        pixels = np.asarray(photo.resize((found.size, found.size), how))
+        resampling = Image.Resampling[found.interpolation.upper()]
+        pixels = np.asarray(photo.resize((found.size, found.size), resampling))
         transform.resize_size = transform.crop_size  # the crop apart
         assert torch.allclose(found(to_batch(pixels[None]))[0], transform(photo), atol=1e-6)
 

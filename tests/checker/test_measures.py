@@ -20,18 +20,18 @@ RELATED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, old, new, words", WRONG, ids=[f"{name}: {words}" for name, *_, words in WRONG]
+    "name, old, new, message", WRONG, ids=[f"{name}: {message}" for name, *_, message in WRONG]
 )
-def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, words, solution):
+def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, message, solution):
     right = RIGHT[name]
     assert old is None or old in right
     put(solution, name, new if old is None else right.replace(old, new))
-    first = (name, old, new, words) == next(each for each in WRONG if each[0] == name)
+    first = (name, old, new, message) == next(each for each in WRONG if each[0] == name)
     others = RELATED[ITEMS[name].file] if first else [name]
     found = {related: outcome(solution, related) for related in others}
     wrong = found.pop(name)
-    assert wrong.status == "wrong" and words in wrong.words, wrong
-    assert f"({ITEMS[name].file} line " in wrong.words and "\n" not in wrong.words, wrong
+    assert wrong.status == "wrong" and message in wrong.message, wrong
+    assert f"({ITEMS[name].file} line " in wrong.message and "\n" not in wrong.message, wrong
     assert {name: o.status for name, o in found.items()} == dict.fromkeys(found, "ok"), found
 
 
@@ -51,7 +51,7 @@ def test_there_are_enough_mistakes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, old, new, words",
+    "name, old, new, message",
     [
         (
             "saliency_captum",
@@ -67,9 +67,9 @@ def test_there_are_enough_mistakes():
         ),
     ],
 )
-def test_a_mistake_with_captum_is_recognised(name, old, new, words, solution):
+def test_a_mistake_with_captum_is_recognised(name, old, new, message, solution):
     path = solution / ITEMS[name].file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     wrong = outcome(solution, name)
-    assert wrong.status == "wrong" and words in wrong.words, wrong
+    assert wrong.status == "wrong" and message in wrong.message, wrong

@@ -19,7 +19,7 @@ def _modules(monkeypatch, tmp_path):
     for name in [name for name in before if name.partition(".")[0] in solutions.EXPORTS]:
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.setattr(solutions, "LOST", [])
+    monkeypatch.setattr(solutions, "FAILED_IMPORTS", [])
     yield
     for name in set(sys.modules) - set(before):
         del sys.modules[name]
@@ -85,7 +85,7 @@ def gram_matrix(features, normalize=True): return another_one
     assert zero.item() == 0  # F is what the courses' helpers hand on
     with pytest.raises(NameError):
         solution.function("gram_matrix")(features=1)
-    assert "no_such_package_of_anybody" in solutions.LOST[0]
+    assert "no_such_package_of_anybody" in solutions.FAILED_IMPORTS[0]
 
 
 def test_a_file_of_the_own_package_is_imported_alone(tmp_path):

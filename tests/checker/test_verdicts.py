@@ -364,7 +364,7 @@ def verdict(root, name: str, body: str, expected) -> check.Outcome:
 def test_a_verdict_and_what_it_says_are_true(name, body, said, expected, tmp_path):
     outcome = verdict(tmp_path, name, body, expected)
     assert (outcome.status == "ok") == (not said), outcome
-    assert said in outcome.words, outcome
+    assert said in outcome.message, outcome
 
 
 def test_enough_was_planted():

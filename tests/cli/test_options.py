@@ -109,7 +109,7 @@ def test_help_shows_every_option_with_its_default():
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--num", "0"], "--num: '0' is out of range; it must be at least 1"),
         (["--num", "2.5"], "--num: '2.5' is not a whole number"),
@@ -123,7 +123,7 @@ def test_help_shows_every_option_with_its_default():
         (["stray"], "unrecognized arguments: stray"),
     ],
 )
-def test_a_mistyped_option_is_one_line(capsys, arguments, words):
+def test_a_mistyped_option_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
         options(*arguments)
     out, err = capsys.readouterr()
@@ -132,7 +132,7 @@ def test_a_mistyped_option_is_one_line(capsys, arguments, words):
         and not out
         and err.count("\n") == 1
         and ": error: " in err
-        and words in err
+        and message in err
     )
 
 
@@ -163,11 +163,11 @@ def test_real_numbers(text, from_zero, above_zero):
 
 def test_whole_numbers():
     assert whole_number(3)("3") == 3 and whole_number(0, 7)(" 7 ") == 7
-    for parse, text, words in (
+    for parse, text, message in (
         (whole_number(3), "2", "'2' is out of range; it must be at least 3$"),
         (whole_number(0, 7), "8", "'8' is out of range; it must be at least 0 and at most 7$"),
         (whole_number(0), "1.0", "'1.0' is not a whole number"),
         (whole_number(0), "9" * 5000, "is not a whole number|is out of range"),
     ):
-        with pytest.raises(argparse.ArgumentTypeError, match=words):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
             parse(text)

@@ -18,11 +18,11 @@ from errors import InputError
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
 
 
-def python(*arguments, cwd: Path, **how) -> subprocess.CompletedProcess:
+def python(*arguments, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
     """Run this Python with arguments of its own."""
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, text=True, timeout=300, **how
+        [sys.executable, *map(str, arguments)], cwd=cwd, text=True, timeout=300, **kwargs
     )
 
 

@@ -34,7 +34,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    "work, status, words",
+    "work, status, message",
     [
         (raises(InputError("two\nlines of 'words'")), 2, "two lines of 'words'"),
         (raises(KeyboardInterrupt()), 130, "interrupted"),
@@ -48,10 +48,10 @@ def raises(error):
         (lambda _: np.empty(1 << 50, np.uint8), 2, "out of memory"),
     ],
 )
-def test_what_goes_wrong_is_one_line(tmp_path, capsys, work, status, words):
+def test_what_goes_wrong_is_one_line(tmp_path, capsys, work, status, message):
     assert script(work, "--out", tmp_path) == status
     out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and ": error: " in err and words in err
+    assert not out and err.count("\n") == 1 and ": error: " in err and message in err
 
 
 def test_a_defect_keeps_its_traceback(tmp_path):

@@ -139,13 +139,13 @@ def test_labels_and_numbers_of_photos(tmp_path, folder, bundled_model):
             InputError, match=f"--labels: {len(labels)} labels for 5 photos; give one for each"
         ):
             _ = data(folder, "--labels", *labels).labels
-    for label, words in (
+    for label, message in (
         ("cat", "ambiguous"),
         ("1000", "out of range"),
         ("-1", "out of range"),
         ("", "empty"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             list(data(folder, "--labels", label, "1", "1", "1", "1").pages(""))
 
 
@@ -221,6 +221,14 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     assert np.array_equal(pixels_of(tmp_path / "image.png"), photos[0][0])
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}
     assert written == {"picture.png", "image.png", "folder/image.png", "rows.png"}
+
+
+def test_pictures_of_photos_keep_their_names_apart(tmp_path, bundled_model):
+    session = Session(options("--out", tmp_path), model=bundled_model)
+    names = ["a/cat.jpg", "CAT.png", "dog.png", "cat.webp", f"{'x' * 300}.png"]
+    session.save_singly([Image.new("RGB", (2, 2))] * 5, names, "maps")
+    written = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert written == {"cat.png", "CAT_2.png", "dog.png", "cat_3.png", f"{'x' * 50}.png"}
 
 
 def test_tiles(photos):

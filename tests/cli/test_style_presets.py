@@ -58,7 +58,7 @@ def test_pictures_of_one_s_own_give_the_name_and_take_the_third_preset_s_weights
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--only", "mona_lisa"], "'mona_lisa'"),
         (["--content", "none", "--preserve-color"], "--preserve-color"),
@@ -69,6 +69,6 @@ def test_pictures_of_one_s_own_give_the_name_and_take_the_third_preset_s_weights
         (["--style", "a.png", "--mask", "b.png", "--style-shares", "1"], "--style-shares"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, words):
-    with pytest.raises(InputError, match=words):
+def test_what_does_not_fit_is_named(arguments, message):
+    with pytest.raises(InputError, match=message):
         chosen(*arguments)

@@ -60,13 +60,29 @@ def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--content-layer", "6"], r"--content-layer: no layer '6'; there are 0 to 5$"),
         (["--style-layers", "1", "x"], r"--style-layers: no layer 'x'"),
         (["--style-layers", "0", "2", "--style-weights", "1"], r"1 weights for 2 style layers"),
     ],
 )
-def test_layers_and_weights_that_are_not_there(toy, arguments, words):
-    with pytest.raises(InputError, match=words):
+def test_layers_and_weights_that_are_not_there(toy, arguments, message):
+    with pytest.raises(InputError, match=message):
         fit(toy, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("layers", "arguments", "message"),
+    [
+        ([nn.Flatten(), nn.Linear(192, 4)], [], r"--content-layer and --style-layers$"),
+        (
+            [nn.Conv2d(3, 4, 3), nn.Conv2d(8, 4, 3)],
+            ["--content-layer", "1", "--style-layers", "0"],
+            r"layers 0 to 1 do not run one after the other",
+        ),
+    ],
+)
+def test_networks_whose_layers_do_not_do(layers, arguments, message):
+    with pytest.raises(InputError, match=message):
+        fit(nn.Sequential(*layers), *arguments)

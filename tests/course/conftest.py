@@ -1,8 +1,10 @@
 """The starter, made once."""
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from solutions import write
 
 from course.make_starter import hidden_values, starter_files
@@ -21,7 +23,12 @@ def starter(starter_zip, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def hidden(tmp_path_factory) -> Path:
-    """Inputs that students do not have, with the solution's values."""
-    path = tmp_path_factory.mktemp("hidden") / "hidden.npz"
-    path.write_bytes(hidden_values(7))
+    """Inputs that students do not have, with the solution's values; drawn by one of the workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    path = shared / "hidden.npz"
+    with FileLock(shared / "hidden.lock"):
+        if not path.is_file():
+            path.write_bytes(hidden_values(7))
     return path

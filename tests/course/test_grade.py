@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,10 @@ import pytest
 from solutions import ITEMS, archive, expected, put, run, write
 
 import check
-from checker import measures, server
+from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.hidden import draw
 from course.make_starter import autograder_files, course_files
 from files.atomic import ROOT
 
@@ -121,10 +120,10 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while server._marked("THIS_TEST") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []
@@ -169,15 +168,7 @@ def test_stored_answers_pass_the_check_and_win_nothing(solution, hidden):
     (shown,) = check.check(solution, items)
     (graded,) = check.check(solution, items, hidden=grade.stored(hidden))
     assert (shown.status, graded.status) == ("ok", "wrong")
-    assert "inputs of check.py alone" in graded.words
-
-
-@pytest.mark.slow
-def test_a_seed_draws_the_same_inputs_again(hidden, monkeypatch):
-    monkeypatch.setattr(measures, "inputs", measures.inputs)  # what `draw` leaves there
-    drawn = json.loads(json.dumps(asdict(draw(7))))
-    assert drawn == grade.stored(hidden).inputs
-    assert asdict(draw(8)) != drawn
+    assert "inputs of check.py alone" in graded.message
 
 
 @pytest.mark.slow
@@ -228,7 +219,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: zip_files({"notes.txt": b""}), "none of the files that students write"),
         (lambda: zip_files({}), "none of the files"),
@@ -236,10 +227,10 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
     ],
 )
-def test_a_zip_that_cannot_be_graded_says_why(content, words, tmp_path):
+def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
     path = tmp_path / "submission.zip"
     path.write_bytes(content())
-    with pytest.raises(grade.SubmissionError, match=words):
+    with pytest.raises(grade.SubmissionError, match=message):
         grade.unpack(path, tmp_path / "deep/er/folder")
 
 
@@ -271,7 +262,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
         (lambda: unsafe(f"{OWN}/inner.py"), "cannot be written"),
         (lambda: unsafe("x" * 300 + ".py"), "cannot be written"),
@@ -282,11 +273,11 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
-def test_a_strange_file_costs_nothing_else(content, words, tmp_path):
+def test_a_strange_file_costs_nothing_else(content, message, tmp_path):
     (tmp_path / "submission.zip").write_bytes(content())
     notes = grade.unpack(tmp_path / "submission.zip", tmp_path / "folder")
     assert (tmp_path / "folder" / OWN).read_bytes() == b"x = 1\n"
-    assert words in "".join(notes)
+    assert message in "".join(notes)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +348,7 @@ def test_around_another_course_s_files_stands_what_they_import_and_no_solution(t
     grade.unpack(archive(own, tmp_path / "a.zip"), tmp_path / "a", "cs231n")
     assert (tmp_path / "a" / module).read_bytes() == own[module]
     assert (tmp_path / "a/errors.py").read_bytes() == own["errors.py"]
-    assert (tmp_path / "a/cs231n/image_utils.py").is_file()
+    assert (tmp_path / "a/image_utils.py").is_file()
     absent = grade.STUDENTS | {"cs231n/style_transfer_pytorch.py"}
     assert not any((tmp_path / "a" / name).exists() for name in absent)
     scripts = {"fooling_image.py": b"class FoolingImage:\n"}
@@ -369,7 +360,7 @@ def test_around_another_course_s_files_stands_what_they_import_and_no_solution(t
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:
     """Everything right but these items, of which the check says something."""
     found = {item.name: check.Outcome(item.name, "", "", "ok", "") for item in of_edition(edition)}
-    wrong = {name: check.Outcome(name, "", "", "wrong", words) for name, words in other.items()}
+    wrong = {name: check.Outcome(name, "", "", "wrong", message) for name, message in other.items()}
     return found | wrong
 
 

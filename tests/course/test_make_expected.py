@@ -11,6 +11,8 @@ from course.mistakes import MISTAKES
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if name in ITEMS])
 def test_the_stored_mistakes_are_those_of_the_table(name):
-    made = dict.fromkeys(words for _, words in bodies(ITEMS[name], TABLE[ASSIGNMENT]) if words)
+    made = dict.fromkeys(
+        message for _, message in bodies(ITEMS[name], TABLE[ASSIGNMENT]) if message
+    )
     assert {*made} == {*expected().mistakes[name]}
     assert all(expected().values(name, number) for number in range(len(made)))

@@ -60,8 +60,8 @@ def original_logits(X: np.ndarray) -> np.ndarray:
         for name, (kernel, bias) in bundled_release().items()
     }
 
-    def layer(x, name, **how):
-        return F.relu(F.conv2d(x, *kernels[name], **how))
+    def layer(x, name, **kwargs):
+        return F.relu(F.conv2d(x, *kernels[name], **kwargs))
 
     def fire(x, number):
         x = layer(x, f"fire{number}/squeeze1x1")

@@ -130,7 +130,7 @@ def test_the_number_of_classes_is_read_from_the_last_layer(arch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (
             {"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=1)},
@@ -148,9 +148,9 @@ def test_the_number_of_classes_is_read_from_the_last_layer(arch, tmp_path):
         ({"fc.scale": QUANTISED}, "they are quantised"),
     ],
 )
-def test_files_that_are_refused_say_what_to_do(content, words, tmp_path):
+def test_files_that_are_refused_say_what_to_do(content, message, tmp_path):
     torch.save(content, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match=rf"weights '.*bad\.pth': {words}") as caught:
+    with pytest.raises(InputError, match=rf"weights '.*bad\.pth': {message}") as caught:
         load_model("resnet18", tmp_path / "bad.pth", "cpu")
     assert "\n" not in str(caught.value)
 

@@ -11,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CONTENT, ROOT, hangs, serving, whole
+from helpers import CONTENT, ROOT, hangs, one_line, serving, whole
 
 from data_utils import load_imagenet_val
 from errors import InputError
 from files.atomic import sha256_of
-from files.course import COURSE_FILES, course_file, fetch_photos, package_file, take_course_files
+from files.course import (
+    COURSE_FILES,
+    course_file,
+    fetch_photos,
+    main,
+    package_file,
+    take_course_files,
+)
 
 PHOTOS = "data/imagenet_val_25.npz"
 
@@ -137,7 +144,7 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
         archive.writestr("styles_images/\u00e9muse.jpg", "")  # flagged as UTF-8
     content = (tmp_path / "name.zip").read_bytes()
     (tmp_path / "name.zip").write_bytes(content.replace("\u00e9".encode(), b"\xff\xff"))
-    for name, words in (
+    for name, message in (
         ("empty", "holds none of the course's files"),
         ("text.zip", "cannot read .* not a zip file"),
         ("cut.zip", "cannot read"),
@@ -151,7 +158,7 @@ def test_sources_that_are_no_use_are_one_line(project, tmp_path):
     ):
         with pytest.raises(InputError, match=rf"^[^\n]*{name}[^\n]*$") as caught:
             take_course_files(tmp_path / name)
-        caught.match(words)
+        caught.match(message)
     assert everything_in(project) == []
 
 
@@ -169,21 +176,33 @@ def run(command: list, cwd: Path, **environment) -> subprocess.CompletedProcess:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "no_proxy": "", **environment},
     )
 
 
-def test_an_empty_name_is_not_the_working_directory(copy, tmp_path):
-    shutil.copy(ROOT / "README.md", tmp_path / "tubingen.jpg")
-    result = run(
-        [sys.executable, "-m", "files.course", "--from", ""], tmp_path, PYTHONPATH=str(copy)
-    )
-    assert (
-        (result.returncode, result.stdout) == (2, "")
-        and "--from" in result.stderr
-        and "empty" in result.stderr
-    )
+def test_an_empty_name_is_not_the_working_directory(project, capsys):
+    shutil.copy(ROOT / "README.md", "tubingen.jpg")
+    assert main(["--from", ""]) == 2
+    one_line(capsys, "--from", "empty")
+
+
+def test_a_zip_may_hold_a_file_twice_but_none_that_is_huge(project, course, tmp_path, capsys):
+    muse = (course / "styles_images/muse.jpg").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("one/muse.jpg", "other/muse.jpg"):
+            archive.writestr(name, muse)
+        archive.writestr("tubingen.jpg", bytes(1 << 26))
+    assert main(["--from", str(tmp_path / "a.zip")]) == 0
+    assert capsys.readouterr() == ("styles_images/muse.jpg: taken\n", "")
+    assert everything_in(project) == ["styles_images/muse.jpg"]
+
+
+def test_photos_that_are_there_are_not_fetched(project, course, capsys):
+    (project / "data").mkdir()
+    shutil.copy(course / "imagenet_val_25.npz", project / PHOTOS)
+    assert main(["--fetch"]) == 0
+    assert capsys.readouterr() == (f"{PHOTOS}: is there already\n", "")
 
 
 def test_a_reader_who_has_gone_does_not_matter(copy, course, tmp_path):
@@ -219,16 +238,16 @@ def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "answer, words", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))]
+    "answer, message", [(hangs, ("gave up", "timed out")), (whole(CONTENT), ("another file",))]
 )
-def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, words):
+def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
     with serving(answer) as url:
         result = run(script(copy), tmp_path, http_proxy=url)
     lines = result.stderr.splitlines()
     assert (
         result.returncode == 2
         and len(lines) == 1
-        and any(w in lines[0] for w in words)
+        and any(w in lines[0] for w in message)
         and not result.stdout
     )
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]

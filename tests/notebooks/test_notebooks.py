@@ -14,6 +14,28 @@ from nbclient import NotebookClient
 FOLDER = ROOT / "notebooks"
 NAMES = ("NetworkVisualization-Pytorch.ipynb", "StyleTransfer-Pytorch.ipynb")
 LARGEST = 1_500_000  # bytes
+ASKED = {
+    NAMES[0]: [
+        "compute_saliency_maps",
+        "make_fool_image",
+        "create_class_visualization",
+        "Fooled the model!",
+        "$$",
+    ],
+    NAMES[1]: [
+        "content_loss",
+        "gram_matrix",
+        "style_loss",
+        "tv_loss",
+        "style_transfer",
+        "feature inversion",
+        "$$",
+        "Content Loss Maximum error is 0.000",
+        "Gram Matrix Maximum error is 0.000",
+        "Style Loss Error is 0.000",
+        "TV Loss Error is 0.000",
+    ],
+}
 # What Jupyter's own packages warn of is not ours.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -34,25 +56,19 @@ def kinds(cell) -> list[str]:
     return [kind for output in cell.outputs if "data" in output for kind in sorted(output.data)]
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def notebook(request):
-    """A notebook as it is stored, and as it comes out of a run on the bundled weights and
-    photos.
-    """
-    stored = nbformat.read(FOLDER / request.param, as_version=4)
-    fresh = nbformat.read(FOLDER / request.param, as_version=4)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_gives_what_is_stored_and_shows_what_the_assignment_asks_for(name, monkeypatch):
+    """On the bundled weights and photos; style transfer with smaller pictures, for its time."""
+    stored = nbformat.read(FOLDER / name, as_version=4)
+    nbformat.validate(stored)
+    fresh = nbformat.read(FOLDER / name, as_version=4)
     for cell in cells(fresh):
         cell.outputs, cell.execution_count = [], None
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("CS7643_DATA", raising=False)
-        environment.setenv("SQUEEZENET_WEIGHTS", "bundled")
-        NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    return request.param, stored, fresh
-
-
-def test_a_run_gives_what_is_stored(notebook):
-    _, stored, fresh = notebook
-    nbformat.validate(stored)
+        if "style_transfer(content_path" in cell.source or "settings = (" in cell.source:
+            cell.source = re.sub(r"\b(160|192|224|512)\b", "96", cell.source)
+    monkeypatch.delenv("CS7643_DATA", raising=False)
+    monkeypatch.setenv("SQUEEZENET_WEIGHTS", "bundled")
+    NotebookClient(fresh, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
     assert [cell.execution_count for cell in cells(stored)] == list(
         range(1, len(cells(stored)) + 1)
     )
@@ -62,38 +78,13 @@ def test_a_run_gives_what_is_stored(notebook):
         assert printed(before) == printed(now) or (ROOT / "data/imagenet_val_25.npz").is_file()
         assert kinds(before) == kinds(now)
     assert sum("image/jpeg" in kinds(cell) for cell in cells(stored)) >= 6
-
-
-def test_what_the_assignment_asks_for_is_shown(notebook):
-    name, _, fresh = notebook
     text = "".join(cell.source for cell in fresh.cells) + "".join(map(printed, cells(fresh)))
-    asked = {
-        NAMES[0]: [
-            "compute_saliency_maps",
-            "make_fool_image",
-            "create_class_visualization",
-            "Fooled the model!",
-            "$$",
-        ],
-        NAMES[1]: [
-            "content_loss",
-            "gram_matrix",
-            "style_loss",
-            "tv_loss",
-            "style_transfer",
-            "feature inversion",
-            "$$",
-            "Content Loss Maximum error is 0.000",
-            "Gram Matrix Maximum error is 0.000",
-            "Style Loss Error is 0.000",
-            "TV Loss Error is 0.000",
-        ],
-    }
-    assert [words for words in asked[name] if words not in text] == []
+    assert [words for words in ASKED[name] if words not in text] == []
 
 
-def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(notebook):
-    name, stored, _ = notebook
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(name):
+    stored = nbformat.read(FOLDER / name, as_version=4)
     assert (FOLDER / name).stat().st_size < LARGEST
     assert set(stored.metadata) == {"kernelspec", "language_info"}
     assert all(set(cell.metadata) == set() for cell in stored.cells)
@@ -108,7 +99,7 @@ def test_stored_notebooks_are_small_and_tell_nothing_of_a_machine(notebook):
 def test_nbconvert_makes_pages_of_them(tmp_path):
     command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", tmp_path]
     files = [FOLDER / name for name in NAMES]
-    result = subprocess.run([*command, *files], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*command, *files], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     for name in NAMES:
         page = (tmp_path / name).with_suffix(".html").read_text()

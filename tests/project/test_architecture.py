@@ -161,7 +161,7 @@ print(sorted(ours))
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
     assert (result.returncode, result.stderr) == (0, "")
     *refused, ours = result.stdout.splitlines()

@@ -290,7 +290,7 @@ def run_notebook(folder, *cells):
         environment.delenv("CS7643_DATA", raising=False)
         environment.setenv("SQUEEZENET_WEIGHTS", "bundled")
         NotebookClient(
-            notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
+            notebook, timeout=600, resources={"metadata": {"path": str(folder)}}
         ).execute()
     return notebook
 

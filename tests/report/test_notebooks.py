@@ -46,11 +46,11 @@ def test_every_cell_and_output_is_set_in_order(tmp_path):
     report = Report("a", DAY)
     set_notebook(report, tmp_path / "a.ipynb")
     reader = saved(report, tmp_path)
-    words = text_of(reader)
+    message = text_of(reader)
     expected = ["Maps", "and after", "print('hello')", "show()", "printed one", "printed two"]
     expected += ["'a value'", "Traceback ValueError: no", r"\unknown{1}"]
-    places = [words.index(each) for each in expected]
-    assert places == sorted(places) and "frac" not in words and "<Image>" not in words
+    places = [message.index(each) for each in expected]
+    assert places == sorted(places) and "frac" not in message and "<Image>" not in message
     assert len(reader.pages[0].images) == 2  # the formula, and what the cell drew
 
 

@@ -1,7 +1,11 @@
 """The report's questions: every option of every script is told in a caption."""
 
+import dataclasses
 import importlib
+import json
 import string
+
+import pytest
 
 from cli.options import SHARED_OPTIONS, make_parser
 from report.questions import QUESTIONS
@@ -47,3 +51,21 @@ def test_every_option_of_every_script_is_told_in_a_caption():
             if field
         }
         assert set(defaults(script)) - told <= NOT_IN_CAPTIONS, script
+
+
+@pytest.mark.parametrize("option", ["per_image", "whole", None])
+def test_a_caption_tells_the_options_that_are_recorded(option):
+    gradcam = next(question for question in QUESTIONS if question.name == "gradcam")
+    options = {"layer": "features.12", **dict.fromkeys([option] * bool(option), True)}
+    caption = gradcam.caption("gradcam_2.png", {"Options": json.dumps(options)})
+    scaled = "each alone" if option else "over the photos together"
+    assert "at features.12" in caption and caption.endswith(f"scaled {scaled}.")
+    for record in ({}, {"Options": "no JSON"}):
+        assert gradcam.caption("gradcam.png", record) == "Grad-CAM over the photos."
+
+
+def test_lists_and_flags_stand_as_text():
+    style = next(question for question in QUESTIONS if question.name == "style_transfer")
+    made = dataclasses.replace(style, figures={"a.png": "Of {names}: {flag}."})
+    options = json.dumps({"names": ["b", "c"], "flag": False})
+    assert made.caption("a.png", {"Options": options}) == "Of b, c: no."

@@ -18,7 +18,7 @@ RANDOM = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
 
 
 @pytest.mark.parametrize(
-    "script, arguments, words",
+    "script, arguments, message",
     [
         ("saliency_map", ["--steps", "1001"], ["at most 1000"]),
         ("gradcam", ["--steps", "9" * 18], ["at most 1000"]),
@@ -26,6 +26,7 @@ RANDOM = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
         ("class_visualization", ["--max-jitter", "225"], ["at most 224"]),
         ("class_visualization", ["--iterations", "99999"], ["at most 10000"]),
         ("style_transfer", ["--iterations", "0"], ["--iterations", "'0'"]),
+        ("style_transfer", ["--scales", "9"], ["--scales", "'9'", "at most 8"]),
         ("style_transfer", ["--optimizer", "sgd"], ["--optimizer", "'sgd'", "lbfgs"]),
         ("style_transfer", ["--image-size", "-3"], ["--image-size", "'-3'", "at least 32"]),
         ("style_transfer", ["--style", "absent.jpg"], ["absent.jpg", "no such file"]),
@@ -52,14 +53,14 @@ RANDOM = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--quiet"]
         ("class_visualization", ["--target", "terrier"], ["'terrier' is ambiguous"]),
     ],
 )
-def test_an_option_that_cannot_be_used(tmp_path, capsys, script, arguments, words):
+def test_an_option_that_cannot_be_used(tmp_path, capsys, script, arguments, message):
     main = importlib.import_module(script).main
     try:
         status = main([*arguments, "--quiet", "--out", str(tmp_path)])
     except SystemExit as end:  # argparse's own
         status = end.code
     assert status == 2
-    one_line(capsys, *words)
+    one_line(capsys, *message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,7 +139,7 @@ def prepare(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    "arguments, message",
     [
         (["--images", "absent.jpg"], ["'absent.jpg': no such file"]),
         (["--images", "empty.jpg"], ["empty.jpg", "no image format"]),
@@ -182,7 +183,7 @@ def prepare(folder: Path) -> None:
         (["--out", "/proc/x"], ["cannot write into the folder"]),
     ],
 )
-def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
+def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, message):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     with_earlier_result(tmp_path / "out")
@@ -190,7 +191,7 @@ def test_bad_input(tmp_path, photo, monkeypatch, capsys, arguments, words):
         arguments = ["--images", "chelsea.png", *arguments]
     out = [] if "--out" in arguments else ["--out", "out"]
     assert saliency_map.main([*arguments, *out]) == 2
-    one_line(capsys, *words)
+    one_line(capsys, *message)
     assert untouched(tmp_path / "out")
     assert not (tmp_path / "executed").exists()
 

@@ -3,22 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import tile_of
 from PIL import Image
 
 import class_visualization
 from cli.options import make_parser
-from figure_utils import GAP, LABEL_BAND, TITLE_BAND
+from figure_utils import GAP, LABEL_BAND
 from visualizers import ClassVisualization
-
-
-def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
-    """A tile of the last row of a figure, or of a row above it."""
-    with Image.open(path) as image:
-        left, top = (
-            image.width - 230 * (columns - column),
-            image.height - 236 - above * (230 + TITLE_BAND),
-        )
-        return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]
 
 
 @pytest.mark.slow
@@ -34,8 +25,8 @@ def test_script_figures_of_the_first_the_last_and_some_iterations(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
     places = [(0, 3, 1), (1, 3, 1), (2, 3, 1), (0, 3), (1, 3)]  # three above two
     for place, iteration in zip(places, shown, strict=True):
-        alone = tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
-        assert np.array_equal(tile(tmp_path / "class_visualization.png", *place), alone)
+        alone = tile_of(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
+        assert np.array_equal(tile_of(tmp_path / "class_visualization.png", *place), alone)
 
 
 @pytest.mark.slow
@@ -52,7 +43,7 @@ def test_script_several_classes(bundled_model, tmp_path, capsys):
     alone = ClassVisualization().create_class_visualization(
         683, None, bundled_model, torch.float32, seed=7, num_iterations=5, generate_plots=False
     )
-    shown = tile(tmp_path / "class_visualization_iter_5_2.png", 0, 1)
+    shown = tile_of(tmp_path / "class_visualization_iter_5_2.png", 0, 1)
     assert np.array_equal(shown, np.asarray(alone))
 
 
@@ -74,6 +65,6 @@ def test_script_strip_is_thinned_out(tmp_path, capsys):
     with Image.open(tmp_path / "class_visualization.png") as strip:
         assert strip.width == LABEL_BAND + 4 * (224 + GAP)
     for column, iteration in enumerate((1, 4, 7, 10, 12, 15, 18, 21)):
-        one = tile(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
+        one = tile_of(tmp_path / f"class_visualization_iter_{iteration}.png", 0, 1)
         place = (column % 4, 4, 1 - column // 4)  # two rows of four
-        assert np.array_equal(tile(tmp_path / "class_visualization.png", *place), one)
+        assert np.array_equal(tile_of(tmp_path / "class_visualization.png", *place), one)

@@ -216,7 +216,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_does_not_work_is_one_line_about_the_network(kinds, capsys, name):
-    options, words = FAULTS[name]
+    options, message = FAULTS[name]
     assert kinds(name, *options) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and words in err and "--layer" not in err
+    assert out == "" and err.count("\n") == 1 and message in err and "--layer" not in err

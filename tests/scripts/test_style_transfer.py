@@ -162,7 +162,7 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--only", "mona_lisa"], f"--only: no preset 'mona_lisa'; there are .*{INVERSION}"),
         ([*OWN, "--mask", "square.png"], "--mask: 'square.png' is 40×40 pixels"),
@@ -184,7 +184,7 @@ def test_own_pictures_of_any_kind(tmp_path, capsys):
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
+def test_what_does_not_fit_is_one_line(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.jpg").write_text("no picture")
     Image.new("RGB", (2, 900)).save("long.png")
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_one_line(arguments, words, tmp_path, capsys, monke
     Image.new("L", (60, 40)).save("black.png")
     assert style_transfer.main([*arguments, "--quiet", "--iterations", "1", "--out", "out"]) == 2
     error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and re.search(words, error)
+    assert len(error.splitlines()) == 1 and re.search(message, error)
     assert not any(Path("out").iterdir())
 
 

@@ -101,15 +101,15 @@ def test_styles_are_mixed_by_their_shares():
 
 
 @pytest.mark.parametrize(
-    ("masks", "told"),
+    ("masks", "progress"),
     [
         ([Image.new("L", (60, 40), 255)] * 2, "2"),
         ([Image.new("L", (40, 40), 255)], "40×40"),
         ([Image.new("L", (60, 40))], "black"),
     ],
 )
-def test_masks_that_do_not_fit(masks, told):
-    with pytest.raises(InputError, match=told):
+def test_masks_that_do_not_fit(masks, progress):
+    with pytest.raises(InputError, match=progress):
         region_masks(masks, torch.zeros(1, 3, 32, 48), 1)
 
 

@@ -176,7 +176,7 @@ def test_modules_hold_no_state():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda x: gram_matrix(x[0]), ["features", "(N, C, H, W)", "(2, 3, 3)"]),
         (lambda x: gram_matrix(x[..., :0]), ["features", "(1, 2, 3, 0)"]),
@@ -197,10 +197,10 @@ def test_modules_hold_no_state():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(call, words):
+def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(ValueError) as error:
         call(torch.ones(1, 2, 3, 3))
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(word in str(error.value) for word in message), error.value
 
 
 def test_negative_layers_count_from_the_end():

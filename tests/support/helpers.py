@@ -24,6 +24,7 @@ import saliency_map
 from cli import options as cli_options
 from cli.pages import Dataset, figure_saver
 from cli.run import run
+from figure_utils import TITLE_BAND
 from files.course import package_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +85,7 @@ def run_script(
 
 
 def assert_one_line_error(
-    result: subprocess.CompletedProcess, *words: str, status: int = 2
+    result: subprocess.CompletedProcess, *message: str, status: int = 2
 ) -> None:
     """The script ended with one clear line on standard error that has these words in it, and no
     output.
@@ -92,7 +93,7 @@ def assert_one_line_error(
     lines = result.stderr.strip().splitlines()
     assert result.returncode == status, result.stderr
     assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
-    assert all(word in lines[0] for word in words), result.stderr
+    assert all(word in lines[0] for word in message), result.stderr
     assert result.stdout == ""
 
 
@@ -215,10 +216,10 @@ def quick(*arguments) -> int:
     )
 
 
-def one_line(capsys, *words: str) -> None:
+def one_line(capsys, *message: str) -> None:
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and ": error: " in err, err
-    assert all(word in err for word in words), err
+    assert all(word in err for word in message), err
 
 
 def options(*arguments) -> argparse.Namespace:
@@ -251,24 +252,25 @@ def difference(a, b) -> float:
     return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean()
 
 
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG: length, name, content, checksum."""
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
 def png_header(width: int, height: int) -> bytes:
     """The beginning of a PNG that claims a size, with hardly any content."""
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    content = png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + head + content + png_chunk(b"IEND", b"")
 
-    def chunk(name, content):
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + head
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
+def tile_of(path: Path, column: int, columns: int, above: int = 0) -> np.ndarray:
+    """A tile of the last row of a class visualization's figure, or of a row above it."""
+    with Image.open(path) as image:
+        left = image.width - 230 * (columns - column)
+        top = image.height - 236 - above * (230 + TITLE_BAND)
+        return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]
 
 
 def names(folder: Path) -> set[str]:

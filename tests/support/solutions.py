@@ -208,115 +208,98 @@ for i in range(img.shape[2]):
 return tv_weight * total
 """
 
-# Item, what is there (None: all of it), what takes its place, words of the diagnosis.
-WRONG = (
-    ("saliency_map", "max(axis=0)", "sum(axis=0)", "sum instead of maximum over channels"),
-    (
-        "saliency_map",
-        "np.abs(photo.grad[0].numpy())",
-        "photo.grad[0].numpy()",
-        "absolute value missing",
+# Item → what is there (None: all of it), what takes its place, how the diagnosis reads.
+BY_ITEM = {
+    "saliency_map": (
+        ("max(axis=0)", "sum(axis=0)", "sum instead of maximum over channels"),
+        ("np.abs(photo.grad[0].numpy())", "photo.grad[0].numpy()", "absolute value missing"),
+        ("model(photo)[0, label]", f"{LOSS}(model(photo), label[None])", "gradient of the loss"),
+        (
+            "model(photo)[0, label]",
+            "model(photo).softmax(1)[0, label]",
+            "gradient of the probability",
+        ),
+        ("model.eval()", "", "dropout is left on"),
+        ("model.eval()", "model.eval()\nprint('maps')", "prints 'maps'"),
+        ("photo.grad[0]", "photo.grad[0].mul_(3)", "3 times what they should be"),
+        ("return torch", "model.classifier[1].weight.data *= 2\nreturn torch", "network is ruined"),
     ),
-    (
-        "saliency_map",
-        "model(photo)[0, label]",
-        f"{LOSS}(model(photo), label[None])",
-        "gradient of the loss",
+    "custom_relu": (
+        ("gradient[output == 0] = 0", "", "guided rule without the forward mask"),
+        ("gradient[gradient < 0] = 0", "", "only the forward mask"),
     ),
-    (
-        "saliency_map",
-        "model(photo)[0, label]",
-        "model(photo).softmax(1)[0, label]",
-        "gradient of the probability",
+    "guided_backprop": (
+        (
+            "        setattr(parent, name, child)\nreturn",
+            "        pass\nreturn",
+            "network is ruined",
+        ),
+        ("CustomReLU.apply(x)", "x.relu()", "the guided rule is not in use"),
+        ("gc_model.eval()", "", "dropout is left on"),
+        (".permute(0, 2, 3, 1)", "", "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)"),
     ),
-    ("saliency_map", "model.eval()", "", "dropout is left on"),
-    ("saliency_map", "model.eval()", "model.eval()\nprint('maps')", "prints 'maps'"),
-    ("saliency_map", "photo.grad[0]", "photo.grad[0].mul_(3)", "3 times what they should be"),
-    (
-        "saliency_map",
-        "return torch",
-        "model.classifier[1].weight.data *= 2\nreturn torch",
-        "network is ruined",
+    "grad_cam": (
+        ("cam = np.maximum(cam, 0)", "", "ReLU missing"),
+        ("cam = np.array(", "np.array(", "not enlarged"),
+        (
+            "(X.shape[3], X.shape[2])",
+            "(X.shape[2], X.shape[3])",
+            "height and width, or channels, are exchanged",
+        ),
+        ("    handle.remove()", "    pass", "hooks are left on it"),
+        (
+            "maps.append(cam)",
+            "maps.append((cam - cam.min()) / np.ptp(cam))",
+            "scaled to [0, 1] alone",
+        ),
     ),
-    ("custom_relu", "gradient[output == 0] = 0", "", "guided rule without the forward mask"),
-    ("custom_relu", "gradient[gradient < 0] = 0", "", "only the forward mask"),
-    (
-        "guided_backprop",
-        "        setattr(parent, name, child)\nreturn",
-        "        pass\nreturn",
-        "network is ruined",
+    "guided_grad_cam": ((None, BOTH_INTO_ONE_GRADIENT, "gradients accumulated"),),
+    "fooling_image": (
+        (None, LATE, "stops a step late"),
+        ("10 * fooling.grad / fooling.grad.norm()", "10 * fooling.grad", "not brought to length 1"),
+        (
+            "scores[0, target_y]",
+            f"-{LOSS}(scores, torch.tensor([target_y]))",
+            "gradient of the loss, of the probability",
+        ),
+        ("return fooling", "X.copy_(fooling)\nreturn fooling", "is overwritten; work on a copy"),
     ),
-    ("guided_backprop", "CustomReLU.apply(x)", "x.relu()", "the guided rule is not in use"),
-    ("guided_backprop", "gc_model.eval()", "", "dropout is left on"),
-    (
-        "guided_backprop",
-        ".permute(0, 2, 3, 1)",
-        "",
-        "(2, 96, 128, 3) was expected, got (2, 3, 96, 128)",
+    "class_visualization": (
+        (" - l2_reg * (img**2).sum()", "", "L2 term left out"),
+        ("- l2_reg", "+ l2_reg", "L2 term with the wrong sign"),
+        ("model(img)[0, target_y]", "model(img).softmax(1)[0, target_y]", "gradient of the prob"),
+        ("(img**2).sum()", "img.norm()", "norm not squared"),
+        ("(img**2).sum()", "img.data.norm()", "L2 term left out"),
+        ("img.grad.zero_()", "", "gradients accumulated"),
+        ("learning_rate *", "", "the learning rate has no effect"),
+        ("img.data +=", "img.data -=", "a step down instead of up"),
     ),
-    ("grad_cam", "cam = np.maximum(cam, 0)", "", "ReLU missing"),
-    ("grad_cam", "cam = np.array(", "np.array(", "not enlarged"),
-    (
-        "grad_cam",
-        "(X.shape[3], X.shape[2])",
-        "(X.shape[2], X.shape[3])",
-        "height and width, or channels, are exchanged",
+    "content_loss": (
+        ("content_weight *", "content_weight ** 2 *", "weight squared"),
+        ("content_weight *", "", "weight forgotten"),
+        ("mse_loss", "l1_loss", "absolute differences instead of squares"),
     ),
-    ("grad_cam", "    handle.remove()", "    pass", "hooks are left on it"),
-    (
-        "grad_cam",
-        "maps.append(cam)",
-        "maps.append((cam - cam.min()) / np.ptp(cam))",
-        "scaled to [0, 1] alone",
+    "gram_matrix": (
+        ("if normalize:", "if False:", "Gram matrix not normalised"),
+        ("float(C * H * W)", "float(H * W)", "divided by H·W"),
     ),
-    ("guided_grad_cam", None, BOTH_INTO_ONE_GRADIENT, "gradients accumulated"),
-    ("fooling_image", None, LATE, "stops a step late"),
-    (
-        "fooling_image",
-        "10 * fooling.grad / fooling.grad.norm()",
-        "10 * fooling.grad",
-        "not brought to length 1",
+    "style_loss": (
+        ("weight * torch", "weight**2 * torch", "weight squared"),
+        ("weight * torch", "torch", "weight forgotten"),
+        ("return torch.stack(terms).sum()", "return terms[-1]", "the last layer only"),
     ),
-    (
-        "fooling_image",
-        "scores[0, target_y]",
-        f"-{LOSS}(scores, torch.tensor([target_y]))",
-        "gradient of the loss or",
+    "tv_loss": (
+        (" + tv_weight * horizontal", "", "TV over one direction only"),
+        (None, TV_LOOPS, "computed with loops"),
     ),
-    (
-        "fooling_image",
-        "return fooling",
-        "X.copy_(fooling)\nreturn fooling",
-        "is overwritten; work on a copy",
+    "style_transfer": (
+        ("if t == 180:", "if False:", "the learning rate is not 0.1"),
+        ('["lr"] = 0.1', '["lr"] = 1.0', "the learning rate is not 0.1"),
+        ("optimizer.zero_grad()", "", "gradients accumulated"),
+        ("loss = loss + style_loss", "style_loss", "style left out"),
     ),
-    ("class_visualization", " - l2_reg * (img**2).sum()", "", "L2 term left out"),
-    ("class_visualization", "- l2_reg", "+ l2_reg", "L2 term with the wrong sign"),
-    (
-        "class_visualization",
-        "model(img)[0, target_y]",
-        "model(img).softmax(1)[0, target_y]",
-        "gradient of the prob",
-    ),
-    ("class_visualization", "(img**2).sum()", "img.norm()", "norm not squared"),
-    ("class_visualization", "(img**2).sum()", "img.data.norm()", "L2 term left out"),
-    ("class_visualization", "img.grad.zero_()", "", "gradients accumulated"),
-    ("class_visualization", "learning_rate *", "", "the learning rate has no effect"),
-    ("class_visualization", "img.data +=", "img.data -=", "a step down instead of up"),
-    ("content_loss", "content_weight *", "content_weight ** 2 *", "weight squared"),
-    ("content_loss", "content_weight *", "", "weight forgotten"),
-    ("content_loss", "mse_loss", "l1_loss", "absolute differences instead of squares"),
-    ("gram_matrix", "if normalize:", "if False:", "Gram matrix not normalised"),
-    ("gram_matrix", "float(C * H * W)", "float(H * W)", "divided by H·W"),
-    ("style_loss", "weight * torch", "weight**2 * torch", "weight squared"),
-    ("style_loss", "weight * torch", "torch", "weight forgotten"),
-    ("style_loss", "return torch.stack(terms).sum()", "return terms[-1]", "the last layer only"),
-    ("tv_loss", " + tv_weight * horizontal", "", "TV over one direction only"),
-    ("tv_loss", None, TV_LOOPS, "computed with loops"),
-    ("style_transfer", "if t == 180:", "if False:", "the learning rate is not 0.1"),
-    ("style_transfer", '["lr"] = 0.1', '["lr"] = 1.0', "the learning rate is not 0.1"),
-    ("style_transfer", "optimizer.zero_grad()", "", "gradients accumulated"),
-    ("style_transfer", "loss = loss + style_loss", "style_loss", "style left out"),
-)
+}
+WRONG = [(item, *mistake) for item, mistakes in BY_ITEM.items() for mistake in mistakes]
 
 
 POINTS = {item.name: item.editions["assignment"][1] for item in check.ITEMS}

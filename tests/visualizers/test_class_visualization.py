@@ -8,12 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import network_state, same_state
-from PIL import Image
+from helpers import network_state, same_state, tile_of
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
-from figure_utils import TITLE_BAND
 from image_utils import SQUEEZENET_MEAN, SQUEEZENET_STD, deprocess
 from visualizers import ClassVisualization
 from visualizers.class_visualization import is_shown
@@ -258,7 +256,8 @@ def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
         shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
     )
     assert np.array_equal(
-        tile(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1), np.asarray(picture)
+        tile_of(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1),
+        np.asarray(picture),
     )
 
 
@@ -327,35 +326,32 @@ def test_bad_arguments_unknown_keyword(tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
-        ({"target_y": 5}, "target_y must lie in 0…4, got 5"),
-        ({"target_y": -1}, "target_y must be at least 0, got -1"),
-        ({"target_y": "cat"}, "target_y must be an integer, got 'cat'"),
-        ({"model": "net"}, "model must be a torch.nn.Module, got str"),
-        (
-            {"dtype": torch.int64},
-            "dtype must be a floating-point type or a device, got torch.int64",
-        ),
+        ({"target_y": 5}, "target_y .*got 5"),
+        ({"target_y": -1}, "target_y .*got -1"),
+        ({"target_y": "cat"}, "target_y .*got 'cat'"),
+        ({"model": "net"}, "model .*got str"),
+        ({"dtype": torch.int64}, "dtype .*got torch.int64"),
         ({"dtype": 7}, "dtype 7 cannot be used here"),
-        ({"dtype": None}, "dtype must be a floating-point type or a device, got None"),
-        ({"l2_reg": -1}, "l2_reg must be at least 0 and finite, got -1"),
+        ({"dtype": None}, "dtype .*got None"),
+        ({"l2_reg": -1}, "l2_reg .*got -1"),
         ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
-        ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
-        ({"blur_every": 0}, "blur_every must be at least 1, got 0"),
-        ({"show_every": 0}, "show_every must be at least 1, got 0"),
-        ({"max_jitter": 1.5}, "max_jitter must be an integer, got 1.5"),
+        ({"num_iterations": 0}, "num_iterations .*got 0"),
+        ({"blur_every": 0}, "blur_every .*got 0"),
+        ({"show_every": 0}, "show_every .*got 0"),
+        ({"max_jitter": 1.5}, "max_jitter .*got 1.5"),
         ({"seed": 1, "generator": torch.Generator()}, "generator and seed"),
     ],
 )
-def test_bad_arguments_are_named(tiny_model, changed, words):
+def test_bad_arguments_are_named(tiny_model, changed, message):
     arguments = {
         "target_y": 3,
         "class_names": {},
         "model": tiny_model,
         "dtype": torch.float32,
     } | changed
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         ClassVisualization().create_class_visualization(**arguments)
 
 
@@ -369,13 +365,3 @@ def test_bad_arguments_damaged_weights(tiny_model):
         tiny_model[0].weight[0, 0] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         ClassVisualization().visualize_classes([3], tiny_model)
-
-
-def tile(path, column: int, columns: int, above: int = 0) -> np.ndarray:
-    """A tile of the last row of a figure, or of a row above it."""
-    with Image.open(path) as image:
-        left, top = (
-            image.width - 230 * (columns - column),
-            image.height - 236 - above * (230 + TITLE_BAND),
-        )
-        return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]

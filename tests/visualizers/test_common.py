@@ -21,12 +21,12 @@ from visualizers.sanity import deletion_insertion
 
 def test_damaged_networks_and_unknown_classes(model, batch):
     X, y = batch[0][:2], batch[1][:2]
-    for bad, words in (
+    for bad, message in (
         ([0, 1000], "target_y must lie in 0…999, got 0…1000"),
         ([-1, 5], "got -1…5"),
     ):
         for network in (model, nn.Sequential(model)):
-            with pytest.raises(InputError, match=words):
+            with pytest.raises(InputError, match=message):
                 class_scores(network, X, torch.tensor(bad), "target_y")
     with torch.no_grad():
         model.classifier[1].bias[y[0]] = torch.nan

@@ -231,12 +231,12 @@ def test_networks_that_alter_their_input(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["wrapped", "in place", "a part"])
-def test_compiled_networks_that_were_used_before(data, how):
+@pytest.mark.parametrize("kind", ["wrapped", "in place", "a part"])
+def test_compiled_networks_that_were_used_before(data, kind):
     expected, model = results(small_network(), *data), small_network()
-    if how == "wrapped":
+    if kind == "wrapped":
         model = torch.compile(model, backend="aot_eager")
-    elif how == "in place":
+    elif kind == "in place":
         model.compile(backend="aot_eager")
     else:
         model[0] = torch.compile(model[0], backend="aot_eager")

@@ -270,27 +270,27 @@ def test_tensors_cuda(tiny_model, valid):
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"X": torch.zeros(2, 3, 8, 8)}, r"X must hold one image.*2, 3, 8, 8"),
         ({"X": torch.zeros(3, 8, 8)}, r"X must have shape.*\(3, 8, 8\)"),
         ({"X": torch.full((1, 3, 8, 8), math.nan)}, "X has values that are not finite"),
         ({"X": np.zeros((1, 3, 8, 8))}, "X must be a float tensor.*ndarray"),
-        ({"target_y": 5}, r"target_y must lie in 0…4, got 5"),
-        ({"target_y": -1}, "target_y must be at least 0, got -1"),
-        ({"target_y": 2.5}, "target_y must be an integer, got 2.5"),
-        ({"target_y": "3"}, "target_y must be an integer, got '3'"),
+        ({"target_y": 5}, r"target_y .*got 5"),
+        ({"target_y": -1}, "target_y .*got -1"),
+        ({"target_y": 2.5}, "target_y .*got 2.5"),
+        ({"target_y": "3"}, "target_y .*got '3'"),
         ({"model": "net"}, "model must be"),
-        ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
-        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
-        ({"max_iter": -1}, "max_iter must be at least 0, got -1"),
-        ({"max_iter": 1.5}, "max_iter must be an integer, got 1.5"),
+        ({"learning_rate": 0}, "learning_rate .*got 0"),
+        ({"learning_rate": math.inf}, "learning_rate .*got inf"),
+        ({"learning_rate": "fast"}, "learning_rate .*got 'fast'"),
+        ({"max_iter": -1}, "max_iter .*got -1"),
+        ({"max_iter": 1.5}, "max_iter .*got 1.5"),
     ],
 )
-def test_bad_arguments_are_named(tiny_model, changed, words):
+def test_bad_arguments_are_named(tiny_model, changed, message):
     arguments = {"X": torch.zeros(1, 3, 8, 8), "target_y": 3, "model": tiny_model} | changed
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         FoolingImage().make_fooling_image(**arguments)
 
 

@@ -408,14 +408,16 @@ def test_inputs_any_number(tiny_model, count):
     assert ours.guided_grad_cam(X, y, tiny_model, layer="3").shape == (count, 6, 8, 3)
     if count == 33:  # two chunks or more
         alone = {"layer": "3", "per_image": True}
-        for method, how in (
+        for method, kwargs in (
             ("guided_backprop", {}),
             ("grad_cam", alone),
             ("guided_grad_cam", alone),
         ):
             maps = getattr(ours, method)
-            parts = [maps(X[part], y[part], tiny_model, **how) for part in (slice(5), slice(5, 33))]
-            assert np.allclose(maps(X, y, tiny_model, **how), np.concatenate(parts), atol=1e-6)
+            parts = [
+                maps(X[part], y[part], tiny_model, **kwargs) for part in (slice(5), slice(5, 33))
+            ]
+            assert np.allclose(maps(X, y, tiny_model, **kwargs), np.concatenate(parts), atol=1e-6)
 
 
 def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
@@ -437,19 +439,19 @@ def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
 
 @pytest.mark.parametrize("method", ["guided_backprop", "grad_cam", "guided_grad_cam"])
 @pytest.mark.parametrize(
-    ("X", "y", "words"),
+    ("X", "y", "message"),
     [
         (torch.rand(3, 8, 8), [0], "X_tensor must have shape"),
         (torch.rand(1, 1, 8, 8), [0], "X_tensor must have shape"),
         (torch.full((1, 3, 8, 8), torch.nan), [0], "not finite"),
         (torch.rand(1, 3, 8, 8), [0, 1], "y_tensor must hold"),
-        (torch.rand(1, 3, 8, 8), [5], r"y_tensor must lie in 0…4, got 5"),
+        (torch.rand(1, 3, 8, 8), [5], r"y_tensor .*got 5"),
         (torch.rand(1, 3, 8, 8), [-1], "y_tensor must lie"),
         (torch.rand(1, 3, 8, 8), [0.5], "y_tensor must hold integers"),
     ],
 )
-def test_inputs_refused(tiny_model, method, X, y, words):
-    with pytest.raises(ValueError, match=words):
+def test_inputs_refused(tiny_model, method, X, y, message):
+    with pytest.raises(ValueError, match=message):
         getattr(GradCam(), method)(X, torch.tensor(y), tiny_model)
 
 

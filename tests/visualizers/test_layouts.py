@@ -155,7 +155,7 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
 
 
 @pytest.mark.parametrize(
-    ("layer", "words"),
+    ("layer", "message"),
     [
         ("encoder", "patches have no influence"),
         ("encoder.ln", "patches have no influence .* last block's norm before attention"),
@@ -167,8 +167,8 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
         ("heads", r"got \(3, 5\) for images \(3, 3, 32, 32\)"),
     ],
 )
-def test_refused_of_a_vit(data, layer, words):
-    with pytest.raises(InputError, match=words):
+def test_refused_of_a_vit(data, layer, message):
+    with pytest.raises(InputError, match=message):
         GradCam().grad_cam(*data, vit(), layer=layer)
 
 
@@ -236,7 +236,15 @@ def test_maps_of_a_single_pixel_are_refused_or_passed_over(bundled_model):
     assert default_layer(bundled_model, X).module is bundled_model.features[12]
 
 
-# --- Captum at these layers, and the script ---
+def test_a_layer_of_a_damaged_network_is_refused(data):
+    model = vit()
+    with torch.no_grad():
+        model.conv_proj.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="damaged"):
+        GradCam().grad_cam(*data, model, layer="encoder.layers.encoder_layer_0.ln_1")
+
+
+# --- Layouts ---
 
 
 def test_layouts_are_views_and_back():

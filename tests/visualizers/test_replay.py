@@ -137,5 +137,5 @@ def test_class_visualization_is_the_same_to_the_bit(targets, monkeypatch):
         found.append((images, torch.stack([each.score for each in told])))
         monkeypatch.setattr(class_visualization, "replayed", lambda evaluate, *_: evaluate)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    with pytest.raises(ValueError, match=r"target_y must lie in 0…4, got 9"):
+    with pytest.raises(ValueError, match=r"target_y .*got 9"):
         ClassVisualization().visualize_classes([9], model, **setting)

@@ -196,7 +196,7 @@ def test_also_after_an_exception(training_model, tiny_batch):
 
     X, y = tiny_batch
     before = network_state(training_model)
-    with pytest.raises(ValueError, match="y must lie in 0…4, got 0…5"):
+    with pytest.raises(ValueError, match=r"^y .*got 0…5"):
         compute(X, torch.arange(40) % 6, training_model)
     assert same_state(before, network_state(training_model))
     with pytest.raises(RuntimeError):
@@ -237,39 +237,33 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    "change, message",
     [
         ({"X": None}, r"X must be a float tensor \(N, 3, H, W\), got NoneType"),
         ({"X": np.zeros((2, 3, 7, 11))}, "got ndarray"),
         ({"X": torch.zeros(2, 3, 7, 11, dtype=torch.uint8)}, "got a tensor of torch.uint8"),
-        ({"X": torch.zeros(3, 7, 11)}, r"X must have shape \(N, 3, H, W\), got \(3, 7, 11\)"),
+        ({"X": torch.zeros(3, 7, 11)}, r"^X .*got \(3, 7, 11\)"),
         ({"X": torch.zeros(2, 1, 7, 11)}, r"got \(2, 1, 7, 11\)"),
         ({"X": torch.zeros(2, 3, 0, 11)}, "must have shape"),
         ({"X": torch.full((2, 3, 7, 11), torch.nan)}, "X has values that are not finite"),
         ({"X": torch.full((2, 3, 7, 11), -torch.inf)}, "X has values that are not finite"),
-        ({"y": "cat"}, "y must hold integers, got str"),
-        ({"y": None}, "y must hold integers, got NoneType"),
-        ({"y": [1, 2, 3]}, r"y must hold one label for each of the 2 images, got shape \(3,\)"),
-        ({"y": torch.zeros(2)}, "y must hold integers, got torch.float32"),
-        ({"y": torch.tensor([True, False])}, "y must hold integers, got torch.bool"),
-        (
-            {"y": torch.tensor([1])},
-            r"y must hold one label for each of the 2 images, got shape \(1,\)",
-        ),
+        ({"y": "cat"}, "^y .*got str"),
+        ({"y": None}, "^y .*got NoneType"),
+        ({"y": [1, 2, 3]}, r"^y .*got shape \(3,\)"),
+        ({"y": torch.zeros(2)}, "^y .*got torch.float32"),
+        ({"y": torch.tensor([True, False])}, "^y .*got torch.bool"),
+        ({"y": torch.tensor([1])}, r"^y .*got shape \(1,\)"),
         ({"y": torch.tensor([[1], [2]])}, r"got shape \(2, 1\)"),
         ({"y": torch.tensor([0, 5])}, "y must lie in 0…4, got 0…5"),
         ({"y": torch.tensor([-1, 2])}, "got -1…2"),
-        ({"model": None}, "model must be a torch.nn.Module, got NoneType"),
+        ({"model": None}, "model .*got NoneType"),
         ({"model": torch.relu}, "got builtin"),
-        (
-            {"model": nn.ReLU()},
-            r"model must give scores of shape \(N, classes\), got \(2, 3, 7, 11\)",
-        ),
+        ({"model": nn.ReLU()}, r"model .*got \(2, 3, 7, 11\)"),
     ],
 )
-def test_arguments_are_checked(tiny_model, tiny_batch, change, words):
+def test_arguments_are_checked(tiny_model, tiny_batch, change, message):
     arguments = {"X": tiny_batch[0][:2], "y": tiny_batch[1][:2], "model": tiny_model, **change}
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         compute(**arguments)
 
 
