@@ -105,10 +105,10 @@ def features_from_img(
 
     Raises:
         ValueError: a file, size or dtype that cannot be used.
+        InputError: the layers do not run one after the other on this picture.
     """
     img = _load(imgpath, imgsize, "imgsize", dtype)
-    with torch.no_grad():
-        return extract_features(img, cnn), img
+    return _first_features(img, cnn), img
 
 
 def extract_features(
@@ -139,6 +139,20 @@ def extract_features(
         x = layer(x.clone() if getattr(first, "inplace", False) else x)
         features.append(x)
     return features
+
+
+@torch.no_grad()
+def _first_features(x: torch.Tensor, cnn: nn.Module) -> list[torch.Tensor]:
+    """Return features as `extract_features`; whatever the network raises becomes an InputError."""
+    try:
+        return extract_features(x, cnn)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):  # not the network's fault
+            raise
+        raise InputError(
+            "the network's layers do not run one after the other, on a picture of "
+            f"{x.shape[3]}×{x.shape[2]}: {type(error).__name__}: {cause(error)}; name earlier ones"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -261,13 +275,13 @@ def style_transfer(
     layers = _frozen_layers(cnn, used, content_img)
     content_layer, style_layers = used.index(content_layer), [used.index(k) for k in style_layers]
     with torch.no_grad():
-        feats = extract_features(content_img, layers)
+        feats = _first_features(content_img, layers)
         _check_maps([(used[k], feats[k]) for k in style_layers])
         content_target, sizes = feats[content_layer], [maps.shape[2:] for maps in feats]
         del feats  # of a large picture they take a gigabyte
         grams = []
         for img in style_imgs:
-            feats = extract_features(img, layers)
+            feats = _first_features(img, layers)
             grams.append([style_loss.gram_matrix(feats[k]) for k in style_layers])
         if masks:
             style_loss = GuidedStyleLoss(
@@ -414,7 +428,9 @@ def _preparation(cnn: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def feature_layers(cnn: nn.Module) -> dict[str, nn.Module]:
     """Return the layers in `.features`, or those of a network that has none, by name."""
-    return dict(getattr(cnn, "features", cnn).named_children())
+    # `named_children` leaves out a module that comes again, as one ReLU for all places does
+    parts = getattr(cnn, "features", cnn)._modules.items()
+    return {name: module for name, module in parts if module is not None}
 
 
 def _content(source: Picture | None, size: int, dtype, seed: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import SqueezeNet
 
 from cli.style_presets import CONTENT_LAYER, STYLE_LAYERS, Preset, given
-from errors import InputError, cause, quoted
+from errors import InputError, quoted
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss
 from style_modules.network_layers import default_layers
@@ -59,8 +59,9 @@ def _layers(
     style: tuple[int, ...] = ()
     if text is None or texts is None:
         try:
-            image = torch.zeros(1, 3, 224, 224, device=device)
-            content, style = default_layers(cnn, list(layers.values()), image)
+            every = first_layers(cnn, len(layers))
+            image = every.photo_preparation(torch.zeros(1, 3, 224, 224, device=device))
+            content, style = default_layers(cnn, list(every), image)
         except ValueError as error:
             message = f"{error}; name layers with --content-layer and --style-layers"
             raise InputError(message) from error
@@ -115,13 +116,7 @@ def _terms(
     """Return content loss against black and style loss by layer, with weights of 1."""
     last = max(content_layer, *style_layers)
     layers = first_layers(cnn, last + 1)
-    try:
-        feats, image = features_from_img(
-            preset.content or preset.styles[0], FIT_SIZE, layers, device
-        )
-    except (AssertionError, TypeError, RuntimeError) as error:  # layers that belong together
-        text = f"the network's layers 0 to {last} do not run one after the other: {cause(error)}"
-        raise InputError(f"{text}; name earlier ones") from error
+    feats, image = features_from_img(preset.content or preset.styles[0], FIT_SIZE, layers, device)
     style, _ = features_from_img(preset.styles[0], FIT_SIZE, layers, device)
     black, gram = extract_features(0 * image, layers), StyleLoss().gram_matrix
     if preset.content is None:

@@ -114,7 +114,6 @@ class Report(FPDF):
             self.set_text_color(102)
             self.set_xy(0, self.h - MARGIN + 6)
             self.cell(self.w, 12, str(self.page_no()), align="C")
-            self.set_text_color(0)
 
     def fresh_page(self) -> None:
         """Begin a page, unless this one is empty."""
@@ -245,7 +244,7 @@ class Report(FPDF):
     def _row(self, row: Sequence[tuple[Image.Image, str]]) -> None:
         paper = next((size for size in PAPERS if _scale(row, size) >= SMALLEST), PAPERS[-1])
         scale = self._fitting(row)
-        if self.w < paper[0] or scale < SMALLEST:
+        if scale < SMALLEST:
             self.add_page(format=paper)
             scale = self._fitting(row)
         top, x, lowest = self.y, self.l_margin, self.y

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torchvision.models import VGG, SqueezeNet
 
+from errors import cause
+
 SQUEEZENET_LAYERS = (3, (1, 4, 6, 7))  # content, style: the course's
 
 
@@ -24,7 +26,7 @@ def default_layers(
         image: (1, 3, H, W), shows the sizes of their outputs.
 
     Raises:
-        ValueError: the size is never reduced.
+        ValueError: the size is never reduced, or a layer fails before it is.
     """
     if isinstance(cnn, SqueezeNet):
         return SQUEEZENET_LAYERS
@@ -56,7 +58,9 @@ def _before_reductions(layers: Sequence[nn.Module], x: torch.Tensor) -> list[int
         for i, layer in enumerate(layers):
             try:
                 x = layer(x.clone())
-            except Exception:  # beyond the feature layers: a classifier takes no maps
+            except (Exception, SystemExit) as error:  # of a classifier, which takes no maps
+                if not before:
+                    raise ValueError(f"the network's layer {i} fails: {cause(error)}") from error
                 break
             if x.dim() != 4 or x.shape[2:].numel() == 1:
                 break

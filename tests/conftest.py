@@ -20,7 +20,7 @@ os.environ.setdefault(
 )
 
 import torch  # noqa: E402
-from helpers import HALF_WEIGHTS, ROOT, course_folder  # noqa: E402
+from helpers import HALF_WEIGHTS, NETWORKS, ROOT, course_folder  # noqa: E402
 from torch import nn  # noqa: E402
 
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
@@ -164,3 +164,20 @@ def tiny_model() -> nn.Module:
         .double()
         .eval()
     )
+
+
+@pytest.fixture
+def own_file(tmp_path) -> Path:
+    """A user's file with networks, `NETWORKS`, beside a module that it imports."""
+    (tmp_path / "helper.py").write_text("CLASSES = 3\n")
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    return tmp_path / "nets.py"
+
+
+@pytest.fixture(scope="session")
+def resnet_state() -> dict:
+    """The state dict of a resnet18 with 10 classes."""
+    from torchvision import models
+
+    torch.manual_seed(3)
+    return models.resnet18(num_classes=10).state_dict()

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import one_line
 from solutions import ITEMS, put
 
 import check
@@ -36,18 +38,18 @@ def test_the_solution_is_ok_everywhere(tmp_path):
     [
         (["--only", "unknown"], "saliency_map"),
         (["--root", "absent"], "--root: there is no folder 'absent'"),
+        (["--root", "."], "--edition"),
         (["--limit", "nan"], "--limit: a number of seconds above 0 was expected, got nan"),
         (["--limit", "-1"], "--limit"),
         (["--json", "."], "--json: '.' is a folder, or in none"),
         (["--json", "absent/outcomes.json"], "--json"),
     ],
 )
-def test_options_that_cannot_be_are_one_line(arguments, message, tmp_path):
-    result = run_check(*arguments, cwd=tmp_path)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), (
-        result.stderr
-    )
-    assert message in result.stderr
+def test_options_that_cannot_be_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        check.main(arguments)
+    one_line(capsys, message)
 
 
 @pytest.mark.slow
@@ -93,3 +95,82 @@ def test_relative_error():
         == check.relative_error([float("nan")], [1.0])
         == float("inf")
     )
+
+
+@pytest.fixture(scope="module")
+def expected() -> check.Expected:
+    return check.Expected(check.EXPECTED)
+
+
+MAPS = {f"maps/{i}": np.random.default_rng(i).random((4, 6)) for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    "found, message",
+    [
+        (MAPS | {"maps/1": np.full((4, 6), np.nan)}, "not finite (NaN or infinity)"),
+        ({key: 1 - maps for key, maps in MAPS.items()}, "turned round"),
+        ({key: 1 - 1.01 * maps for key, maps in MAPS.items()}, "turned round"),
+        ({key: 3 * maps for key, maps in MAPS.items()}, "3 times what they should be"),
+        ({key: 9 * (1 - maps) for key, maps in MAPS.items()}, "turned round"),
+        ({key: maps.T for key, maps in MAPS.items()}, "height and width are exchanged"),
+        (MAPS | {"maps/0": np.zeros((4, 6))}, "right for photo 2 only"),
+        ({key: maps > 0.5 for key, maps in MAPS.items()}, ""),
+    ],
+)
+def test_a_diagnosis_is_what_the_values_look_like(found, message, tmp_path):
+    arrays = {f"item/{key}": maps for key, maps in MAPS.items()}
+    arrays |= {f"item~0/{key}": 1 - maps for key, maps in MAPS.items()}
+    np.savez(tmp_path / "values.npz", mistakes='{"item": ["turned round"]}', **arrays)
+    assert check.Expected(tmp_path / "values.npz").diagnose("item", 1e-3, found) == message
+
+
+def test_of_several_groups_the_nearest_counts():
+    wanted = {"sum/a": np.ones(2), "sum/b": np.ones(2), "mean/a": np.full(2, 0.5)}
+    assert check.distance({"mean/a": np.full(2, 0.5)}, wanted) == 0
+    assert check.distance({"sum/a": np.ones(2)}, wanted) == np.inf
+    assert check.share_within(1e-3, {"sum/a": np.ones(2)}, wanted) == 0.5
+
+
+def test_a_finding_counts_as_much_as_all_values(expected, tmp_path):
+    right = expected.values("saliency_map")
+    for findings, share in (([], 1), (["prints"], 0.5)):
+        measured = check.Measured(arrays=right, findings=findings, place="a.py line 3")
+        outcome = check.judge(ITEMS["saliency_map"], measured, expected, tmp_path)
+        assert (outcome.status, outcome.share) == ("wrong" if findings else "ok", share)
+    assert outcome.message == "prints (a.py line 3)"
+    measured = check.Measured(arrays={"maps/0": right["maps/0"]}, remarks=["slow"])
+    outcome = check.judge(ITEMS["saliency_map"], measured, expected, tmp_path)
+    assert outcome.status == "wrong" and outcome.share == 0.5
+    assert outcome.message.endswith("(visualizers/saliency_map.py)")  # the file is not there
+
+
+def test_a_figure_that_no_row_shows_is_named(expected):
+    right, item = expected.values("gradcam_captum"), ITEMS["gradcam_captum"]
+    drawn = dict(enumerate(row for key, row in right.items() if "bicubic" not in key))
+    outcome = check.judge(item, check.Measured(arrays=drawn), expected, ROOT)
+    assert (outcome.status, outcome.share) == ("ok", 1)  # nearest will do
+    del drawn[0]
+    drawn |= expected.values("gradcam_captum", 0)  # a known mistake
+    outcome = check.judge(item, check.Measured(arrays=drawn), expected, ROOT)
+    assert (outcome.status, outcome.share) == ("wrong", 0.75)
+    assert outcome.message.startswith(
+        "LayerGradCam without relu_attributions; no picture shows gui"
+    )
+
+
+def test_where_time_was_up_is_the_solution_s_innermost_line(tmp_path):
+    lines = [
+        f'File "{path}", line {i}'
+        for i, path in enumerate(
+            (
+                "/usr/lib/torch.py",
+                tmp_path / "checker/measures.py",
+                tmp_path / "a/b.py",
+                tmp_path / "c.py",
+            )
+        )
+    ]
+    (tmp_path / "stack").write_text("\n".join(lines))
+    assert check._last_place(tmp_path, tmp_path) == "a/b.py line 2"
+    assert check._last_place(tmp_path / "a", tmp_path) == ""

@@ -1,19 +1,21 @@
 """Messages are one line, whatever a name or a cause holds."""
 
+from pathlib import Path
+
 import pytest
 
 from errors import InputError, cause, quoted
 
 
 def test_names_are_quoted_on_one_line():
-    assert quoted("a\nb\x1b") == r"'a\nb\x1b'" and quoted("it's") == '"it\'s"'
+    assert quoted("a\nb\x1b") == r"'a\nb\x1b'" and quoted(Path("it's ü")) == '"it\'s ü"'
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (FileNotFoundError(2, "No such file or directory", "a.png"), "No such file or directory"),
-        (ValueError("two\n  lines"), "two lines"),
+        (ValueError("two\r\n  lines"), "two lines"),
         (ValueError(), "ValueError"),
         ("text\nof a library", "text of a library"),
     ],

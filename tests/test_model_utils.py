@@ -14,7 +14,6 @@ import pytest
 import torch
 from helpers import (
     HALF_WEIGHTS,
-    NETWORKS,
     SMALL,
     Bomb,
     breaks,
@@ -25,6 +24,7 @@ from helpers import (
     whole,
     without_privileges,
 )
+from networks import prefixed, same_parameters
 from torch import nn
 from torchvision import models
 
@@ -55,11 +55,6 @@ def weights_file(small_state, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "my weights.pth"
     torch.save(small_state, path)
     return path
-
-
-def same_parameters(model: nn.Module, state: dict) -> bool:
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
 
 
 # --- Networks by name ---
@@ -406,33 +401,17 @@ def test_bundled_weights_are_squeezenet_s_only():
         load_model("resnet18", "bundled")
 
 
-@pytest.fixture
-def own_file(tmp_path):
-    (tmp_path / "helper.py").write_text("CLASSES = 3\n")
-    (tmp_path / "nets.py").write_text(NETWORKS)
-    return tmp_path / "nets.py"
-
-
-def same(model: nn.Module, state: dict) -> bool:
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
-
-
-def prefixed(state: dict, prefix: str) -> dict:
-    return {f"{prefix}{key}": value for key, value in state.items()}
-
-
 def test_a_network_in_a_file(own_file, tmp_path):
     state = torch.get_rng_state()
     first, again = (load_model(f"{own_file}:{name}", device="cpu") for name in ("Net", "ready"))
     assert torch.equal(torch.get_rng_state(), state)
     # The same numbers every time
-    assert same(first, load_model(f"{own_file}:Net", device="cpu").state_dict())
+    assert same_parameters(first, load_model(f"{own_file}:Net", device="cpu").state_dict())
     assert first.weights_name == "as nets.py gives it" and first.arch == "the network's own"
     assert not first.training and not any(p.requires_grad for p in first.parameters())
     torch.save({"model": prefixed(again.state_dict(), "module.")}, tmp_path / "w.pth")
     loaded = load_model(f"{own_file}:Net", tmp_path / "w.pth", "cpu")
-    assert same(loaded, again.state_dict()) and loaded.weights_name == "w.pth [model]"
+    assert same_parameters(loaded, again.state_dict()) and loaded.weights_name == "w.pth [model]"
     X = torch.rand(1, 3, 64, 64)
     before = X.clone()
     loaded(X)

@@ -103,6 +103,12 @@ def test_features_of_a_network_whose_first_layer_works_in_place():
     assert [f.flatten().tolist() for f in (x, *features)] == [[-1, 2], [0, 2], [0, 1]]
 
 
+def test_a_layer_that_comes_again_counts_again():
+    half = nn.AvgPool2d(2)
+    features = extract_features(torch.zeros(1, 3, 8, 8), nn.Sequential(half, nn.ReLU(), half))
+    assert [f.shape[3] for f in features] == [4, 4, 2]
+
+
 def test_features_can_stop_early(bundled_model):
     x, ran = torch.zeros(1, 3, 40, 40), []
     cnn = copy.deepcopy(bundled_model).features
@@ -125,6 +131,29 @@ def test_features_carry_gradients_to_the_picture(bundled_model):
     for feature in extract_features(x, bundled_model):
         (gradient,) = torch.autograd.grad(feature.square().sum(), x, retain_graph=True)
         assert gradient.abs().max() > 0
+
+
+class Fixed(nn.Module):
+    """A layer that takes pictures of one size alone."""
+
+    def __init__(self, error: type[BaseException]):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        if x.shape[2:] != (64, 64):
+            raise self.error("only 64")
+        return x
+
+
+@pytest.mark.parametrize("error", [AssertionError, KeyError, SystemExit])
+def test_layers_that_fail_are_one_line_with_the_picture_s_size(pictures, error):
+    cnn = nn.Sequential(*(nn.Conv2d(3, 3, 3), nn.ReLU(), Fixed(error)), *[nn.ReLU()] * 6)
+    words = rf"network's layers .* on a picture of 64×48: {error.__name__}: .*only 64"
+    with pytest.raises(InputError, match=words):
+        features_from_img(pictures[0], 48, cnn, torch.float32)
+    with pytest.raises(InputError, match=words):
+        run(pictures, cnn, num_iterations=1)
 
 
 @pytest.mark.parametrize(

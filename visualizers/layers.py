@@ -19,6 +19,8 @@ __all__ = ["Layer", "check_influence", "check_visible", "default_layer", "find_l
 
 # Add no spatial information to what the layer before gives
 NOT_SPATIAL = (nn.AdaptiveAvgPool2d, nn.Dropout, Permute)
+# Norms among tokens, from the end: where patches have no influence in so many, they have none
+MOST_TRIES = 8
 
 
 def check_visible(model: nn.Module) -> None:
@@ -101,16 +103,21 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
         if not small or output_of(model, layer, images).shape[2:].numel() > 1:
             return Layer("features.12", layer, CHANNELS_FIRST)
     names = {module: name for name, module in getattr(model, "_orig_mod", model).named_modules()}
-    tokens = False
-    for module, shape in reversed(_influential_outputs(model, images).items()):
-        if not may_hold_maps(shape, images) or (tokens and "Norm" not in type(module).__name__):
+    outputs = _influential_outputs(model, images)
+    norms = {m for m in outputs if "Norm" in type(m).__name__} or set(outputs)
+    tokens = 0  # layers tried from the first one with tokens on
+    for module, shape in reversed(outputs.items()):
+        if not may_hold_maps(shape, images) or (tokens and module not in norms):
             continue
+        if tokens > MOST_TRIES:
+            break
+        tokens += tokens > 0
         with contextlib.suppress(InputError):
             layer = Layer(names[module], module, layout_of(model, module, images))
             if layer.layout.kind != "tokens" and not tokens:
                 return layer
-            tokens = True
-            if "Norm" in type(module).__name__:
+            tokens = tokens or 1
+            if module in norms:
                 check_influence(model, layer, images)
                 return layer
     if tokens:

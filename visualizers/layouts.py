@@ -150,15 +150,20 @@ def _layout_of_tokens(
     for (h, w), patch in _grids(shape, size).items():
         cells = [(int(y * h), int(x * w)) for y, x in PLACES]
         changes = answers([(row * patch, column * patch, patch, patch) for row, column in cells])
-        tokens = changes.sum(dim=2).argmax(dim=1)
-        before = {
-            token - (row * w + column)
-            for token, (row, column) in zip(tokens.tolist(), cells, strict=True)
-        }
-        first = before.pop()
-        if not before and 0 <= first <= shape[1] - h * w:
-            return Layout("tokens", patch, first, shape[1] - h * w - first)
+        tokens, more = changes.sum(dim=2).argmax(dim=1).tolist(), shape[1] - h * w
+        pairs = list(zip(tokens, cells, strict=True))
+        first, *others = {token - (row * w + column) for token, (row, column) in pairs}
+        if not others and 0 <= first <= more:
+            return Layout("tokens", patch, first, more - first)
+        # Pooling before attention, as in MViT, moves things by a place
+        if not more and min(h, w) >= 7 and all(_is_near(divmod(t, w), cell) for t, cell in pairs):
+            return Layout("tokens", patch)
     return None
+
+
+def _is_near(place: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two places of a grid are the same or touch."""
+    return max(abs(a - b) for a, b in zip(place, other, strict=True)) <= 1
 
 
 def _answers(

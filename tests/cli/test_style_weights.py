@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import style_transfer
+from adapters.preparation import Preparation
 from cli.options import make_parser
 from cli.style_presets import Preset, presets
 from cli.style_weights import fitted, with_proportions_of
@@ -59,6 +60,12 @@ def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model
     )
 
 
+def test_layers_of_a_network_for_grey_pictures_are_found(toy):
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *toy[1:])
+    grey.photo_preparation = Preparation(channels=1, mean=(0.5,), std=(0.25,))
+    assert fit(grey).style_layers == fit(toy).style_layers
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,7 +86,7 @@ def test_layers_and_weights_that_are_not_there(toy, arguments, message):
         (
             [nn.Conv2d(3, 4, 3), nn.Conv2d(8, 4, 3)],
             ["--content-layer", "1", "--style-layers", "0"],
-            r"layers 0 to 1 do not run one after the other",
+            r"layers do not run one after the other",
         ),
     ],
 )

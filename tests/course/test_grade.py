@@ -197,14 +197,34 @@ def test_a_damaged_zip_is_its_own_result_and_rows_are_on_disk_at_once(tmp_path):
     assert row["submission"] == str(damaged) and row["error"] == result.error
 
 
+def test_whatever_is_raised_while_a_submission_is_checked_is_its_result(tmp_path):
+    (tmp_path / "own.zip").write_bytes(zip_files({OWN: b"x = 1\n"}))
+    no_values = object()  # any item that is to be judged by them raises
+    result = grade.grade(tmp_path / "own.zip", grade.Rules("assignment", no_values))
+    assert result.error.startswith("cannot be graded: AttributeError") and result.total == 0
+
+
 def test_no_formula_reaches_a_spreadsheet():
     (item,) = [item for item in check.ITEMS if item.name == "tv_loss"]
     score = grade.Score(item, "2.3", 3, 0, "error ValueError: x")
-    assert grade.row_of(grade.Grade("=cmd.zip", [score]))[0] == "'=cmd.zip"
+    for mark in "=+-@\t":  # which a spreadsheet would compute
+        assert grade.row_of(grade.Grade(f"{mark}cmd.zip", [score]))[0] == f"'{mark}cmd.zip"
     assert grade.row_of(grade.Grade("a.zip", [score]))[-1] == "tv_loss: error ValueError: x"
 
 
 OWN = "visualizers/saliency_map.py"
+
+
+def damaged_in_lzma(name: str) -> bytes:
+    """A zip with a damaged file beside what students write."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr(name, bytes(1000))
+        start = file.fp.tell()
+        file.writestr(OWN, "x = 1\n")
+    content = bytearray(buffer.getvalue())
+    content[start - 20 : start] = bytes(20)
+    return bytes(content)
 
 
 def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
@@ -225,6 +245,7 @@ def unsafe(name: str, mode: int = 0o644, content: bytes = b"x") -> bytes:
         (lambda: zip_files({}), "none of the files"),
         (lambda: b"", "cannot be read"),
         (lambda: unsafe("a.py")[:-30], "cannot be read"),
+        (lambda: unsafe("\u00e9.py").replace("\u00e9".encode(), b"\xff\xff"), "cannot be read"),
     ],
 )
 def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
@@ -232,6 +253,9 @@ def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
     path.write_bytes(content())
     with pytest.raises(grade.SubmissionError, match=message):
         grade.unpack(path, tmp_path / "deep/er/folder")
+
+
+MOST = grade.MOST_BYTES * 2 // 3  # two of them are too much
 
 
 @pytest.mark.parametrize(
@@ -244,6 +268,7 @@ def test_a_zip_that_cannot_be_graded_says_why(content, message, tmp_path):
         (lambda: unsafe("..\\outside.py"), 1),
         (lambda: unsafe("link.py", stat.S_IFLNK | 0o777, b"/etc/passwd"), 1),
         (lambda: unsafe("zeros.py", content=bytes(grade.MOST_BYTES + 1)), 1),
+        (lambda: zip_files({OWN: b"", **dict.fromkeys(("a.py", "b.py"), bytes(MOST))}), 1),
         (lambda: zip_files({OWN: b"", **{f"{i}/a.py": b"" for i in range(1200)}}), 201),
         # What is no code is not looked at.
         (lambda: unsafe("../outside.txt"), 0),
@@ -270,6 +295,7 @@ def test_what_is_unsafe_or_too_much_is_left_out_and_counted(content, count, tmp_
             lambda: unsafe("a.py", content=b"damaged here").replace(b"damaged", b"DAMAGED"),
             "Bad CRC",
         ),
+        (lambda: damaged_in_lzma("a.py"), "'a.py' cannot be read"),
         (lambda: zip_files({"a/submission.zip": zip_files({OWN: b"x = 1\n"})}), ""),
     ],
 )
@@ -355,6 +381,14 @@ def test_around_another_course_s_files_stands_what_they_import_and_no_solution(t
     grade.unpack(archive(scripts, tmp_path / "b.zip"), tmp_path / "b", "a3-2023")
     assert (tmp_path / "b/fooling_image.py").read_bytes() == scripts["fooling_image.py"]
     assert not (tmp_path / "b/class_visualization.py").exists()
+
+
+def test_feedback_is_named_by_the_submission_s_path(tmp_path):
+    names = ["ann/a.zip", "bob/a.zip", "../c d", "/e.zip"]
+    for name in names:
+        grade.write_feedback(tmp_path, grade.Grade(name, error=f"of {name}"))
+    written = {path.name: path.read_text().splitlines()[0] for path in tmp_path.iterdir()}
+    assert written == dict(zip(("ann_a.txt", "bob_a.txt", "c_d.txt", "e.txt"), names, strict=True))
 
 
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:

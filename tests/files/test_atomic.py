@@ -3,19 +3,28 @@ misbehave.
 """
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from helpers import CONTENT, ROOT, breaks, drips, hangs, missing, serving, whole, without_privileges
+from helpers import (
+    CONTENT,
+    ROOT,
+    breaks,
+    drips,
+    hangs,
+    in_threads,
+    missing,
+    serving,
+    whole,
+    without_privileges,
+)
 
-from errors import InputError, cause, quoted
+from errors import InputError
 from files import download as downloads
 from files.atomic import atomic_write, sha256_of
 from files.download import download
@@ -201,11 +210,7 @@ def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path):
             with atomic_write(tmp_path / "file") as temporary:
                 temporary.write_bytes(content)
 
-    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(write, [(content,) for content in contents])
     assert (tmp_path / "file").read_bytes() in contents
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -218,10 +223,3 @@ def test_checksum(tmp_path):
     assert sha256_of(tmp_path / "file") == SHA256
     with pytest.raises(InputError, match=r"cannot read .*No such file"):
         sha256_of(tmp_path / "absent")
-
-
-def test_names_and_reasons_fit_on_a_line():
-    assert quoted(Path("a\nb'ü")) == '"a\\nb\'ü"'
-    assert cause(OSError(28, "No space left on device")) == "No space left on device"
-    assert cause(ValueError("two\n  lines")) == "two lines" and cause(ValueError()) == "ValueError"
-    assert os.linesep not in cause(RuntimeError("a\r\nb"))

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+from networks import prefixed, same_parameters
 from torch import nn
 from torchvision import models
 
@@ -19,22 +20,6 @@ from model_utils import load_model
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch will give it up one day
     QUANTISED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)
-
-
-@pytest.fixture(scope="module")
-def resnet_state() -> dict:
-    """Of a resnet18 with 10 classes."""
-    torch.manual_seed(3)
-    return models.resnet18(num_classes=10).state_dict()
-
-
-def same(model: nn.Module, state: dict) -> bool:
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
-
-
-def prefixed(state: dict, prefix: str) -> dict:
-    return {f"{prefix}{key}": value for key, value in state.items()}
 
 
 # --- Checkpoints ---
@@ -78,7 +63,7 @@ def prefixed(state: dict, prefix: str) -> dict:
 def test_checkpoints_of_each_kind(resnet_state, tmp_path, wrap, entry):
     torch.save(wrap(resnet_state), tmp_path / "mine.pth")
     model = load_model("resnet18", tmp_path / "mine.pth", "cpu")
-    assert same(model, resnet_state) and model.fc.out_features == 10
+    assert same_parameters(model, resnet_state) and model.fc.out_features == 10
     assert model.weights_name == ("mine.pth" if entry is None else f"mine.pth [{entry}]")
 
 
@@ -113,7 +98,7 @@ def test_networks_trained_without_auxiliary_heads(tmp_path):
             torch.save(trained.state_dict(), tmp_path / "w.pth")
             model = load_model(arch, tmp_path / "w.pth", "cpu")
             assert (
-                same(model, trained.state_dict())
+                same_parameters(model, trained.state_dict())
                 and (getattr(model, head) is not None) == aux_logits
             )
 

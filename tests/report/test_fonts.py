@@ -1,6 +1,7 @@
 """Letters: those of many languages, from an installed font, or replaced."""
 
 import pytest
+from fontTools.ttLib import TTFont, newTable
 from pdf import markdown, pieces, text_of
 
 from report import fonts
@@ -20,6 +21,17 @@ def test_letters_of_many_languages_are_in_the_fonts_that_matplotlib_ships(tmp_pa
     words = "naïve Größe наука ελληνικά → ≤ ∑ 100 %"
     assert text_of(markdown(words, tmp_path)) == words
     assert "fallback" not in str(caplog.text)
+
+
+def test_a_font_that_cannot_be_embedded_has_no_letters(tmp_path):
+    path = fonts.FOLDER / "DejaVuSansDisplay.ttf"
+    assert "ƒ" not in fonts.letters_of(path) and len(fonts.letters_of(path)) > 5
+    with TTFont(path) as font:
+        font["fvar"] = newTable("fvar")  # a variable font
+        font.save(tmp_path / "variable.ttf")
+    (tmp_path / "damaged.ttf").write_bytes(path.read_bytes()[:300])
+    for name in ("variable.ttf", "damaged.ttf", "absent.ttf"):
+        assert fonts.letters_of(tmp_path / name) == frozenset()
 
 
 @pytest.mark.slow

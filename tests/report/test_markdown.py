@@ -6,10 +6,10 @@ import re
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from pdf import DAY, markdown, pieces, text_of
+from pdf import DAY, markdown, pieces, saved, text_of
 
 from report.markdown import read_sections
-from report.pages import Report
+from report.pages import MARGIN, Report
 from report.questions import QUESTIONS
 from writeup import assign
 
@@ -50,6 +50,17 @@ def test_tables_that_no_page_holds_are_set_as_lines(tmp_path):
     assert "c0 | c1 | c2" in text_of(markdown(wide, tmp_path))
     high = f"| a | b |\n|-|-|\n| 1 | {'word ' * 3000}|\n"
     assert text_of(markdown(high, tmp_path)).count("word") == 3000
+
+
+def test_lists_begin_at_their_own_number(tmp_path):
+    assert text_of(markdown("9. nine\n1. ten\n", tmp_path)) == "9. nine 10. ten"
+
+
+def test_a_heading_stays_with_what_follows(tmp_path):
+    report = Report("Title", DAY)
+    report.skip(report.h - 2 * MARGIN - 45)
+    report.markdown("## Heading\n\nText.")
+    assert "Heading\nText." in saved(report, tmp_path).pages[1].extract_text()
 
 
 def test_html_and_the_sign_for_the_number_of_pages_are_text(tmp_path):
@@ -111,8 +122,10 @@ def test_answers_are_read_as_editors_save_them(tmp_path, encoding):
     assert assign(read_sections(tmp_path / "a.md")) == {"": "", "saliency_map": "naïve – “quoted”"}
 
 
-def test_big_endian_and_latin_1(tmp_path):
+def test_big_endian_old_line_ends_and_latin_1(tmp_path):
     (tmp_path / "a.md").write_bytes(b"\xfe\xff" + ANSWER.encode("utf-16-be"))
+    assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
+    (tmp_path / "a.md").write_bytes(ANSWER.replace("\r\n", "\r").encode())
     assert assign(read_sections(tmp_path / "a.md"))["saliency_map"] == "naïve – “quoted”"
     (tmp_path / "a.md").write_bytes("Größe".encode("latin-1"))
     assert assign(read_sections(tmp_path / "a.md")) == {"": "Größe"}

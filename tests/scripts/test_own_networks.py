@@ -6,9 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from helpers import NETWORKS
+from networks import prefixed
 from PIL import Image
-from torchvision import models
 
 import class_visualization
 import fooling_image
@@ -17,24 +16,6 @@ import saliency_map
 import sanity_checks
 import style_transfer
 from files.course import package_file
-
-
-@pytest.fixture(scope="module")
-def resnet_state() -> dict:
-    """Of a resnet18 with 10 classes."""
-    torch.manual_seed(3)
-    return models.resnet18(num_classes=10).state_dict()
-
-
-@pytest.fixture
-def own_file(tmp_path):
-    (tmp_path / "helper.py").write_text("CLASSES = 3\n")
-    (tmp_path / "nets.py").write_text(NETWORKS)
-    return tmp_path / "nets.py"
-
-
-def prefixed(state: dict, prefix: str) -> dict:
-    return {f"{prefix}{key}": value for key, value in state.items()}
 
 
 def run(script, out: pathlib.Path, *options) -> int:

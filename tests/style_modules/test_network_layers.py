@@ -32,7 +32,7 @@ def test_other_networks_are_read_before_each_reduction():
         default_layers(nn.Sequential(nn.ReLU()), [nn.ReLU()], BLACK)
 
 
-@pytest.mark.parametrize("error", [AssertionError, TypeError, RuntimeError])
+@pytest.mark.parametrize("error", [AssertionError, TypeError, RuntimeError, SystemExit])
 def test_a_layer_that_takes_no_maps_ends_the_search(error):
     class Encoder(nn.Module):
         def forward(self, x):
@@ -40,3 +40,5 @@ def test_a_layer_that_takes_no_maps_ends_the_search(error):
 
     layers = [nn.Conv2d(3, 3, 1), nn.MaxPool2d(2), Encoder(), nn.MaxPool2d(2)]
     assert default_layers(nn.Sequential(*layers), layers, BLACK) == (0, (0,))
+    with pytest.raises(ValueError, match="layer 0 fails: tokens were expected"):
+        default_layers(nn.Sequential(*layers[2:]), layers[2:], BLACK)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -271,6 +271,15 @@ def tile_of(path: Path, column: int, columns: int, above: int = 0) -> np.ndarray
         left = image.width - 230 * (columns - column)
         top = image.height - 236 - above * (230 + TITLE_BAND)
         return np.asarray(image.convert("RGB"))[top : top + 224, left : left + 224]
+
+
+def in_threads(work: Callable, arguments: Iterable[tuple]) -> None:
+    """Call a function with each of these arguments at the same time."""
+    threads = [threading.Thread(target=work, args=each) for each in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def names(folder: Path) -> set[str]:

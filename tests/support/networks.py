@@ -15,6 +15,15 @@ def small_network() -> nn.Sequential:
     ).eval()
 
 
+def same_parameters(model: nn.Module, state: dict) -> bool:
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
+
+
+def prefixed(state: dict, prefix: str) -> dict:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
 def assert_close(found, expected, tolerance):
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and np.abs(a - b).max() <= tolerance * np.abs(b).max()

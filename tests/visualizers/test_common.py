@@ -82,12 +82,6 @@ def test_no_tensor_of_another_device_is_mixed_in():
             assert result.dtype != torch.float64  # which Apple's GPU does not have
 
 
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
-
-
 def test_networks_without_a_gradient(data):
     class Detached(nn.Module):
         def __init__(self):

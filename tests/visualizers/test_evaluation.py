@@ -155,12 +155,6 @@ def test_modes_and_gradients_inside_and_after(model):
 NETWORK = small_network()
 
 
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
-
-
 def results(model, X, y) -> list[np.ndarray]:
     """What every technique makes of a network."""
     ours, seeded = GradCam(), {"num_iterations": 2, "seed": 0}

@@ -3,14 +3,13 @@ abuse.
 """
 
 import copy
-import threading
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop, LayerGradCam
-from helpers import network_state, same_state
+from helpers import in_threads, network_state, same_state
 from networks import assert_close, small_network
 from PIL import Image
 from torch import nn
@@ -370,11 +369,7 @@ def test_network_threads_share_a_network(bundled_model, batch):
             if off(job(), want) > 1e-5:
                 wrong.append(job)
 
-    threads = [threading.Thread(target=repeat, args=pair) for pair in zip(jobs, alone, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(repeat, zip(jobs, alone, strict=True))
     assert not wrong and same_state(before, network_state(model))
 
 
@@ -471,12 +466,6 @@ def test_the_peak_follows_the_label(bundled_model, photos):
 
 
 # --- The script ---
-
-
-@pytest.fixture
-def data():
-    torch.manual_seed(1)
-    return torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
 
 
 class WithReLU6(nn.Module):

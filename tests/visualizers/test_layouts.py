@@ -200,6 +200,14 @@ class Sequence(nn.Module):
         (16, lambda m: m.flatten(2)),  # (N, 16, 16), which might be tokens
         (7, lambda m: m.flatten(2).mT[:, None]),  # (N, 1, L, C), as of heads of attention
         (7, lambda m: m[..., None]),
+        (7, lambda m: m.mT.flatten(2).mT),  # columns first
+        # By the place in a window of 2×2 first, as in Hiera's early blocks
+        (
+            7,
+            lambda m: (
+                m.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(0, 3, 5, 2, 4, 1).flatten(1, 4)
+            ),
+        ),
         # Weights of attention
         (7, lambda m: (m.flatten(2).mT @ m.flatten(2)).softmax(dim=-1)[:, None]),
     ],
@@ -207,6 +215,67 @@ class Sequence(nn.Module):
 def test_sequences_that_cannot_be_told(data, channels, arrange):
     with pytest.raises(InputError, match="layer must give"):
         GradCam().grad_cam(*data, Sequence(channels, arrange).eval(), layer="out")
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 4), (5, 0), (0, 8)])
+def test_registers_and_a_class_token_before_or_after_the_patches(data, before, after):
+    def arrange(m):
+        patches, more = m.flatten(2).mT, m.mean(dim=(2, 3))[:, None]
+        return torch.cat([more.expand(-1, before, -1), patches, more.expand(-1, after, -1)], dim=1)
+
+    model = Sequence(7, arrange).eval()
+    assert layout_of(model, model.out, data[0]) == Layout("tokens", 8, before, after)
+
+
+def test_tokens_that_pooling_has_moved_by_a_place():
+    def moved(by: int, more: int = 0):
+        def arrange(m):
+            patches = nn.functional.pad(m[..., by:, by:], (0, by, 0, by)).flatten(2).mT
+            return torch.cat([patches, patches[:, :more]], dim=1)
+
+        return Sequence(7, arrange).eval()
+
+    X, model = torch.randn(1, 3, 64, 64), moved(1)
+    assert layout_of(model, model.out, X) == Layout("tokens", 8)
+    for model in (moved(2), moved(1, 1)):  # with more tokens, it could as well be one of these
+        with pytest.raises(InputError, match="layer must give"):
+            layout_of(model, model.out, X)
+
+
+class Mixed(nn.Module):
+    """Patches through blocks without a class token, and without any norm that is called so."""
+
+    def __init__(self, norm: type[nn.Module], blocks: int = 3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.head = nn.Conv2d(3, 12, 8, 8), nn.Linear(12, 5)
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(norm(12), nn.Linear(12, 12)) for _ in range(blocks))
+        )
+
+    def forward(self, x):
+        return self.head(self.blocks(self.patches(x).flatten(2).mT).mean(dim=1))
+
+
+class Affine(nn.Linear):
+    """Another name for a norm, as in ResMLP."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels)
+
+
+def test_without_norms_the_last_layer_with_patches_is_the_default(data):
+    assert default_layer(Mixed(nn.LayerNorm).eval(), data[0]).name == "blocks.2.0"
+    assert default_layer(Mixed(Affine).eval(), data[0]).name == "blocks"
+
+
+def test_a_network_that_is_not_trained_is_refused_after_few_tries(data):
+    model, seen = Mixed(nn.LayerNorm, 40).eval(), []
+    nn.init.zeros_(model.head.weight)  # as timm's are before training
+    model.blocks[20].register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(InputError, match="no norm .* influence"):
+        default_layer(model, data[0])
+    assert len(seen) < 50
 
 
 def test_as_many_channels_as_rows_and_columns(data):

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from helpers import network_state, same_state
+from helpers import in_threads, network_state, same_state
 from PIL import Image
 from torch import nn
 
@@ -224,11 +224,7 @@ def test_several_threads_with_one_network(training_model, tiny_batch):
         start.wait()
         results.extend(compute(X, y, training_model) for _ in range(15))
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, [()] * 6)
     assert len(results) == 90 and all(torch.equal(maps, expected) for maps in results)
     assert same_state(before, network_state(training_model))
 
