@@ -273,7 +273,7 @@ def test_a_network_that_is_not_trained_is_refused_after_few_tries(data):
     model, seen = Mixed(nn.LayerNorm, 40).eval(), []
     nn.init.zeros_(model.head.weight)  # as timm's are before training
     model.blocks[20].register_forward_hook(lambda *_: seen.append(1))
-    with pytest.raises(InputError, match="no norm .* influence"):
+    with pytest.raises(InputError, match=r"no norm .* influence"):
         default_layer(model, data[0])
     assert len(seen) < 50
 
