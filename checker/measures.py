@@ -45,7 +45,7 @@ MANY = 20  # times that a network may be looked at after it has been fooled
 STEPS = 30  # of feature inversion
 RATE = 50  # of class visualization: its steps' length
 OUTSIDE = "the {} no gradient: it was computed outside the graph (detach, item, .data or NumPy)"
-NUMBERS = "the notebook's numbers"  # of what the course's notebook compares
+NUMBERS = "notebook's numbers"  # of what the course's notebook compares
 OTHER_CALL = 0.01  # relative difference of two calls that means something
 
 Arrays = dict[str, np.ndarray]
