@@ -159,9 +159,6 @@ def visualize_attr_maps(
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,
-    *,
-    text: Mapping[str, str] | None = None,
-    heading: str = "",
 ) -> None:
     """Draw photos over a row of maps for each attribution and save the figure.
 
@@ -178,8 +175,6 @@ def visualize_attr_maps(
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
         alpha: opacity of the maps on white.
-        text: the text of the PNG; by default the versions alone.
-        heading: a line above everything.
 
     Raises:
         ValueError: no photo, lengths that do not fit one another, values that are not finite, or an
@@ -198,8 +193,8 @@ def visualize_attr_maps(
     for title, attribution in zip(titles, attributions, strict=True):
         rows.append(attribution_row(title, attribution, X, attr_preprocess, cmap, alpha))
     names = [class_title(class_names, label) for label in y]
-    picture = draw_rows(rows, names, heading)
-    save_png(picture, path, provenance() if text is None else text)
+    picture = draw_rows(rows, names)
+    save_png(picture, path, provenance())
     show_inline(picture)
 
 

@@ -120,11 +120,8 @@ def test_a_download_that_fails_leaves_the_folder_as_it_was(
         target.write_bytes(earlier)
     with serving(answer) as url, pytest.raises(InputError) as caught:
         download(f"{url}/file", target, SHA256)
-    assert (
-        re.search(message, str(caught.value))
-        and url in str(caught.value)
-        and "\n" not in str(caught.value)
-    )
+    assert re.search(message, str(caught.value)) and url in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == (
         [("file", earlier)] if earlier else []
     )

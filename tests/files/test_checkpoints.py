@@ -97,10 +97,8 @@ def test_networks_trained_without_auxiliary_heads(tmp_path):
             )
             torch.save(trained.state_dict(), tmp_path / "w.pth")
             model = load_model(arch, tmp_path / "w.pth", "cpu")
-            assert (
-                same_parameters(model, trained.state_dict())
-                and (getattr(model, head) is not None) == aux_logits
-            )
+            assert same_parameters(model, trained.state_dict())
+            assert (getattr(model, head) is not None) == aux_logits
 
 
 @pytest.mark.slow
@@ -159,9 +157,9 @@ def file(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def is_state(state, wanted=STATE) -> bool:
-    return state.keys() == wanted.keys() and all(
-        torch.equal(state[key], wanted[key]) for key in wanted
+def is_state(state) -> bool:
+    return state.keys() == STATE.keys() and all(
+        torch.equal(state[key], STATE[key]) for key in STATE
     )
 
 

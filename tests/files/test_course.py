@@ -78,10 +78,8 @@ def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_
         shutil.copy(course / "imagenet_val_25.npz", folder / PHOTOS)
         assert course_file(PHOTOS) == folder / PHOTOS
     monkeypatch.setenv("CS7643_DATA", "/no/such/folder")
-    assert (
-        course_file(PHOTOS) == Path.cwd() / PHOTOS
-        and course_file("data/style-transfer-checks.npz") is None
-    )
+    assert course_file(PHOTOS) == Path.cwd() / PHOTOS
+    assert course_file("data/style-transfer-checks.npz") is None
     monkeypatch.setenv("CS7643_DATA", str(course))
     assert course_file(PHOTOS) == course / "imagenet_val_25.npz"
     assert course_file("styles_images/tubingen.jpg") == course / "styles_images" / "tubingen.jpg"
@@ -280,10 +278,8 @@ def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path)
             "is there already",
         ):
             result = run(script(copy), tmp_path, http_proxy=url)
-            assert (result.returncode, result.stderr) == (
-                0,
-                "",
-            ) and result.stdout == f"{PHOTOS}: {said}\n"
+            assert (result.returncode, result.stderr) == (0, "")
+            assert result.stdout == f"{PHOTOS}: {said}\n"
     assert sha256_of(copy / PHOTOS) == COURSE_FILES[PHOTOS]
     (copy / PHOTOS).unlink()
     assert not list((copy / "data").glob(".*"))
@@ -297,12 +293,8 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
     with serving(answer) as url:
         result = run(script(copy), tmp_path, http_proxy=url)
     lines = result.stderr.splitlines()
-    assert (
-        result.returncode == 2
-        and len(lines) == 1
-        and any(w in lines[0] for w in message)
-        and not result.stdout
-    )
+    assert result.returncode == 2 and len(lines) == 1 and any(w in lines[0] for w in message)
+    assert not result.stdout
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]
 
 
@@ -310,9 +302,8 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
 def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
     command = ["env", f"PYTHONPATH={copy}", sys.executable, "-m", "files.course", "--from"]
     result = run([*command, zipped(starter)], tmp_path)
-    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(
-        ": taken\n"
-    ) == len(COURSE_FILES)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count(": taken\n") == len(COURSE_FILES)
     assert sha256_of(copy / "styles_images" / "muse.jpg") == COURSE_FILES["styles_images/muse.jpg"]
     shutil.rmtree(copy / "styles_images")
     for name in ("imagenet_val_25.npz", "style-transfer-checks.npz"):

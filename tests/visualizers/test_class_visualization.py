@@ -66,10 +66,8 @@ def test_blur_default_sigma():
 def test_blur_on_the_device():
     X = torch.randn(1, 3, 50, 40)
     on_gpu = ClassVisualization().blur_image(X.cuda(), 0.5)
-    assert (
-        on_gpu.is_cuda
-        and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
-    )
+    assert on_gpu.is_cuda
+    assert np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +166,8 @@ def test_reproducible_sources_of_random_numbers(tiny_model):
     torch.manual_seed(5)
     by_global, _ = visualize([1], tiny_model, num_iterations=3)
     other, _ = visualize([1], tiny_model, seed=6, num_iterations=3)
-    assert (
-        torch.equal(first, again)
-        and torch.equal(first, by_generator)
-        and torch.equal(first, by_global)
-    )
+    assert torch.equal(first, again) and torch.equal(first, by_generator)
+    assert torch.equal(first, by_global)
     assert not torch.equal(first, goes_on) and not torch.equal(first, other)
 
 
@@ -252,9 +247,8 @@ def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
         callback=reports.append,
     )
     shown = {path.name for path in (tmp_path / "visualization").iterdir()}
-    assert (
-        shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
-    )
+    assert shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)}
+    assert len(reports) == 5
     assert np.array_equal(
         tile_of(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1),
         np.asarray(picture),

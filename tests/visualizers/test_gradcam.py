@@ -426,9 +426,8 @@ def test_inputs_a_layer_whose_gradient_is_the_images_own(tiny_model):
     plain, both = GradCam(), GradCam()
     cam = plain.grad_cam(X, y, model, layer="0")
     product = both.guided_grad_cam(X, y, model, layer="0")
-    assert torch.equal(both.gradient_value, plain.gradient_value) and torch.equal(
-        both.activation_value, X
-    )
+    assert torch.equal(both.gradient_value, plain.gradient_value)
+    assert torch.equal(both.activation_value, X)
     assert np.allclose(product, GradCam().guided_backprop(X, y, model) * cam[..., None], atol=1e-7)
 
 

@@ -289,9 +289,8 @@ def test_show_saliency_maps_writes_the_course_s_figure(
         "visualization/saliency_map.png"
     ]
     with Image.open(tmp_path / "visualization" / "saliency_map.png") as figure:
-        assert figure.text["Network"] == "squeezenet1_1" and figure.text["Weights"].startswith(
-            "bundled"
-        )
+        assert figure.text["Network"] == "squeezenet1_1"
+        assert figure.text["Weights"].startswith("bundled")
         pixels = np.asarray(figure.convert("RGB"))
     assert pixels.shape[1] > pixels.shape[0] > 2 * 224
     top, left = next(
