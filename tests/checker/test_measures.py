@@ -4,7 +4,9 @@ tests/course/test_make_starter.py.
 
 import numpy as np
 import pytest
+import torch
 from solutions import ITEMS, RIGHT, WRONG, expected, outcome, put
+from torch import nn
 
 import check
 from checker import measures
@@ -73,3 +75,20 @@ def test_a_mistake_with_captum_is_recognised(name, old, new, message, solution):
     path.write_text(path.read_text().replace(old, new))
     wrong = outcome(solution, name)
     assert wrong.status == "wrong" and message in wrong.message, wrong
+
+
+def test_what_a_function_leaves_changed_is_named():
+    model, X = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2)
+
+    def found() -> list[str]:
+        return measures._changes(model, state, X, torch.ones(1, 2))
+
+    state = measures._state(model)
+    assert found() == []
+    handle = model[0].register_forward_hook(lambda *_: None)
+    assert len(found()) == 1 and "hooks are left" in found()[0]
+    handle.remove()
+    model[1] = nn.Identity()
+    X += 1
+    ruined, overwritten = found()
+    assert "ruined" in ruined and "hooks" not in ruined and "overwritten" in overwritten

@@ -15,6 +15,7 @@ from course.make_starter import (
     BLANKS,
     GIVEN,
     StarterError,
+    _without_helpers,
     blanked_parts,
     course_files,
     find_definition,
@@ -92,6 +93,23 @@ def test_no_line_of_a_blanked_body_survives(starter_zip):
     assert len(lines) > 60
     text = b"\n".join(starter_zip.values()).decode(errors="replace")
     assert [line for line in lines if line in text] == []
+
+
+HELPERS = """
+# Of the part that is removed
+def factorial(n):
+    return n * factorial(n - 1) if n else 1
+
+
+def used():
+    pass
+"""
+
+
+def test_helpers_go_with_their_comments_though_they_call_themselves():
+    sources = _without_helpers({"a.py": HELPERS, "b.py": "used()\n"}, ["factorial(3) + used()"])
+    assert "factorial" not in sources["a.py"] and "#" not in sources["a.py"]
+    assert "def used" in sources["a.py"]
 
 
 def test_helpers_of_blanked_functions_are_dropped(starter_zip):

@@ -296,3 +296,12 @@ def test_lazy_networks_are_initialised_and_those_without_numbers_refused(tmp_pat
     for name, word in (("broken", "lazy"), ("meta", "meta")):
         with pytest.raises(InputError, match=rf"net\.py:{name}.*{word}"):
             load_model(f"{tmp_path}/net.py:{name}", device="cpu")
+
+
+def test_the_versions_of_modules_stay_with_their_names():
+    network = nn.Sequential(nn.BatchNorm2d(2))
+    state = nn.DataParallel(network).state_dict()
+    assert state._metadata["module.0"] == {"version": 2}
+    fitted = with_fitting_names(state, network.state_dict().keys())
+    assert fitted.keys() == network.state_dict().keys()
+    assert fitted._metadata["0"] == {"version": 2}
