@@ -319,6 +319,43 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})
 
 
+# What submissions hold, and the edition that they are taken for.
+HELD = [
+    ({"a/cli/session.py": b"", f"a/{OWN}": b""}, "assignment"),
+    ({OWN: b"from .common import check_model\n"}, "assignment"),
+    ({OWN: b"", "gradcam.py": b"def draw_captum(page, model, save):\n"}, "assignment"),
+    ({OWN: b"", "saliency_map.py": b""}, "a3"),
+    ({"saliency_map.py": b"class SaliencyMap:\n"}, "a3-2023"),
+    ({"NetworkVisualization-Pytorch.ipynb": b"# Yours: Question 1.1: maps"}, "homework"),
+    ({"hw/cs231n/net_visualization_pytorch.py": b""}, "cs231n-2021"),
+    ({"A6/style_transfer.py": b"def guided_gram_matrix(f):\n", "A6/x/y.py": b""}, "eecs-2022"),
+    ({"deeplearning/network_visualization.py": b""}, "cs182"),
+]
+
+
+@pytest.mark.parametrize("files, edition", HELD, ids=[edition for _, edition in HELD])
+def test_a_submission_tells_its_edition_and_most_decide(files, edition, tmp_path):
+    source = archive(files, tmp_path / "a.zip")
+    other = archive({"notes.py": b""}, tmp_path / "b.zip")
+    assert grade.edition_of([source, other, tmp_path / "none.zip"]) == edition
+    assert grade.edition_of([other]) == ASSIGNMENT
+
+
+def test_around_another_course_s_files_stands_what_they_import_and_no_solution(tmp_path):
+    module = "cs231n/net_visualization_pytorch.py"
+    own = {module: b"x = 1\n", "errors.py": b"theirs = 1\n"}
+    grade.unpack(archive(own, tmp_path / "a.zip"), tmp_path / "a", "cs231n")
+    assert (tmp_path / "a" / module).read_bytes() == own[module]
+    assert (tmp_path / "a/errors.py").read_bytes() == own["errors.py"]
+    assert (tmp_path / "a/image_utils.py").is_file()
+    absent = grade.STUDENTS | {"cs231n/style_transfer_pytorch.py"}
+    assert not any((tmp_path / "a" / name).exists() for name in absent)
+    scripts = {"fooling_image.py": b"class FoolingImage:\n"}
+    grade.unpack(archive(scripts, tmp_path / "b.zip"), tmp_path / "b", "a3-2023")
+    assert (tmp_path / "b/fooling_image.py").read_bytes() == scripts["fooling_image.py"]
+    assert not (tmp_path / "b/class_visualization.py").exists()
+
+
 def test_feedback_is_named_by_the_submission_s_path(tmp_path):
     names = ["ann/a.zip", "bob/a.zip", "../c d", "/e.zip"]
     for name in names:
