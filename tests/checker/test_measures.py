@@ -2,9 +2,10 @@
 tests/course/test_make_starter.py.
 """
 
+import numpy as np
 import pytest
 import torch
-from solutions import ITEMS, RIGHT, WRONG, outcome, put
+from solutions import ITEMS, RIGHT, WRONG, expected, outcome, put
 from torch import nn
 
 import check
@@ -34,6 +35,16 @@ def test_a_mistake_is_recognised_and_costs_nothing_elsewhere(name, old, new, mes
     assert wrong.status == "wrong" and message in wrong.message, wrong
     assert f"({ITEMS[name].file} line " in wrong.message and "\n" not in wrong.message, wrong
     assert {name: o.status for name, o in found.items()} == dict.fromkeys(found, "ok"), found
+
+
+def test_the_guided_items_hold_what_the_courses_notebook_prints():
+    gram, loss = (
+        expected().values(name)[f"{group}/{measures.NUMBERS}"]
+        for name, group in (("guided_gram_matrix", "gram"), ("guided_style_loss", "loss"))
+    )
+    printed = [[0.0601, -0.0172, 0.0375], [-0.0172, 0.2454, 0.0670], [0.0375, 0.0670, 0.1415]]
+    np.testing.assert_allclose(gram[0, 0], printed, rtol=0, atol=1e-4)
+    assert loss == pytest.approx(267.6274, rel=1e-6)
 
 
 def test_there_are_enough_mistakes():

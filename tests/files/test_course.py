@@ -2,6 +2,7 @@
 real commands.
 """
 
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import CONTENT, ROOT, hangs, one_line, serving, whole
 
+import data_utils
 from data_utils import load_imagenet_val
 from errors import InputError
 from files.atomic import sha256_of
@@ -118,6 +120,57 @@ def damaged(archive: Path) -> Path:
     content[200] ^= 255
     archive.write_bytes(content)
     return archive
+
+
+def npz(**arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def put(folder: Path, **files: bytes) -> Path:
+    for name, content in files.items():
+        path = folder / next(file for file in COURSE_FILES if name in file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+X, Y = np.zeros((2, 224, 224, 3), np.uint8), np.array([3, 999])
+CHECKS = {"cl_out": 3.0, "gm_out": np.ones((1, 128, 128)), "sl_out": [2.0], "tv_out": 1.0}
+PHOTOS_OF_OTHERS = npz(X=X, y=Y, label_map=np.array({1: "a"}, dtype=object))
+
+
+def test_another_edition_s_arrays_are_taken_with_a_notice(project, tmp_path, capsys, caplog):
+    source = put(tmp_path / "other", imagenet=PHOTOS_OF_OTHERS, checks=npz(**CHECKS))
+    for given in (source, zipped(source)):
+        assert main(["--from", str(given)], data_utils.fault) == 0
+    taken = {PHOTOS, "data/style-transfer-checks.npz"}
+    assert set(everything_in(project)) == taken
+    assert capsys.readouterr().out.count(": taken\n") == 4
+    assert all(any(name in said for said in caplog.messages) for name in taken)
+    assert len(load_imagenet_val()[0]) == 2  # and are read
+
+
+@pytest.mark.parametrize(
+    "file, content, said",
+    [
+        ("imagenet", npz(X=X), "y"),
+        ("imagenet", npz(X=X / 255, y=Y), "uint8"),
+        ("imagenet", npz(X=X.transpose(0, 3, 1, 2), y=Y), "uint8"),
+        ("imagenet", npz(X=X, y=Y[:1]), "uint8"),
+        ("imagenet", npz(X=X, y=Y + 1), "classes from 0 to 999"),
+        ("imagenet", b"PK no zip", "read"),
+        ("checks", npz(**CHECKS | {"gm_out": np.ones((1, 64, 64))}), "gm_out"),
+        ("checks", npz(**CHECKS | {"tv_out": np.nan}), "tv_out"),
+        ("muse", b"no picture", "read"),
+    ],
+)
+def test_other_arrays_are_refused_and_why(project, tmp_path, capsys, file, content, said):
+    source = put(tmp_path / "other", **{file: content})
+    assert main(["--from", str(source)], data_utils.fault) == 2
+    one_line(capsys, "not taken", said)
+    assert everything_in(project) == []
 
 
 def test_sources_that_are_no_use_are_one_line(project, tmp_path):
