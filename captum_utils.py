@@ -115,10 +115,16 @@ def attribution(
     return technique
 
 
-def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
-    """Return size and strides of the squares of `attr.Occlusion` for a photo (H, W, 3)."""
-    square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
-    return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
+def occlusion_windows(photo: np.ndarray | torch.Tensor, stride: float = STRIDE) -> dict[str, Any]:
+    """Return size and strides of the squares of `attr.Occlusion` for a photo (H, W, 3).
+
+    Args:
+        photo: its short side is what they are shares of.
+        stride: as a share.
+    """
+    side = min(photo.shape[:2])
+    square, step = (max(1, round(share * side)) for share in (SQUARE, stride))
+    return {"sliding_window_shapes": (3, square, square), "strides": (3, step, step)}
 
 
 def _at_once(images: torch.Tensor) -> dict[str, int]:

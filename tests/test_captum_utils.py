@@ -74,9 +74,9 @@ def test_what_belongs_to_each_image_is_cut_along(tiny_model, inputs):
 def test_any_number_of_images(tiny_model, inputs, count):
     X, y = inputs[0][:count], inputs[1][:count]
     expected = Saliency(tiny_model).attribute(X.clone().requires_grad_(), target=y)
-    assert torch.allclose(
-        compute_attributions(Saliency(tiny_model), X, target=y), expected, rtol=1e-9, atol=1e-12
-    )
+    for target in (y, y.numpy(), list(y), list(y.numpy()), y.tolist()):
+        maps = compute_attributions(Saliency(tiny_model), X, target=target)
+        assert torch.allclose(maps, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_layers_and_tuples(tiny_model, inputs):

@@ -199,6 +199,13 @@ except InputError as error:
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "earlier")]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "猫" * 85], ids=len)
+def test_names_may_be_as_long_as_file_systems_allow(tmp_path, name):
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_bytes(CONTENT)
+    assert (tmp_path / name).read_bytes() == CONTENT
+
+
 def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path):
     contents = [bytes([i]) * 200_000 for i in range(8)]
 

@@ -200,6 +200,7 @@ def test_what_is_no_tensor_is_left_out(file):
         (b'{"a": ' * 3000, "nested too deep"),
         (b'{"model_type": "resnet"}', "weight_map"),
         (b'{"weight_map": {"a": "../other.pth"}}', "beside it"),
+        (b'{"weight_map": {"a": "weights.pth"}}', "beside it"),  # itself
         (b'{"weight_map": {"a": "missing.pth"}}', "no such file"),
     ],
 )
