@@ -115,10 +115,16 @@ def attribution(
     return technique
 
 
-def occlusion_windows(photo: np.ndarray) -> dict[str, Any]:
-    """Return size and strides of the squares of `attr.Occlusion` for a photo (H, W, 3)."""
-    square, stride = (round(share * min(photo.shape[:2])) for share in (SQUARE, STRIDE))
-    return {"sliding_window_shapes": (3, square, square), "strides": (3, stride, stride)}
+def occlusion_windows(photo: np.ndarray | torch.Tensor, stride: float = STRIDE) -> dict[str, Any]:
+    """Return size and strides of the squares of `attr.Occlusion` for a photo (H, W, 3).
+
+    Args:
+        photo: its short side is what they are shares of.
+        stride: as a share.
+    """
+    side = min(photo.shape[:2])
+    square, step = (max(1, round(share * side)) for share in (SQUARE, stride))
+    return {"sliding_window_shapes": (3, square, square), "strides": (3, step, step)}
 
 
 def _at_once(images: torch.Tensor) -> dict[str, int]:
@@ -159,9 +165,6 @@ def visualize_attr_maps(
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,
-    *,
-    text: Mapping[str, str] | None = None,
-    heading: str = "",
 ) -> None:
     """Draw photos over a row of maps for each attribution and save the figure.
 
@@ -178,8 +181,6 @@ def visualize_attr_maps(
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
         alpha: opacity of the maps on white.
-        text: the text of the PNG; by default the versions alone.
-        heading: a line above everything.
 
     Raises:
         ValueError: no photo, lengths that do not fit one another, values that are not finite, or an
@@ -198,8 +199,8 @@ def visualize_attr_maps(
     for title, attribution in zip(titles, attributions, strict=True):
         rows.append(attribution_row(title, attribution, X, attr_preprocess, cmap, alpha))
     names = [class_title(class_names, label) for label in y]
-    picture = draw_rows(rows, names, heading)
-    save_png(picture, path, provenance() if text is None else text)
+    picture = draw_rows(rows, names)
+    save_png(picture, path, provenance())
     show_inline(picture)
 
 

@@ -1,9 +1,11 @@
 """Photos and their classes: the course's 25, photos in installed packages, and your own.
 
-As a command it brings the course's data into the project, as `files/course.py` does.
+As a command it brings the course's data into the project, as `files/course.py` does, and files of
+other editions that hold the same kind of arrays.
 """
 
 import glob
+import io
 import itertools
 import logging
 import sys
@@ -36,6 +38,9 @@ log = logging.getLogger(__name__)
 
 PHOTOS = "data/imagenet_val_25.npz"
 PHOTO_SIZE = 224  # pixels a side, as the course's photos and the networks' training
+PHOTO_ARRAYS = "X of shape (N, H, W, 3), uint8, and y of shape (N,), classes from 0 to 999"
+# Of the reference values: name → shape, without ones.
+VALUES = {"cl_out": (), "gm_out": (128, 128), "sl_out": (), "tv_out": ()}
 FALLBACK = (
     "photos: five that installed packages ship, since data/imagenet_val_25.npz is not there; "
     "bash data/get_imagenet_val.sh fetches the course's"
@@ -133,12 +138,34 @@ def course_photos(
         raise InputError(
             f"cannot read the course's photos in {quoted(path)}: {cause(error)}"
         ) from error
-    if X.dtype != np.uint8 or X.shape[3:] != (3,) or y.shape != X.shape[:1]:
-        raise InputError(
-            f"{quoted(path)} holds no photos: X of shape (N, H, W, 3), uint8, and y of shape (N,)"
-        )
+    if not _are_photos(X, y):
+        raise InputError(f"{quoted(path)} holds no photos: {PHOTO_ARRAYS}")
     # The course's map lacks class 134.
     return X, y, imagenet_classes() | {int(k): str(v) for k, v in names.items()}
+
+
+def _are_photos(X: np.ndarray, y: np.ndarray) -> bool:
+    right = X.dtype == np.uint8 and X.shape[3:] == (3,) and y.shape == X.shape[:1]
+    return right and y.dtype.kind in "iu" and bool(((y >= 0) & (y < 1000)).all())
+
+
+def fault(name: str, content: bytes) -> str:
+    """Say what is wrong with a file that stands in for one of the course's; "" if nothing is."""
+    try:
+        if not name.endswith(".npz"):
+            Image.open(io.BytesIO(content)).load()
+            return ""
+        with np.load(io.BytesIO(content)) as arrays:
+            if name == PHOTOS:
+                return "" if _are_photos(arrays["X"], arrays["y"]) else f"not {PHOTO_ARRAYS}"
+            values = {key: arrays[key] for key in VALUES}
+    except Exception as error:  # of a zip's decompressors, of Pillow's decoders, a missing array, …
+        return f"it cannot be read: {cause(error)}"
+    for key, shape in VALUES.items():
+        found = values[key]
+        if np.squeeze(found).shape != shape or not (np.isfinite(found) & (found >= 0)).all():
+            return f"{key} is not what the losses give"
+    return ""
 
 
 def package_photos() -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
@@ -358,4 +385,4 @@ def _no_image_in(folder: Path) -> InputError:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(fault=fault))

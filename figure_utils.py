@@ -55,9 +55,9 @@ def heat(
     return np.asarray(colours)[..., :3]
 
 
-def overlay(photo: np.ndarray, colours: np.ndarray, alpha: float = 0.5) -> Image.Image:
-    """Blend colours over a photo, both uint8 (H, W, 3), by `alpha`: RGB picture."""
-    return Image.fromarray((alpha * colours + (1 - alpha) * photo).round().astype(np.uint8))
+def overlay(photo: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """Blend colours and a photo, both uint8 (H, W, 3), half and half: RGB picture."""
+    return Image.fromarray((0.5 * colours + 0.5 * photo).round().astype(np.uint8))
 
 
 def signed(gradient: np.ndarray) -> np.ndarray:

@@ -414,7 +414,7 @@ def _check_maps(features: Sequence[tuple[int, torch.Tensor]]) -> None:
             raise InputError(f"style layer {layer} gives {shape}, not feature maps (N, C, H, W)")
 
 
-def first_layers(cnn: nn.Module, count: int) -> nn.Module:
+def first_layers(cnn: nn.Module, count: int) -> nn.Sequential:
     """Return the first layers in `.features`, which take photos as the network does."""
     layers = nn.Sequential(*list(feature_layers(cnn).values())[:count])
     layers.photo_preparation = _preparation(cnn)  # type: ignore[assignment]

@@ -190,7 +190,7 @@ def _other(
 TABLE = {
     ASSIGNMENT: Edition(
         "CS7643 assignment 3, our starter",
-        ("cli/session.py",),
+        ("cli/session.py", "*.py: def draw_captum", "visualizers/*.py: from .common import"),
         _A3 | {"saliency_captum": "1.1", "guided_grad_cam": "1.2", "gradcam_captum": "1.2"},
         WIDE,
         eval_mode=False,
@@ -198,7 +198,7 @@ TABLE = {
     ),
     HOMEWORK: Edition(
         "CS7643 homework, notebooks",
-        ("cs7643/*.py",),
+        ("cs7643/*.py", f"{NETWORK_CELLS}: # Yours: Question"),
         _NETWORK | _STYLE | _PAINTED,
         WIDE,
         eval_mode=False,
@@ -209,6 +209,7 @@ TABLE = {
         "CS7643 assignment 3 of 2023, classes in the root's scripts",
         ("saliency_map.py: class SaliencyMap",),
         _A3,
+        unit_steps=False,
         quiet=True,
         prepared=frozenset({"guided_backprop", "grad_cam"}),
         places=_SCRIPTS,
@@ -217,6 +218,7 @@ TABLE = {
         "CS7643 assignment 3 as handed out",
         ("visualizers/*.py", "style_modules/*.py"),
         _A3,
+        unit_steps=False,
         quiet=True,
         prepared=frozenset({"guided_backprop", "grad_cam"}),
     ),
@@ -234,7 +236,7 @@ TABLE = {
     ),
     "eecs-2022": _other(
         "EECS 498/598 A6",
-        ("style_transfer.py: def guided_gram_matrix",),
+        ("style_transfer.py: guided_gram_matrix",),
         _NETWORK | _STYLE | _GUIDED,
         _EECS,
     ),

@@ -45,6 +45,7 @@ MANY = 20  # times that a network may be looked at after it has been fooled
 STEPS = 30  # of feature inversion
 RATE = 50  # of class visualization: its steps' length
 OUTSIDE = "the {} no gradient: it was computed outside the graph (detach, item, .data or NumPy)"
+NUMBERS = "notebook's numbers"  # of what the course's notebook compares
 OTHER_CALL = 0.01  # relative difference of two calls that means something
 
 Arrays = dict[str, np.ndarray]
@@ -292,7 +293,9 @@ class _Places(nn.Module):
         self.features, self.classifier = nn.Sequential(*layers), nn.Sequential()
         self.classifier.extend([nn.Flatten(), nn.Linear(256, 3)])
         for seed, parameter in enumerate(self.parameters()):
-            parameter.data = 0.3 * numbers(40 + seed, *parameter.shape)
+            # The same for all inputs: others may give maps of zeros, which cannot be scaled.
+            generator = torch.Generator().manual_seed(40 + seed)
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
         self.eval()
 
     def forward(self, x):
@@ -402,7 +405,7 @@ def measure_fooling_image(solution: Solution) -> Arrays:
     compute, edition = solution.function("fooling_image"), solution.edition
     soon, late = ((1, inputs.target), LATE) if edition.photos is WIDE else FOOLED[edition.step]
     if inputs.seed:  # a target that is not reached in two steps either
-        late = soon
+        soon = late = 1, inputs.target
     difference = _fooling(solution, compute, *soon)
     if not difference.any():
         raise Missing("the image is given back as it was")
@@ -489,7 +492,8 @@ def measure_class_visualization(solution: Solution) -> Arrays:
             solution.findings.append("two runs from the same noise differ: dropout is left on")
     # What the steps do, without the noise that they start from. Where steps of any length will do,
     # both ways are kept ready for the comparison.
-    arrays = {"change": (grown - noise)[::8, ::8], "strong": (strong - noise)[::8, ::8]}
+    steps = {"weak": grown, "strong": strong}
+    arrays = {f"step with a {key} penalty": (steps[key] - noise)[::8, ::8] for key in steps}
     ways = ("image",) if solution.edition.unit_steps else ("unit", "plain")
     return {f"{way}/{key}": array for way in ways for key, array in arrays.items()}
 
@@ -509,7 +513,9 @@ def _pixels(picture: Any) -> np.ndarray:
 def _whole_run(solution: Solution, compute: Callable, model: nn.Module, **options: Any) -> Any:
     if "class_names" in solution.place("class_visualization").takes:
         options |= {"class_names": {inputs.grown: "a class"}, "generate_plots": False}
-    picture = compute(target_y=inputs.grown, model=model, dtype=torch.FloatTensor, **options)
+    on_device = solution.accepts("class_visualization", "device")  # in the place of a type
+    dtype = torch.device("cpu") if on_device else torch.FloatTensor
+    picture = compute(target_y=inputs.grown, model=model, dtype=dtype, **options)
     if inspect.ismodule(picture):  # matplotlib.pyplot, in which it is drawn
         return Image.fromarray(np.asarray(picture.gca().images[-1].get_array(), np.uint8))
     return picture
@@ -559,7 +565,7 @@ def measure_gram_matrix(solution: Solution) -> Arrays:
     arrays: Arrays = {}
     for name, options in (("normalised", {}), ("plain", {"normalize": False})):
         features = numbers(5, 2, 4, 5, 6).requires_grad_()
-        value = _of_batch(gram, features, **options)
+        value = _of_batch(gram, {"features": features}, **options)
         arrays[f"gram/{name}"] = expect(value, torch.Tensor, (2, 4, 4))
         if not value.requires_grad:
             raise Finding(OUTSIDE.format("matrix has"), arrays)
@@ -568,20 +574,20 @@ def measure_gram_matrix(solution: Solution) -> Arrays:
     return arrays
 
 
-def _of_batch(gram: Callable, features: torch.Tensor, **options: Any) -> Any:
+def _of_batch(gram: Callable, given: dict[str, torch.Tensor], **options: Any) -> Any:
     """Return the Gram matrices of two images.
 
     Raises:
         Finding: only one image at a time can be had.
     """
     try:
-        value = gram(features=features, **options)
-        batched = value is None or value.shape[:1] == features.shape[:1]
+        value = gram(**given, **options)
+        batched = value is None or value.shape[:1] == given["features"].shape[:1]
         failure = "" if batched else f"of two it gives shape {tuple(value.shape)}"
     except RuntimeError as error:
         batched, failure = False, str(error)
     if not batched:
-        alone = gram(features=features[:1].detach(), **options)
+        alone = gram(**{name: each[:1].detach() for name, each in given.items()}, **options)
         if isinstance(alone, torch.Tensor) and alone.shape[-2:] == (4, 4):
             raise Finding(f"works for a single image only; {failure}")
     return value
@@ -646,14 +652,35 @@ def measure_tv_loss(solution: Solution) -> Arrays:
     return arrays
 
 
+# What the course's notebook compares: features (N, regions, C, H, W), and their matrices' targets.
+NOTEBOOK = torch.tensor(
+    [
+        [-0.6119, -0.8243, -0.5697, -1.3241, -0.0453, -0.3629, -0.3321, 0.7076, -0.3311],
+        [0.6079, -0.2566, 1.3993, 1.0103, -1.2616, -1.5729, -0.0624, 0.4101, 0.4085],
+        [-1.2122, 0.3690, -0.0933, 1.7902, -0.3964, -1.4309, 0.6862, 0.3385, 0.0479],
+        [-0.0679, -1.1770, 0.3031, 1.9585, -0.2974, -1.1080, -0.8019, 1.3293, 0.3496],
+        [-1.5403, -1.7125, 0.0887, -0.7244, 0.8991, 0.6955, -1.3828, -0.2718, -1.6329],
+        [-0.5770, -0.0657, 0.5746, -0.1939, 0.4295, -0.7639, 0.3080, -0.8542, 0.6180],
+    ]
+).view(1, 2, 3, 3, 3)
+NOTEBOOK_TARGET = torch.tensor(
+    [
+        [1.6195, 0.8610, -0.2706, 0.2184, -0.8091, -0.0450, -0.0359, 1.7087, 1.7617],
+        [1.6495, 1.1240, 1.1872, -0.0577, -1.1156, -0.0601, -0.7020, 0.4917, -0.3774],
+    ]
+).view(1, 2, 3, 3)
+
+
 def measure_guided_gram_matrix(solution: Solution) -> Arrays:
+    """Measure with two images and masks of any numbers, and with what the notebook compares."""
     compute = solution.function("guided_gram_matrix")
-    features, masks = numbers(13, 2, 3, 4, 5, 6), numbers(14, 2, 3, 5, 6).sigmoid()
-    arrays = {
-        "gram/normalised": compute(features=features, masks=masks),
-        "gram/plain": compute(features=features, masks=masks, normalize=False),
-    }
-    return {key: expect(value, torch.Tensor, (2, 3, 4, 4)) for key, value in arrays.items()}
+    two = {"features": numbers(13, 2, 3, 4, 5, 6), "masks": numbers(14, 2, 3, 5, 6).sigmoid()}
+    value = compute(features=NOTEBOOK.clone(), masks=torch.ones(1, 2, 3, 3).triu())
+    arrays = {f"gram/{NUMBERS}": expect(value, torch.Tensor, (1, 2, 3, 3))}
+    for name, options in (("normalised", {}), ("plain", {"normalize": False})):
+        value = _of_batch(compute, two, **options)
+        arrays[f"gram/{name}"] = expect(value, torch.Tensor, (2, 3, 4, 4))
+    return arrays
 
 
 def measure_guided_style_loss(solution: Solution) -> Arrays:
@@ -661,7 +688,11 @@ def measure_guided_style_loss(solution: Solution) -> Arrays:
     compute, features = solution.function("guided_style_loss"), numbers(15, 3, 1, 2, 4, 5, 6)
     given = {"style_layers": [2, 0], "style_targets": [numbers(i, 1, 2, 4, 4) for i in (16, 17)]}
     given |= {"content_masks": list(numbers(18, 3, 1, 2, 5, 6).sigmoid())}
-    return loss(lambda x: compute(feats=list(x), style_weights=[20.0, 3.0], **given), features)
+    arrays = loss(lambda x: compute(feats=list(x), style_weights=[20.0, 3.0], **given), features)
+    given = {"style_layers": [0], "style_targets": [NOTEBOOK_TARGET], "style_weights": [15]}
+    given |= {"content_masks": [torch.ones(1, 2, 3, 3).triu()]}
+    value = loss(lambda x: compute(feats=[x], **given), NOTEBOOK)["loss/value"]
+    return arrays | {f"loss/{NUMBERS}": value}
 
 
 class _Recorded(nn.Module):

@@ -23,6 +23,7 @@ import torch
 import torchvision
 from torch import nn
 
+import image_utils
 from checker.editions import TABLE, Edition, Function, files
 from checker.items import place
 
@@ -158,8 +159,9 @@ def _run(node: ast.stmt, file: str, module: ModuleType) -> None:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             raise
         FAILED_IMPORTS.append(f"{type(error).__name__}: {error}")
-        if any(alias.name == "*" for alias in node.names):  # of a helper, which hands them on
-            vars(module).update(COMMON)
+        for alias in node.names:  # of a helper, which hands them on
+            names = COMMON if alias.name == "*" else COMMON.keys() & {alias.name}
+            vars(module).update({alias.asname or name: COMMON[name] for name in names})
 
 
 FAILED_IMPORTS: list[str] = []  # the imports that failed
@@ -169,6 +171,7 @@ for _name, _now in (("product", np.prod), ("float", float), ("int", int)):
     if _name not in vars(np):
         setattr(np, _name, _now)
 _FUTURE = SimpleNamespace(install_aliases=lambda: None)
+TYPES = ("torch.FloatTensor", "torch.cuda.FloatTensor")  # which notebooks call dtype
 OLD: dict[str, Any] = {
     "scipy.ndimage.filters": scipy.ndimage,
     "scipy.misc": SimpleNamespace(imread=None, imresize=None, imsave=None),
@@ -182,6 +185,15 @@ for _name, _module in OLD.items():
 if not torch.cuda.is_available():
     vars(torch.cuda)["FloatTensor"] = torch.FloatTensor
 COMMON = {"torch": torch, "nn": nn, "F": nn.functional, "np": np, "T": torchvision.transforms}
+_PICTURES = (
+    "SQUEEZENET_MEAN",
+    "SQUEEZENET_STD",
+    "blur_image",
+    "deprocess",
+    "preprocess",
+    "rescale",
+)
+COMMON |= {name: getattr(image_utils, name) for name in _PICTURES}
 
 
 @functools.cache
@@ -229,6 +241,8 @@ def _code(path: Path) -> Iterator[tuple[str, str]]:
 
 def _is_definition(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+        if ast.unparse(node.value) in TYPES:
+            return True
         with contextlib.suppress(ValueError):
             ast.literal_eval(node.value)
             return True

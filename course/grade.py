@@ -3,11 +3,14 @@
 python course/grade.py SUBMISSION.zip …
 python course/grade.py SUBMISSION.zip --json results.json
 python course/grade.py submissions/*.zip --csv points.csv --feedback feedback/
+
+Submissions of any edition in `checker/editions.py` are recognised; those of one call are of one.
 """
 
 import concurrent.futures
 import contextlib
 import csv
+import fnmatch
 import io
 import json
 import os
@@ -17,6 +20,7 @@ import stat
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 import check
-from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition
+from checker.editions import recognised
+from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition, place
 from cli.options import Parser, named_path
 from cli.process import print_line, show_any_letter, unwinding_signals
-from course.make_starter import BLANKS, LARGEST_SEED, StarterError, course_files, hidden_values
+from course.make_starter import LARGEST_SEED, StarterError, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
@@ -37,9 +42,16 @@ from files.atomic import atomic_write
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
 CODE = (".py", ".ipynb")  # all that is unpacked
-STUDENTS = frozenset(item.file for item in BLANKS)  # the files that are taken from the submission
 
 
+def written(edition: str) -> frozenset[str]:
+    """Return the files, or patterns of them, that students of an edition write."""
+    files = (place(edition, item.name).file for item in of_edition(edition))
+    return frozenset(pattern for of_item in files for pattern in of_item.split("|"))
+
+
+STUDENTS = written(ASSIGNMENT)  # the files that are taken from the submission
+WRITTEN = frozenset().union(*map(written, EDITIONS))
 Reader = Callable[[int], bytes]  # of a file, up to a number of bytes
 
 
@@ -150,33 +162,71 @@ def unpack(source: Path, folder: Path, edition: str = ASSIGNMENT) -> list[str]:
         raise
     except Exception as error:  # zipfile's own, of its decompressors, of names in no encoding, …
         raise SubmissionError(f"cannot be read: {cause(error)}") from error
-    around = _around_notebooks if edition == HOMEWORK else _around_code
     try:
-        unpacked, where = around(files)
+        if edition == HOMEWORK:
+            unpacked, where = _around_notebooks(files)
+        else:
+            unpacked, where = _around_code(files, edition)
     except SubmissionError as error:
         raise SubmissionError("; ".join([str(error), *notes])) from None
-    for name, content in unpacked.items():
+    notes += _write(unpacked, folder)
+    return [check.one_line(note) for note in [*where, *notes]]
+
+
+def _write(files: dict[str, bytes], folder: Path) -> list[str]:
+    """Write files into a folder; return which could not be."""
+    notes = []
+    for name, content in files.items():
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         except (OSError, ValueError) as error:
             notes.append(f"left out: {name!r} cannot be written: {cause(error)}")
-    return [check.one_line(note) for note in [*where, *notes]]
+    return notes
 
 
-def _around_code(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
-    """Return a submission's code, and the course's files for all that students do not write."""
-    tops = _top_folders(files)
+def edition_of(sources: Iterable[Path]) -> str:
+    """Return the edition that most submissions look like; our own where none looks like any."""
+    seen = Counter(filter(None, map(_looks_like, sources)))
+    return seen.most_common(1)[0][0] if seen else ASSIGNMENT
+
+
+def _looks_like(source: Path) -> str:
+    """Return the edition of the shallowest folder that looks like any; "" where none does."""
+    try:
+        with _members(source) as members:
+            files, _ = _limited(members)
+    except Exception:  # which is told when it is graded
+        return ""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        _write(files, Path(name))
+        folders = {Path(name, file).parent for file in files}
+        folders |= {folder.parent for folder in folders} - {Path(name).parent}
+        ordered = sorted(folders, key=lambda folder: (len(folder.parts), folder))
+        return next(filter(None, map(recognised, filter(Path.is_dir, ordered))), "")
+
+
+def _around_code(files: dict[str, bytes], edition: str) -> tuple[dict[str, bytes], list[str]]:
+    """Return a submission's code, and the course's files for all that students do not write.
+
+    Those of other courses' editions are not ours: there the submission's own come first.
+    """
+    students = written(edition)
+    tops = _top_folders(files, students)
     top = tops[0]
     submission = {
         name.removeprefix(top): content for name, content in files.items() if name.startswith(top)
     }
-    given = {name: content for name, content in course_files(ROOT).items() if name not in STUDENTS}
-    code = {name: content for name, content in submission.items() if name.endswith(".py")}
+    given = {
+        name: content
+        for name, content in course_files(ROOT).items()
+        if name not in STUDENTS and _top(name, students) is None
+    }
     notes = [f"graded is the folder {top!r}"] if top else []
     notes += [f"not graded: {', '.join(map(repr, tops[1:]))}"] if tops[1:] else []
-    return code | given, notes
+    ours_first = edition in (ASSIGNMENT, "a3")
+    return submission | given if ours_first else given | submission, notes
 
 
 def _around_notebooks(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
@@ -286,7 +336,7 @@ def _is_code(name: str) -> bool:
 
 def _order(name: str) -> tuple[bool, int, str]:
     """Return what sorts files: those that students write first, and the shallowest."""
-    return not name.endswith(tuple(STUDENTS)), name.count("/"), name
+    return _top(name, WRITTEN) is None, name.count("/"), name
 
 
 def _is_inside(name: str) -> bool:
@@ -295,7 +345,16 @@ def _is_inside(name: str) -> bool:
     return not (path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name)
 
 
-def _top_folders(files: dict[str, bytes]) -> list[str]:
+def _top(name: str, patterns: Iterable[str]) -> str | None:
+    """Return the folder, "" or "name/", that holds a file by one of the patterns; else None."""
+    for pattern in sorted(patterns, key=lambda pattern: -pattern.count("/")):
+        tail = "/".join(name.split("/")[-1 - pattern.count("/") :])
+        if fnmatch.fnmatchcase(tail, pattern):
+            return name.removesuffix(tail)
+    return None
+
+
+def _top_folders(files: Iterable[str], students: frozenset[str]) -> list[str]:
     """Return the folders of students' files, "" or "name/", the one to be graded first.
 
     That is the shallowest of those that hold at least half as many of them as the fullest.
@@ -303,19 +362,12 @@ def _top_folders(files: dict[str, bytes]) -> list[str]:
     Raises:
         SubmissionError: there are none.
     """
-    packages = tuple(
-        {f"{PurePosixPath(written).parent}/" for written in STUDENTS if "/" in written}
-    )
-    tops = [
-        name.removesuffix(written)
-        for name in files
-        for written in STUDENTS
-        if name == written or name.endswith(f"/{written}")
-    ]
+    packages = tuple({f"{PurePosixPath(own).parent}/" for own in students if "/" in own})
+    tops = [top for name in files if (top := _top(name, students)) is not None]
     counts = {top: tops.count(top) for top in tops if not top.endswith(packages)}
     if not counts:
         raise SubmissionError(
-            "holds none of the files that students write, such as visualizers/saliency_map.py"
+            f"holds none of the files that students write, such as {max(students)}"
         )
     most = max(counts.values())
     return sorted(counts, key=lambda top: (2 * counts[top] < most, top.count("/"), top))
@@ -336,7 +388,7 @@ def stored(path: Path) -> check.Expected:
     return expected
 
 
-def drawn(seed: int) -> check.Expected:
+def drawn(seed: int, edition: str) -> check.Expected:
     """Return hidden inputs, and the values that the solution in this repository gives for them.
 
     Raises:
@@ -346,7 +398,7 @@ def drawn(seed: int) -> check.Expected:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "hidden.npz"
         try:
-            path.write_bytes(hidden_values(seed))
+            path.write_bytes(hidden_values(seed, edition))
         except StarterError as error:
             raise InputError(str(error)) from error
         return stored(path)
@@ -472,8 +524,8 @@ def make_parser() -> Parser:
     parser = Parser(description="Grade submissions.")
     add = parser.add_argument
     add("submissions", nargs="+", type=named_path, metavar="SUBMISSION", help="a zip, or a folder")
-    text = "whose points (default: %(default)s)"
-    add("--edition", choices=EDITIONS, default=EDITIONS[0], help=text)
+    text = "whose points (default: what most submissions look like)"
+    add("--edition", choices=EDITIONS, help=text)
     courses = sorted({item.extra for item in of_edition(HOMEWORK)} - {""})
     text = "of the homework: whose extra credit is left out of the maximum"
     add("--course", choices=courses, default="", help=text)
@@ -506,7 +558,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
-    if options.course and options.edition != HOMEWORK:
+    edition = options.edition or edition_of(options.submissions)
+    if options.course and edition != HOMEWORK:
         parser.error("--course: only the homework has extra credit; --edition homework")
     if options.jobs < 1:
         parser.error(f"--jobs: a number from 1 was expected, got {options.jobs}")
@@ -516,14 +569,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     try:
         with unwinding_signals():
-            rows = Table(options.csv, options.edition) if options.csv else None
+            if edition != (options.edition or ASSIGNMENT):
+                print(f"recognised: --edition {edition}", file=sys.stderr)
+            rows = Table(options.csv, edition) if options.csv else None
             seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            hidden = stored(options.values) if options.values else None
-            if options.edition not in (ASSIGNMENT, HOMEWORK):
-                print("notice: graded with the inputs that check.py has", file=sys.stderr)
-            elif not hidden:
-                hidden = drawn(seed)
-            rules = Rules(options.edition, hidden, options.strict, options.partial, options.course)
+            hidden = stored(options.values) if options.values else drawn(seed, edition)
+            rules = Rules(edition, hidden, options.strict, options.partial, options.course)
             for result in grade_all(options.submissions, rules, options.jobs):
                 failed = failed or bool(result.error)
                 try:  # files first: a screen may have gone

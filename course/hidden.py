@@ -1,11 +1,13 @@
 """Draw inputs that students do not have, and store what this solution gives for them.
 
     python course/hidden.py --seed 7 --out hidden.npz
+    python course/hidden.py --seed 7 --edition cs231n --out hidden.npz
 
 The same seed gives the same inputs. `grade.py` calls this once for all submissions, and
 `make_starter.py --autograder` for the archive.
 """
 
+import functools
 import json
 import os
 import sys
@@ -23,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import check
 from checker import measures
-from checker.items import ITEMS
+from checker.editions import ASSIGNMENT, HOMEWORK, TABLE, WIDE, Edition
+from checker.items import EDITIONS, of_edition
 from checker.measures import Inputs
 from cli.options import Parser, named_path
-from course.make_expected import captum_rows, measured, solution_in
+from course.make_expected import bodies, captum_rows, measured, solution_in, variants, with_body
 from course.make_starter import LARGEST_SEED
 from errors import InputError
 from files.atomic import atomic_write
@@ -34,26 +37,31 @@ from model_utils import load_model
 from visualizers import FoolingImage
 
 FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
+Arrays = dict[str, np.ndarray]
 SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
-CLEAR = 0.3  # score by which a target is ahead or behind: what rounding cannot change
+# By length of the steps: how many classes, the likeliest first, a target is drawn of.
+NEAR = {10: 1000, 1: 20}
+# Likewise the score by which a target is ahead or behind: what rounding cannot change.
+CLEAR = {10: 0.3, 1: 0.05}
 
 
-def draw(seed: int) -> Inputs:
+def draw(seed: int, edition: Edition = TABLE[ASSIGNMENT]) -> Inputs:
     """Return inputs: parts of photos, and classes that tell right solutions from wrong ones."""
     rng, model = np.random.default_rng(seed), load_model(weights="bundled", device="cpu")
-    height, width = map(int, rng.choice(SIZES))
+    kind = edition.photos
+    sizes = SIZES if kind is WIDE else ((kind.height, kind.width),)
+    height, width = map(int, rng.choice(sizes))
     target = None
     while target is None:
         files = rng.choice(FILES, 2, replace=False)
         photos = [(f"data/{file}", _part(rng), 0) for file in files]
         measures.inputs = Inputs((height, width), tuple(photos), seed=seed)
         _, images, _ = measures.photos()
-        labels = [_labels(model, image[None]) for image in images]
-        target = _target(rng, model, images[1:]) if all(labels) else None
-    chosen = [int(rng.choice(of_photo)) for of_photo in labels]
+        labels = [_label(rng, model, image[None]) for image in images]
+        target = None if None in labels else _target(rng, model, images[1:], edition.step)
     return replace(
         measures.inputs,
-        photos=tuple((file, part, c) for (file, part, _), c in zip(photos, chosen, strict=True)),
+        photos=tuple((file, part, c) for (file, part, _), c in zip(photos, labels, strict=True)),
         target=target,
         grown=int(rng.integers(1000)),
     )
@@ -65,10 +73,10 @@ def _part(rng: np.random.Generator) -> tuple[float, float, float, float]:
     return round(left, 3), round(top, 3), round(left + width, 3), round(top + height, 3)
 
 
-def _labels(model: nn.Module, image: torch.Tensor) -> list[int]:
-    """Return likely classes for which a map by Grad-CAM tells right from wrong.
+def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int | None:
+    """Return a likely class for which a map by Grad-CAM tells right from wrong, if there is one.
 
-    They have much for them in the image and something against, so that the ReLU has an effect; and
+    It has much for it in the image and something against, so that the ReLU has an effect; and
     bilinear enlargement makes another map than any bicubic one.
     """
     conv = model.classifier[1]
@@ -76,8 +84,8 @@ def _labels(model: nn.Module, image: torch.Tensor) -> list[int]:
         places = conv(model.features(image))[0] - conv.bias[:, None, None]
         ranks = model(image)[0].argsort(descending=True)
     share = places.clamp(min=0).flatten(1).norm(dim=1) / places.flatten(1).norm(dim=1)
-    labels = [int(c) for c in ranks[1:700] if 0.7 < share[c] < 0.95]
-    return [c for c in labels if _is_telling(places[c].clamp(min=0), image.shape[2:])]
+    labels = (int(c) for c in rng.permutation(ranks[1:700].numpy()) if 0.7 < share[c] < 0.95)
+    return next((c for c in labels if _is_telling(places[c].clamp(min=0), image.shape[2:])), None)
 
 
 def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:
@@ -92,14 +100,18 @@ def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:
     return wrong > 0.12 and right < 0.07
 
 
-def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int | None:
+def _target(
+    rng: np.random.Generator, model: nn.Module, image: torch.Tensor, step: int
+) -> int | None:
     """Return a class that is reached in three to six steps; None where the photo has none.
 
     It is never nearly the highest before, and is reached at the same step when something is rounded
     otherwise.
     """
     noise = 1e-6 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-    for target in map(int, rng.permutation(1000)[:40]):
+    with torch.no_grad():
+        near = model(image)[0].argsort(descending=True)[: NEAR[step]].sort().values.numpy()
+    for target in map(int, rng.permutation(near)[:20]):
         ahead: list[float] = []
 
         def look(progress, target=target, ahead=ahead) -> None:
@@ -108,35 +120,52 @@ def _target(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> 
             score, scores[target] = float(scores[target]), -np.inf
             ahead.append(score - float(scores.max()))
 
-        fool = FoolingImage().make_fooling_image
-        changed = fool(image, target, model, max_iter=8, callback=look) - image
-        if 4 <= len(ahead) <= 7 and min(map(abs, ahead)) > CLEAR:
-            again = fool(image + noise, target, model, max_iter=8) - image
+        given = {"target_y": target, "model": model, "learning_rate": step, "max_iter": 8}
+        fool = functools.partial(FoolingImage().make_fooling_image, **given)
+        changed = fool(image, callback=look) - image
+        if 4 <= len(ahead) <= 7 and min(map(abs, ahead)) > CLEAR[step]:
+            again = fool(image + noise) - image
             return target if (again - changed).norm() < 0.03 * changed.norm() else None
     return None
 
 
-def write(seed: int, path: Path) -> None:
+def write(seed: int, path: Path, edition: str = ASSIGNMENT) -> None:
     """Draw inputs, and write them with the solution's values.
 
     Raises:
         InputError: the file cannot be written.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    measures.inputs = draw(seed)
+    torch.set_num_threads(1)
+    measures.inputs = draw(seed, TABLE[edition])
     inputs = asdict(measures.inputs)
-    arrays = {
-        f"{name}/{key}": row
-        for name, (right, _) in captum_rows().items()
-        for key, row in right.items()
-    }
     with tempfile.TemporaryDirectory() as name:
-        folder = solution_in(Path(name))
-        for item in (item for item in ITEMS if not item.name.endswith("_captum")):
-            values = measured(item, folder, inputs)
-            arrays |= {f"{item.name}/{key}": value for key, value in values.items()}
+        sys.path.insert(0, name)
+        of = _own if edition in (ASSIGNMENT, HOMEWORK) else _others
+        arrays = of(solution_in(Path(name)), edition)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, mistakes="{}", inputs=json.dumps(inputs), **arrays)
+
+
+def _own(folder: Path, edition: str) -> Arrays:
+    """Return what the solution gives in our own editions: "item/key" → values."""
+    inputs, items = asdict(measures.inputs), of_edition(edition)
+    rows = captum_rows() if any(item.name.endswith("_captum") for item in items) else {}
+    values = {name: right for name, (right, _) in rows.items()}
+    values |= {i.name: measured(i, folder, inputs) for i in items if i.name not in values}
+    return {f"{name}/{key}": array for name, of in values.items() for key, array in of.items()}
+
+
+def _others(folder: Path, edition: str) -> Arrays:
+    """Return what right functions give in another edition: "name of the values/key" → values."""
+    found = {}
+    for item in of_edition(edition):
+        name = TABLE[edition].values(item.name)
+        row = variants(item)[name]
+        for body in (body for body, mistake in bodies(item, row) if not mistake):
+            values = with_body(item, folder, body, row)
+            found |= {f"{name}/{key}": array for key, array in values.items()}
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,11 +173,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Draw inputs that students do not have, and store right values.")
     parser.add_argument("--seed", type=int, required=True, help=f"from 1 to {LARGEST_SEED}")
     parser.add_argument("--out", type=named_path, required=True, metavar="PATH")
+    text = "whose functions (default: %(default)s)"
+    parser.add_argument("--edition", choices=EDITIONS, default=ASSIGNMENT, help=text)
     options = parser.parse_args(argv)
     if not 0 < options.seed <= LARGEST_SEED:
         parser.error(f"--seed: a whole number from 1 to {LARGEST_SEED} was expected")
     try:
-        write(options.seed, options.out)
+        write(options.seed, options.out, options.edition)
     except InputError as error:
         parser.error(str(error))
     return 0

@@ -70,9 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                     key = f"{name}~{len(known)}" if mistake else name
                     known += [mistake] if mistake else []
                     result = with_body(item, folder, body, edition)
-                    if "plain/change" in result:  # only the way that the body takes
-                        way = "plain" if PLAIN_STEP.search(body) else "unit"
-                        result = {key: result[key] for key in result if key.startswith(way)}
                     values |= {f"{key}/{array}": result[array] for array in result}
                 arrays, mistakes[name] = arrays | values, known
                 print_line(f"{name}: {len(known)} mistakes")
@@ -186,7 +183,8 @@ def captum_rows() -> dict[str, tuple[Arrays, Arrays]]:
 def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
     """Return what an item measures on the solution with another body of its function.
 
-    No other finding may accompany it.
+    No other finding may accompany it. Where steps of any length will do, only the body's own way
+    is returned.
     """
     where = place(edition, item.name)
     for steps in (1, 2):  # of a fooling image; they are 10 long in the text
@@ -213,6 +211,9 @@ def with_body(item: Item, folder: Path, body: str, edition: Edition) -> Arrays:
             del sys.modules[name]
     if solution.findings:
         raise ValueError(f"{item.name}: {solution.findings} of {body}")
+    if any(key.startswith("plain/") for key in arrays):
+        way = "plain" if PLAIN_STEP.search(body) else "unit"
+        arrays = {key: arrays[key] for key in arrays if key.startswith(way)}
     return arrays
 
 

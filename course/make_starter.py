@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
         if options.autograder:
             archive = AUTOGRADER
-            values = hidden_values(options.seed or 1 + secrets.randbelow(LARGEST_SEED))
+            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+            values = hidden_values(seed, options.edition)
             files = autograder_files(ROOT, files, options.edition, values)
         with atomic_write(ROOT / archive) as temporary:
             temporary.write_bytes(zip_files(files))
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def hidden_values(seed: int) -> bytes:
+def hidden_values(seed: int, edition: str = ASSIGNMENT) -> bytes:
     """Return the file that `hidden.py` writes, by a process of its own: it needs torch.
 
     Raises:
@@ -109,6 +110,7 @@ def hidden_values(seed: int) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "hidden.npz"
         command = [sys.executable, ROOT / "course/hidden.py", "--seed", str(seed), "--out", path]
+        command += ["--edition", edition]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
             message = "".join(done.stderr.strip().splitlines()[-1:])

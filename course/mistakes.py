@@ -288,7 +288,7 @@ MISTAKES = {
             "10 * gradient",
         ),
         # Both have the same direction.
-        "gradient of the loss or of the probability instead of the raw score": (
+        "gradient of the loss, of the probability or of the lead instead of the raw score": (
             "scores[0, target_y]",
             "scores.softmax(dim=1)[0, target_y]",
         ),
@@ -320,6 +320,10 @@ MISTAKES = {
         "L2 term outside the step, without the factor 2": (
             "- 2 * l2_reg * image.detach()\n    image = image.detach()",
             "- 0\n    image = (1 - l2_reg) * image.detach()",
+        ),
+        "the score's gradient alone is brought to length 1, without the L2 term": (
+            "rate * gradient / gradient.norm()",
+            "rate * (by_score / by_score.norm() - 2 * l2_reg * image)",
         ),
         "image² in the place of 2 · image": (
             "2 * l2_reg * image.detach()",
@@ -391,6 +395,10 @@ MISTAKES = {
         "features taken by the count of the layer, not by style_layers": (
             "feats[layer]",
             "feats[i]",
+        ),
+        "layers in the order of feats, not of style_layers, as targets and weights are": (
+            "enumerate(style_layers)",
+            "enumerate(sorted(style_layers))",
         ),
         "on Gram matrices that are not normalised": (
             "self.gram_matrix(feats[layer])",

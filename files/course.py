@@ -6,14 +6,14 @@ photos alone. Standard library only, so that the command answers at once and nee
 
 import argparse
 import functools
-import hashlib
 import importlib.util
 import logging
 import os
 import signal
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from errors import InputError, cause, quoted
@@ -39,6 +39,8 @@ COURSE_FILES = {
 CS231N_FILES = {
     "data/style-transfer-checks.npz": "2f9b3cf861971f30e842281535420685ed51ed4d4f932e529fc9c27503eb9008"
 }
+UNKNOWN = "its checksum is not that of the course's file"
+Fault = Callable[[str, bytes], str]
 # Where the courses' notebooks keep data, beside them.
 NOTEBOOK_FOLDERS = ("", "cs231n/datasets", "cs7643/datasets", "datasets", "styles", "images/styles")
 
@@ -93,11 +95,13 @@ def package_file(package: str, name: str) -> Path:
     return path
 
 
-def take_course_files(source: Path) -> list[str]:
+def take_course_files(source: Path, fault: Fault = lambda *_: UNKNOWN) -> list[str]:
     """Copy the course's files that a starter zip or folder holds to their places in the project.
 
     Args:
         source: a zip file or a folder.
+        fault: what is wrong with a file whose checksum is another than the courses', by its name
+            in the project and its content; where it is "", the file is taken, with a notice.
 
     Returns:
         A line for each file of the course's by name: taken, or why not.
@@ -107,17 +111,21 @@ def take_course_files(source: Path) -> list[str]:
     """
     destinations = {Path(name).name: name for name in COURSE_FILES}
     lines, taken = [], set()
-    for where, content in _members(source, destinations):
-        name = destinations[Path(where).name]
-        if not is_official(name, hashlib.sha256(content).hexdigest()):
-            lines.append(
-                f"{quoted(where)}: not taken, its checksum is not that of the course's file"
-            )
+    members = [
+        (destinations[Path(w).name], w, content) for w, content in _members(source, destinations)
+    ]
+    unknown = [not is_official(name, sha256(content).hexdigest()) for name, _, content in members]
+    # The courses' own come first.
+    for is_unknown, (name, where, content) in sorted(zip(unknown, members, strict=True)):
+        if is_unknown and (wrong := fault(name, content)):
+            lines.append(f"{quoted(where)}: not taken, {wrong}")
         elif name not in taken:
             with atomic_write(ROOT / name) as temporary:
                 temporary.write_bytes(content)
             taken.add(name)
             lines.append(f"{name}: taken")
+            if is_unknown:
+                _notice(Path(where))
     if not taken:
         raise InputError("; ".join([f"{quoted(source)} holds none of the course's files", *lines]))
     return lines
@@ -153,8 +161,13 @@ def fetch_photos() -> list[str]:
     return [f"{name}: fetched from {PHOTOS_URL}"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Bring the course's data into the project. Returns the exit status."""
+def main(argv: Sequence[str] | None = None, fault: Fault = lambda *_: UNKNOWN) -> int:
+    """Bring the course's data into the project. Returns the exit status.
+
+    Args:
+        argv: the options, without the program's name.
+        fault: as for `take_course_files`.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")  # for a console that lacks a letter
     parser = argparse.ArgumentParser(
         description="Bring the course's data into the project, verified by checksum."
@@ -168,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.source == "":  # as of an unset variable; Path takes it for the working directory
             raise InputError("--from: the name is empty")
-        lines = fetch_photos() if options.fetch else take_course_files(Path(options.source))
+        lines = fetch_photos() if options.fetch else take_course_files(Path(options.source), fault)
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ import torch
 from captum import attr
 from torch import nn
 
-from captum_utils import compute_attributions
+from captum_utils import compute_attributions, occlusion_windows
 from visualizers import GradCam, SaliencyMap, sanity
 from visualizers.cascade import cascade, parameter_layers
 from visualizers.common import Method, class_scores
@@ -55,9 +55,7 @@ def explanation_methods(steps: int, layer: str | None = None) -> dict[str, Metho
         "integrated gradients": functools.partial(
             _attribute, attr.IntegratedGradients, n_steps=steps
         ),
-        "occlusion": functools.partial(  # 16 windows cover a photo
-            _attribute, attr.Occlusion, sliding_window_shapes=(3, 64, 64), strides=(3, 54, 54)
-        ),
+        "occlusion": _occlude,
     }
 
 
@@ -70,6 +68,12 @@ def _attribute(
         return compute_attributions(
             algorithm(scores), images, additional_forward_args=labels, **kwargs
         ).sum(dim=1)
+
+
+def _occlude(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Attribute as `_attribute` does, by squares of which 16 cover a square photo."""
+    windows = occlusion_windows(images[0].movedim(0, -1), stride=54 / 224)
+    return _attribute(attr.Occlusion, model, images, labels, **windows)
 
 
 def explain(

@@ -53,7 +53,8 @@ def _vgg_relus(layers: Sequence[nn.Module]) -> dict[str, int]:
 
 def _before_reductions(layers: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
     """Return the numbers of the layers whose feature maps the next layer makes smaller."""
-    sides, before = x.shape[2:].numel(), []
+    sides = x.shape[2:].numel()
+    before: list[int] = []
     with torch.no_grad():
         for i, layer in enumerate(layers):
             try:

@@ -57,10 +57,8 @@ def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeyp
     put(solution, "tv_loss", "raise ValueError('cat \u732b')")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
     result = run_check("--root", solution, "--only", "tv_loss")
-    assert (result.returncode, result.stderr) == (
-        1,
-        "",
-    ) and "ValueError: cat \\u732b (style" in result.stdout
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "ValueError: cat \\u732b (style" in result.stdout
 
 
 def test_missing_values_are_one_line(tmp_path):
@@ -69,11 +67,8 @@ def test_missing_values_are_one_line(tmp_path):
     for package in ("checker", "cli", "files"):
         shutil.copytree(ROOT / package, tmp_path / package)
     result = subprocess.run([sys.executable, tmp_path / "check.py"], capture_output=True, text=True)
-    assert (
-        result.returncode == 2
-        and result.stderr.count("\n") == 1
-        and "data/expected.npz" in result.stderr
-    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "data/expected.npz" in result.stderr
 
 
 @pytest.mark.slow

@@ -30,15 +30,10 @@ from files.course import course_file
 def test_the_course_s_photos(course, monkeypatch, caplog):
     monkeypatch.setenv("CS7643_DATA", str(course))
     X, y, names = load_imagenet_val()
-    assert (
-        X.shape == (25, 224, 224, 3)
-        and X.dtype == np.uint8
-        and y.shape == (25,)
-        and y.dtype == np.int64
-    )
-    assert sorted(names) == list(range(1000)) and all(
-        isinstance(name, str) for name in names.values()
-    )
+    assert X.shape == (25, 224, 224, 3) and X.dtype == np.uint8 and y.shape == (25,)
+    assert y.dtype == np.int64
+    assert sorted(names) == list(range(1000))
+    assert all(isinstance(name, str) for name in names.values())
     assert "crane" in names[134] and names[285] == "Egyptian cat"  # the course's map lacks 134
     assert y[:5].tolist() == [958, 85, 244, 182, 294] and names[958] == "hay"
     assert not caplog.records
@@ -79,9 +74,8 @@ def test_photos_drawn_at_random(course):
     X, y, names = load_imagenet_val()
     drawn, labels, first, all_names = load_images(7, seed=3)
     places = [next(i for i in range(25) if np.array_equal(X[i], photo)) for photo in drawn]
-    assert (
-        len(set(places)) == 7 and places != sorted(places) and y[places].tolist() == labels.tolist()
-    )
+    assert len(set(places)) == 7 and places != sorted(places)
+    assert y[places].tolist() == labels.tolist()
     assert first == [names[label].split(",")[0] for label in labels] and all_names == names
     again, other = load_images(7, seed=3), load_images(7, seed=4)
     assert np.array_equal(again[0], drawn) and not np.array_equal(other[0], drawn)
@@ -154,9 +148,8 @@ def test_photos_are_found_where_the_courses_notebooks_keep_them(project, course,
 
 def test_class_names_are_torchvision_s():
     names = imagenet_classes()
-    assert (
-        list(names) == list(range(1000)) and names[0] == "tench" and names[999] == "toilet tissue"
-    )
+    assert list(names) == list(range(1000)) and names[0] == "tench"
+    assert names[999] == "toilet tissue"
 
 
 # --- One's own photos ---
@@ -214,9 +207,8 @@ def test_of_a_folder_the_images_are_taken_and_the_rest_is_named(tmp_path, caplog
     main_colour = X[:, 100, 100].argmax(1).tolist()
     assert main_colour == [0, 1, 2, 1, 1]  # by name; a photo given twice is there twice
     named = [record.getMessage() for record in caplog.records]
-    assert len(named) == 4 and all(
-        line.startswith("left out: ") and "\n" not in line for line in named
-    )
+    assert len(named) == 4
+    assert all(line.startswith("left out: ") and "\n" not in line for line in named)
     for name in ("broken.png", "notes.txt", "pipe.png", "dangling.png"):
         assert sum(name in line for line in named) == 1
     # a bad file that was asked for is no accident

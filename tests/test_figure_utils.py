@@ -85,8 +85,8 @@ def test_colours():
     assert np.abs(grey[0, :, 0].astype(int) - [64, 128]).max() <= 1
     assert (heat(np.zeros((2, 2))) == heat(np.ones((2, 2)))).all()
     photo = np.full((1, 1, 3), 100, np.uint8)
-    blended = overlay(photo, np.full((1, 1, 3), 201, np.uint8), 0.25)
-    assert isinstance(blended, Image.Image) and blended.getpixel((0, 0)) == (125, 125, 125)
+    blended = overlay(photo, np.full((1, 1, 3), 201, np.uint8))
+    assert isinstance(blended, Image.Image) and blended.getpixel((0, 0)) == (150, 150, 150)
     as_array = draw_rows([("", [np.asarray(blended)])], ["a"])
     assert draw_rows([("", [blended])], ["a"]).tobytes() == as_array.tobytes()
     with pytest.raises(ValueError, match="no such map"):
@@ -94,10 +94,8 @@ def test_colours():
 
 
 def test_class_titles():
-    assert (
-        class_title({1: "tench, Tinca tinca"}, 1) == "tench"
-        and class_title({}, np.int64(134)) == "class 134"
-    )
+    assert class_title({1: "tench, Tinca tinca"}, 1) == "tench"
+    assert class_title({}, np.int64(134)) == "class 134"
 
 
 def test_differences_are_clipped_about_grey():
@@ -166,10 +164,8 @@ def test_the_text_of_a_png_is_read_back(tmp_path, bundled_model):
 
 
 def test_what_is_not_known_of_a_figure_is_said():
-    assert (
-        provenance()["Network"] == provenance()["Weights"] == "unknown"
-        and provenance()["Seed"] == "none"
-    )
+    assert provenance()["Network"] == provenance()["Weights"] == "unknown"
+    assert provenance()["Seed"] == "none"
     assert provenance(torch.nn.Sequential(), 3)["Network"] == "Sequential"
     assert "Options" not in provenance(seed=3)
 

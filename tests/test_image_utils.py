@@ -442,9 +442,8 @@ def test_preprocess_is_the_course_s(width, height, size):
 
 def test_the_constants_are_imagenet_s():
     assert SQUEEZENET_MEAN.dtype == SQUEEZENET_STD.dtype == np.float32
-    assert np.allclose(SQUEEZENET_MEAN, [0.485, 0.456, 0.406]) and np.allclose(
-        SQUEEZENET_STD, [0.229, 0.224, 0.225]
-    )
+    assert np.allclose(SQUEEZENET_MEAN, [0.485, 0.456, 0.406])
+    assert np.allclose(SQUEEZENET_STD, [0.229, 0.224, 0.225])
 
 
 def normalised(values: list[list[float]]) -> torch.Tensor:
@@ -533,9 +532,8 @@ def test_a_picture_of_a_given_height_and_width_and_back():
     assert tensor.shape == (1, 3, 20, 50) and tensor.dtype == torch.float32
     both = torch.cat([tensor, 0 * tensor])
     first = deprocess(both, should_rescale=False)
-    assert first.size == (50, 20) and np.array_equal(
-        first, deprocess(tensor[0], should_rescale=False)
-    )
+    assert first.size == (50, 20)
+    assert np.array_equal(first, deprocess(tensor[0], should_rescale=False))
 
 
 # Red, green and blue in XYZ under D50, one a column.
@@ -795,11 +793,8 @@ def test_photos_of_phones(tmp_path, suffix):
     )
     expected = in_srgb(srgb_curve(np.asarray(picture) / 255), P3)
     opened = open_image((tmp_path / f"photo.{suffix}").rename(tmp_path / "photo.txt"))
-    assert (
-        opened.mode == "RGB"
-        and opened.size == (64, 96)
-        and difference(opened, np.rot90(expected, -1)) < 4
-    )
+    assert opened.mode == "RGB" and opened.size == (64, 96)
+    assert difference(opened, np.rot90(expected, -1)) < 4
 
 
 @pytest.mark.slow
@@ -861,10 +856,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // (1 if sys
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     *values, kilobytes = map(int, result.stdout.split())
-    assert (
-        values[:2] == [6000, 4500]
-        and np.abs(np.subtract(values[2:], [200, 30, 30, 30, 30, 200])).max() < 5
-    )
+    assert values[:2] == [6000, 4500]
+    assert np.abs(np.subtract(values[2:], [200, 30, 30, 30, 30, 200])).max() < 5
     assert kilobytes < 300_000  # the whole of it would take 324 MB, and as much again in RGB
 
 

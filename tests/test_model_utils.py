@@ -278,9 +278,8 @@ def test_weights_of_another_network_say_which_keys_differ(
         InputError, match=r"my weights\.pth' do not fit resnet18: Missing key.*\"bn1\.bias\""
     ) as caught:
         load_model("resnet18", weights_file, "cpu")
-    assert 'Unexpected key(s) in state_dict: "stage2.0' in str(caught.value) and "\n" not in str(
-        caught.value
-    )
+    assert 'Unexpected key(s) in state_dict: "stage2.0' in str(caught.value)
+    assert "\n" not in str(caught.value)
     torch.save({**small_state, "fc.bias": torch.zeros(7)}, tmp_path / "seven.pth")
     with pytest.raises(InputError, match=r"do not fit .*: size mismatch for fc\.bias: .*\[7\]"):
         load_model(SMALL, tmp_path / "seven.pth", "cpu")
@@ -368,11 +367,8 @@ def test_a_download_that_fails_leaves_the_cache_clean(cache, monkeypatch, caplog
     assert model.weights_name.startswith("bundled")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     notice = caplog.messages[0]
-    assert (
-        notice.startswith("weights: bundled")
-        and "SQUEEZENET_WEIGHTS" in notice
-        and "\n" not in notice
-    )
+    assert notice.startswith("weights: bundled") and "SQUEEZENET_WEIGHTS" in notice
+    assert "\n" not in notice
     assert not list(cache.iterdir())
 
 

@@ -83,11 +83,8 @@ def test_features_do_not_overwrite_one_another(bundled_model):
     x = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
     before, state = x.clone(), network_state(bundled_model)
     features = extract_features(x, bundled_model)
-    assert (
-        len(features) == 13
-        and torch.equal(x, before)
-        and same_state(state, network_state(bundled_model))
-    )
+    assert len(features) == 13 and torch.equal(x, before)
+    assert same_state(state, network_state(bundled_model))
     out = x
     for feature, layer in zip(features, bundled_model.features, strict=True):
         out = layer(out.clone())
@@ -415,10 +412,8 @@ def test_a_mask_of_ones_changes_nothing(bundled_model, pictures):
     masked, seen = run(pictures, bundled_model, num_iterations=2, optimizer="adam", masks=white)
     torch.testing.assert_close(masked, alone, rtol=0, atol=1e-6)
     assert [p.style for p in seen] == pytest.approx([p.style for p in reports], rel=1e-6)
-    assert (
-        sum(seen[0].style_by_layer) == pytest.approx(seen[0].style)
-        and len(seen[0].style_by_layer) == 4
-    )
+    assert sum(seen[0].style_by_layer) == pytest.approx(seen[0].style)
+    assert len(seen[0].style_by_layer) == 4
 
 
 def test_a_large_picture_needs_less_memory_and_has_the_same_bits(
@@ -596,10 +591,8 @@ def test_the_pictures_are_written_and_none_when_testing(bundled_model, pictures,
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "made" / "when missing"
     nothing, _ = run(pictures, bundled_model, num_iterations=2, testing=False, output=folder)
-    assert nothing is None and {p.name for p in folder.iterdir()} == {
-        "picture.png",
-        "picture_before.png",
-    }
+    assert nothing is None
+    assert {p.name for p in folder.iterdir()} == {"picture.png", "picture_before.png"}
     with Image.open(folder / "picture.png") as written:
         assert written.mode == "RGB" and written.size == (64, 48)
         assert written.text["Weights"].startswith("bundled") and written.text["Seed"] == "0"
@@ -694,9 +687,8 @@ def test_odd_pictures_are_taken(bundled_model, pictures, tmp_path):
     for path in odd:
         for pair in ((path, pictures[1]), (pictures[0], path)):
             result, reports = run(pair, bundled_model, size=32, num_iterations=2)
-            assert (
-                min(result.shape[2:]) == 32 and torch.isfinite(result).all() and len(reports) == 3
-            )
+            assert min(result.shape[2:]) == 32 and torch.isfinite(result).all()
+            assert len(reports) == 3
 
 
 def test_pictures_that_cannot_be_used_are_refused(bundled_model, pictures, tmp_path):

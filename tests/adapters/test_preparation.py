@@ -50,8 +50,8 @@ def carrying(**attributes) -> nn.Module:
     return network
 
 
-def configured(mean=HALF, std=HALF, **more) -> dict:
-    return {"mean": mean, "std": std, "input_size": (3, 32, 32), "crop_pct": 0.9} | more
+def configured(**more) -> dict:
+    return {"mean": HALF, "std": HALF, "input_size": (3, 32, 32), "crop_pct": 0.9} | more
 
 
 class Inner(nn.Module):

@@ -20,10 +20,10 @@ def test_the_hand_outs_numbers_and_points():
         "2.4",
         "2.5",
     ]
-    assert of_edition("assignment") == list(check.ITEMS) and EDITIONS[:2] == (
-        "assignment",
-        "homework",
-    )
-    assert sum(POINTS.values()) == 80 and list(
-        dict.fromkeys(item.question for item in check.ITEMS)
-    ) == [*("1.1", "1.2", "1.3", "1.4"), *("2.1", "2.2", "2.3", "2.4", "2.5")]
+    assert of_edition("assignment") == list(check.ITEMS)
+    assert EDITIONS[:2] == ("assignment", "homework")
+    assert sum(POINTS.values()) == 80
+    assert list(dict.fromkeys(item.question for item in check.ITEMS)) == [
+        *("1.1", "1.2", "1.3", "1.4"),
+        *("2.1", "2.2", "2.3", "2.4", "2.5"),
+    ]

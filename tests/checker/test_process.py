@@ -2,10 +2,13 @@
 
 import os
 
+import numpy as np
 import pytest
+import torch
 from solutions import RIGHT, outcome, put
 
 import check
+from checker import process
 
 SERVER = """import os
 from pathlib import Path
@@ -102,3 +105,34 @@ def test_files_that_do_not_compile_or_are_missing(solution):
         assert outcome(solution, name).status == "ok"
     (solution / "visualizers/gradcam.py").write_text("def broken(:\n")
     assert outcome(solution, "saliency_captum").status == "ok"  # which needs neither of them
+
+
+def test_of_a_message_the_first_line_counts():
+    class Fails(Exception):
+        def __str__(self):
+            raise self
+
+    assert process._first_line(ValueError("first\nsecond")) == "first"
+    assert process._first_line(Fails()) == process._first_line(ValueError()) == ""
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("torch.is_grad_enabled()", lambda _: torch.set_grad_enabled(False)),
+        ("torch.get_default_dtype()", lambda _: torch.set_default_dtype(torch.float64)),
+        ("torch.relu", lambda patch: patch.setattr(torch, "relu", torch.sigmoid)),
+        ("numpy.geterr()", lambda _: np.seterr(divide="raise")),
+        ("the working directory", lambda patch: patch.chdir("/")),
+    ],
+)
+def test_what_solutions_share_is_watched(name, change, monkeypatch):
+    before, errors = process._globals(), np.geterr()
+    assert process._changed(before) == []
+    try:
+        change(monkeypatch)
+        assert process._changed(before) == [name]
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+        np.seterr(**errors)

@@ -83,10 +83,8 @@ def test_defaults():
     }
     parser = make_parser("a test")
     add_photo_options(parser, *photos)
-    assert (
-        vars(parser.parse_args([])) == shared | photos
-        and shared.keys() | photos.keys() == SHARED_OPTIONS
-    )
+    assert vars(parser.parse_args([])) == shared | photos
+    assert shared.keys() | photos.keys() == SHARED_OPTIONS
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -127,13 +125,8 @@ def test_a_mistyped_option_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
         options(*arguments)
     out, err = capsys.readouterr()
-    assert (
-        caught.value.code == 2
-        and not out
-        and err.count("\n") == 1
-        and ": error: " in err
-        and message in err
-    )
+    assert caught.value.code == 2 and not out and err.count("\n") == 1 and ": error: " in err
+    assert message in err
 
 
 @pytest.mark.parametrize(

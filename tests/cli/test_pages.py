@@ -271,11 +271,8 @@ def test_figures_of_whole_photos_pad_to_a_common_tile(tmp_path, folder):
     first = pixels[:300, GAP : GAP + 300]
     assert (first[50:250] == 7).all() and (first[:50] == 255).all() and (first[250:] == 255).all()
     second = pixels[:300, 300 + 2 * GAP :][:, :300]
-    assert (
-        (second[:, 50:250] == 7).all()
-        and (second[:, :50] == 255).all()
-        and (second[:, 250:] == 255).all()
-    )
+    assert (second[:, 50:250] == 7).all() and (second[:, :50] == 255).all()
+    assert (second[:, 250:] == 255).all()
 
 
 def test_size_and_whole_without_photos_of_one_s_own(tmp_path, course, monkeypatch, caplog):
@@ -337,11 +334,8 @@ def test_a_size_that_the_network_does_not_take_is_one_line(tmp_path, capsys):
         ]
         assert saliency(*arguments, "--out", tmp_path) == 2
         out, err = capsys.readouterr()
-        assert (
-            not out
-            and err.count("\n") == 1
-            and "the network vit_b_32, on a picture of 64×64: " in err
-        )
+        assert not out and err.count("\n") == 1
+        assert "the network vit_b_32, on a picture of 64×64: " in err
     assert not names_in(tmp_path)
     with pytest.raises(SystemExit):
         saliency_map.main(["--size", "8"])
@@ -416,7 +410,8 @@ def test_arrays_of_every_technique(tmp_path, folder, bundled_model):
     assert [name for name in names_in(out) if "overlays" in name] == overlays
     first = next(own.pages(""))
     tiles = gradcam.overlaid(first, expected[0]["gradcam"])
-    assert len(tiles) == 2 and all(
+    assert len(tiles) == 2
+    assert all(
         np.array_equal(pixels_of(out / name), tile)
         for name, tile in zip(overlays[:2], tiles, strict=True)
     )

@@ -166,11 +166,8 @@ def ending(tmp_path) -> Path:
 @pytest.mark.parametrize("options", [[], ["-u"], ["-I"], ["-X", "dev"]], ids=str)
 def test_a_script_ends_with_its_status_after_the_exit_handlers(ending, options):
     result = python(*options, "ending.py", cwd=ending)
-    assert (
-        result.returncode == 3
-        and result.stdout.startswith("unflushed, handler")
-        and not result.stderr
-    )
+    assert result.returncode == 3 and result.stdout.startswith("unflushed, handler")
+    assert not result.stderr
     # "dev" is taken for the script's name, and Python ends the process itself
     if options != ["-X", "dev"]:
         assert result.stdout == "unflushed, handler"

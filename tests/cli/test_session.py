@@ -52,10 +52,8 @@ def test_the_seed_is_set(tmp_path):
 
 
 def test_output_folders(tmp_path, monkeypatch):
-    assert (
-        Session(options("--out", tmp_path / "a" / "b")).out == tmp_path / "a" / "b"
-        and (tmp_path / "a/b").is_dir()
-    )
+    assert Session(options("--out", tmp_path / "a" / "b")).out == tmp_path / "a" / "b"
+    assert (tmp_path / "a/b").is_dir()
     assert Session(options("--out", tmp_path / "a")).folder("other") == tmp_path / "a"
     monkeypatch.setattr("cli.session.ROOT", tmp_path / "project")
     assert Session(options()).folder("other") == tmp_path / "project" / "other"
@@ -95,16 +93,11 @@ def test_photos_of_one_s_own_get_the_predicted_classes(
     )
     data = Dataset(session)
     predicted = bundled_model(batch[0]).argmax(1)
-    assert (
-        np.array_equal([photo.pixels for photo in session.photos.photos], photos[0])
-        and data.labels is None
-    )
+    assert np.array_equal([photo.pixels for photo in session.photos.photos], photos[0])
+    assert data.labels is None
     pages = list(data.pages(""))
-    assert [len(page.X) for page in pages] == [2, 2, 1] and [page.number for page in pages] == [
-        1,
-        2,
-        3,
-    ]
+    assert [len(page.X) for page in pages] == [2, 2, 1]
+    assert [page.number for page in pages] == [1, 2, 3]
     assert [page.file_name("a.png") for page in pages] == ["a.png", "a_2.png", "a_3.png"]
     assert torch.equal(torch.cat([images for page in pages for images in page.batches]), batch[0])
     assert np.array_equal(np.concatenate([page.X for page in pages]), photos[0])
@@ -213,10 +206,8 @@ def test_figures_record_how_they_were_made(tmp_path, bundled_model, photos):
     ):
         with Image.open(tmp_path / name) as picture:
             assert picture.text["Network"] == "squeezenet1_1" and picture.text["Seed"] == "5"
-            assert (
-                picture.text["Weights"] == bundled_model.weights_name
-                and "torch " in picture.text["Software"]
-            )
+            assert picture.text["Weights"] == bundled_model.weights_name
+            assert "torch " in picture.text["Software"]
             assert json.loads(picture.text["Options"]) == facts | more
     assert np.array_equal(pixels_of(tmp_path / "image.png"), photos[0][0])
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")}

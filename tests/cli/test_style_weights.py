@@ -42,9 +42,8 @@ def test_squeezenet_takes_the_preset_as_it_is_and_the_options_change_it(bundled_
 def test_another_network_s_terms_are_as_large_as_the_preset_s(toy, bundled_model):
     preset = presets()[2]
     made = fit(toy)
-    assert made.style_layers != preset.style_layers and len(made.style_weights) == len(
-        made.style_layers
-    )
+    assert made.style_layers != preset.style_layers
+    assert len(made.style_weights) == len(made.style_layers)
     again = with_proportions_of(preset, made, [1] * len(made.style_layers), toy, CPU)
     assert again.style_weights == pytest.approx(made.style_weights)  # not of what was there
     scaled = fit(toy, "--style-scale", "10").style_weights

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import signal
 import stat
@@ -15,23 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from solutions import ITEMS, archive, expected, put, run, write
+from solutions import ITEMS, archive, expected, put, run
 
 import check
 from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.make_starter import autograder_files, course_files
+from course.make_starter import course_files
 from files.atomic import ROOT
 
 
 @pytest.mark.slow
 def test_grader_from_zip_to_results(tmp_path, hidden):
     code = {name: content for name, content in course_files(ROOT).items() if name.endswith(".py")}
-    full = archive(
-        {f"assignment_3/{name}": content for name, content in code.items()}, tmp_path / "full.zip"
-    )
     wrong = code | {
         # Not theirs: the course's own is put in its place.
         "check.py": b"raise SystemExit",
@@ -44,23 +40,20 @@ def test_grader_from_zip_to_results(tmp_path, hidden):
             b"        return", b"        print(1)\n        return"
         ),
     }
-    wrong = archive(wrong, tmp_path / "wrong.zip")
+    wrong = archive({f"own/{name}": text for name, text in wrong.items()}, tmp_path / "wrong.zip")
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"PK no zip")
     command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
     outputs = ["--csv", tmp_path / "points.csv", "--feedback", tmp_path / "told"]
-    result = run(*command, full, broken, wrong, *outputs, cwd=tmp_path)
+    result = run(*command, broken, wrong, *outputs, cwd=tmp_path)
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     with (tmp_path / "points.csv").open() as file:
         table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
-    assert [float(table[name]["total"]) for name in ("full.zip", "broken.zip", "wrong.zip")] == [
-        80,
-        0,
-        74,
-    ]  # 3 for each loss; what prints costs no other item
+    # 3 for each loss; what prints costs no other item
+    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, 74]
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
-    assert result.stdout.count("total") == 3 and "prints '1'" in result.stdout
+    assert result.stdout.count("total") == 2 and "prints '1'" in result.stdout
     told = "".join(f"{path.read_text()}\n" for path in sorted((tmp_path / "told").iterdir()))
     assert sorted(told.splitlines()) == sorted(result.stdout.splitlines())
 
@@ -128,26 +121,6 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
         time.sleep(0.05)
     assert server._marked("THIS_TEST") == []
     assert number == signal.SIGKILL or list(scratch.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_autograders_archive_grades_without_the_solution(tmp_path, starter_zip, hidden):
-    """As Gradescope runs it, in its folders."""
-    files = autograder_files(ROOT, starter_zip, "assignment", hidden.read_bytes())
-    assert {name: files[f"project/{name}"] for name in grade.STUDENTS} == {
-        name: starter_zip[name] for name in grade.STUDENTS
-    }
-    assert not [name for name in files if "mistakes" in name or "make_expected" in name]
-    write(files, tmp_path / "source")
-    write(course_files(ROOT), tmp_path / "submission")
-    script = tmp_path / "source/run_autograder"
-    result = run("bash", script, cwd=tmp_path, AUTOGRADER=str(tmp_path), PYTHON=sys.executable)
-    assert result.returncode == 0, result.stderr
-    results = json.loads((tmp_path / "results/results.json").read_text())
-    for key in ("score", "max_score"):
-        assert sum(test[key] for test in results["tests"]) == 80, results
-    for test in results["tests"]:
-        assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
 
 
 STORED = """
@@ -343,6 +316,43 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
         assert (folder / "visualizers/more.py").is_file()
         # What was not handed in is not there, least of all the solution's.
         assert not any((folder / name).exists() for name in grade.STUDENTS - {OWN})
+
+
+# What submissions hold, and the edition that they are taken for.
+HELD = [
+    ({"a/cli/session.py": b"", f"a/{OWN}": b""}, "assignment"),
+    ({OWN: b"from .common import check_model\n"}, "assignment"),
+    ({OWN: b"", "gradcam.py": b"def draw_captum(page, model, save):\n"}, "assignment"),
+    ({OWN: b"", "saliency_map.py": b""}, "a3"),
+    ({"saliency_map.py": b"class SaliencyMap:\n"}, "a3-2023"),
+    ({"NetworkVisualization-Pytorch.ipynb": b"# Yours: Question 1.1: maps"}, "homework"),
+    ({"hw/cs231n/net_visualization_pytorch.py": b""}, "cs231n-2021"),
+    ({"A6/style_transfer.py": b"def guided_gram_matrix(f):\n", "A6/x/y.py": b""}, "eecs-2022"),
+    ({"deeplearning/network_visualization.py": b""}, "cs182"),
+]
+
+
+@pytest.mark.parametrize("files, edition", HELD, ids=[edition for _, edition in HELD])
+def test_a_submission_tells_its_edition_and_most_decide(files, edition, tmp_path):
+    source = archive(files, tmp_path / "a.zip")
+    other = archive({"notes.py": b""}, tmp_path / "b.zip")
+    assert grade.edition_of([source, other, tmp_path / "none.zip"]) == edition
+    assert grade.edition_of([other]) == ASSIGNMENT
+
+
+def test_around_another_course_s_files_stands_what_they_import_and_no_solution(tmp_path):
+    module = "cs231n/net_visualization_pytorch.py"
+    own = {module: b"x = 1\n", "errors.py": b"theirs = 1\n"}
+    grade.unpack(archive(own, tmp_path / "a.zip"), tmp_path / "a", "cs231n")
+    assert (tmp_path / "a" / module).read_bytes() == own[module]
+    assert (tmp_path / "a/errors.py").read_bytes() == own["errors.py"]
+    assert (tmp_path / "a/image_utils.py").is_file()
+    absent = grade.STUDENTS | {"cs231n/style_transfer_pytorch.py"}
+    assert not any((tmp_path / "a" / name).exists() for name in absent)
+    scripts = {"fooling_image.py": b"class FoolingImage:\n"}
+    grade.unpack(archive(scripts, tmp_path / "b.zip"), tmp_path / "b", "a3-2023")
+    assert (tmp_path / "b/fooling_image.py").read_bytes() == scripts["fooling_image.py"]
+    assert not (tmp_path / "b/class_visualization.py").exists()
 
 
 def test_feedback_is_named_by_the_submission_s_path(tmp_path):

@@ -5,9 +5,14 @@ from dataclasses import asdict
 
 import pytest
 
+import check
 from checker import measures
+from checker.editions import TABLE
+from checker.items import of_edition
 from course import grade
 from course.hidden import draw, main
+from course.make_starter import hidden_values
+from files.atomic import ROOT
 from visualizers import FoolingImage
 
 
@@ -25,6 +30,20 @@ def test_inputs_come_from_the_seed_and_a_class_is_reached_in_a_few_steps(
         images[1:], drawn.target, bundled_model, callback=steps.append
     )
     assert 3 <= len(steps) - 1 <= 6
+
+
+@pytest.mark.slow
+def test_another_edition_gets_inputs_and_values_of_its_own(tmp_path):
+    path, edition = tmp_path / "hidden.npz", "cs231n-2021"
+    path.write_bytes(hidden_values(4, edition))
+    drawn = grade.stored(path)
+    assert drawn.inputs["size"] == [224, 224] and drawn.inputs["seed"] == 4
+    found = check.check(ROOT / "notebooks", of_edition(edition), hidden=drawn, edition=edition)
+    assert {outcome.status for outcome in found} == {"ok"}
+    shown = check.Expected(check.EXPECTED)
+    for item in of_edition(edition):
+        name = TABLE[edition].values(item.name)
+        assert check.distance(drawn.values(name), shown.values(name)) > item.tolerance
 
 
 def test_a_seed_that_cannot_be_is_one_line(capsys, tmp_path):

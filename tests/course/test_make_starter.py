@@ -2,19 +2,21 @@
 
 import ast
 import io
+import json
 import sys
 import zipfile
 
 import pytest
 from solutions import ITEMS, RIGHT, outcome, points, put, run, write
 
-import check
 from collect_submission import required_files, zip_files
 from course import grade
 from course.make_starter import (
     BLANKS,
     GIVEN,
     StarterError,
+    _without_helpers,
+    autograder_files,
     blanked_parts,
     course_files,
     find_definition,
@@ -102,6 +104,23 @@ def test_no_line_of_a_blanked_body_survives(starter_zip):
     assert [line for line in lines if line in text] == []
 
 
+HELPERS = """
+# Of the part that is removed
+def factorial(n):
+    return n * factorial(n - 1) if n else 1
+
+
+def used():
+    pass
+"""
+
+
+def test_helpers_go_with_their_comments_though_they_call_themselves():
+    sources = _without_helpers({"a.py": HELPERS, "b.py": "used()\n"}, ["factorial(3) + used()"])
+    assert "factorial" not in sources["a.py"] and "#" not in sources["a.py"]
+    assert "def used" in sources["a.py"]
+
+
 def test_helpers_of_blanked_functions_are_dropped(starter_zip):
     def names(files: dict[str, bytes]) -> set[str]:
         return {
@@ -187,8 +206,10 @@ return score.detach(), image.grad
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(starter, hidden):
-    """Each question written, checked, and its figures made; the report; the zip, at full points."""
+def test_a_student_s_walk_in_the_hand_out_s_order(starter, starter_zip, hidden, tmp_path):
+    """Each question written, checked, and its figures made; the report; the zip, which the archive
+    for Gradescope gives full points, and holds no solution.
+    """
     for item in ITEMS.values():
         if item.name.endswith("_captum"):
             put(starter, item.name, captum_body(item.file))
@@ -200,7 +221,8 @@ def test_a_student_s_walk_in_the_hand_out_s_order(starter, hidden):
             path.write_text(replace_body(path.read_text(), item.function, OBJECTIVE))
         elif item.hint:
             put(starter, item.name, RIGHT[item.name])
-        assert outcome(starter, item.name).status == "ok", item.name
+        found = outcome(starter, item.name)
+        assert found.status == "ok", found
         if item.name in ("guided_backprop", "gram_matrix", "feature_inversion"):
             continue  # the question goes on, or its figure is there
         last = [each.name for each in ITEMS.values() if each.question == item.question][-1]
@@ -222,9 +244,26 @@ def test_a_student_s_walk_in_the_hand_out_s_order(starter, hidden):
     assert report.returncode == 0 and (starter / "report.pdf").is_file(), report.stderr
     assert run(sys.executable, "collect_submission.py", cwd=starter).returncode == 0
     (submission,) = starter.glob("*_submission.zip")
-    rules = grade.Rules("assignment", check.Expected(hidden))
-    result = grade.grade(submission, rules)
-    assert (result.total, result.most) == (80, 80), grade.table(result)
+    files = autograder_files(ROOT, starter_zip, "assignment", hidden.read_bytes())
+    assert graded_by_gradescope(files, submission, tmp_path) == (80, 80)
+    assert {name: files[f"project/{name}"] for name in grade.STUDENTS} == {
+        name: starter_zip[name] for name in grade.STUDENTS
+    }
+    assert not [name for name in files if "mistakes" in name or "make_expected" in name]
+
+
+def graded_by_gradescope(files, submission, folder) -> tuple[int, int]:
+    """Points and their maximum, as Gradescope runs an archive, in its folders."""
+    write(files, folder / "source")
+    with zipfile.ZipFile(submission) as file:
+        file.extractall(folder / "submission")
+    script = folder / "source/run_autograder"
+    result = run("bash", script, cwd=folder, AUTOGRADER=str(folder), PYTHON=sys.executable)
+    assert result.returncode == 0, result.stderr
+    tests = json.loads((folder / "results/results.json").read_text())["tests"]
+    for test in tests:
+        assert test.keys() == {"name", "score", "max_score", "number", "output", "visibility"}
+    return tuple(sum(test[key] for test in tests) for key in ("score", "max_score"))
 
 
 def captum_body(script: str) -> str:

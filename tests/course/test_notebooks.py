@@ -143,6 +143,7 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
         "a/Network_Visualization.ipynb",
     ]
     assert submitted(names) == {NETWORK: names[2], STYLE: names[1]}
+    assert submitted([*names, "z/Style.ipynb"])[STYLE] == "z/Style.ipynb"  # not as deep
 
 
 @pytest.mark.slow

@@ -120,11 +120,8 @@ def test_a_download_that_fails_leaves_the_folder_as_it_was(
         target.write_bytes(earlier)
     with serving(answer) as url, pytest.raises(InputError) as caught:
         download(f"{url}/file", target, SHA256)
-    assert (
-        re.search(message, str(caught.value))
-        and url in str(caught.value)
-        and "\n" not in str(caught.value)
-    )
+    assert re.search(message, str(caught.value)) and url in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == (
         [("file", earlier)] if earlier else []
     )
@@ -200,6 +197,13 @@ except InputError as error:
     )
     assert result.stdout == "cannot write 'file': File too large\n" and not result.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "earlier")]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "猫" * 85], ids=len)
+def test_names_may_be_as_long_as_file_systems_allow(tmp_path, name):
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_bytes(CONTENT)
+    assert (tmp_path / name).read_bytes() == CONTENT
 
 
 def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path):

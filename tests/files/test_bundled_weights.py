@@ -101,9 +101,8 @@ def test_the_bundled_logits_are_those_of_the_original_release(bundled_model, pho
 
 def test_the_release_is_complete_and_fits_exactly():
     release, state = bundled_release(), bundled_state()
-    assert len(release) == 2 + 8 * 3 and all(
-        a.dtype == np.float32 for pair in release.values() for a in pair
-    )
+    assert len(release) == 2 + 8 * 3
+    assert all(a.dtype == np.float32 for pair in release.values() for a in pair)
     assert (
         sum(a.size for pair in release.values() for a in pair)
         == sum(t.numel() for t in state.values())

@@ -97,10 +97,8 @@ def test_networks_trained_without_auxiliary_heads(tmp_path):
             )
             torch.save(trained.state_dict(), tmp_path / "w.pth")
             model = load_model(arch, tmp_path / "w.pth", "cpu")
-            assert (
-                same_parameters(model, trained.state_dict())
-                and (getattr(model, head) is not None) == aux_logits
-            )
+            assert same_parameters(model, trained.state_dict())
+            assert (getattr(model, head) is not None) == aux_logits
 
 
 @pytest.mark.slow
@@ -159,9 +157,9 @@ def file(tmp_path):
     return tmp_path / "weights.pth"
 
 
-def is_state(state, wanted=STATE) -> bool:
-    return state.keys() == wanted.keys() and all(
-        torch.equal(state[key], wanted[key]) for key in wanted
+def is_state(state) -> bool:
+    return state.keys() == STATE.keys() and all(
+        torch.equal(state[key], STATE[key]) for key in STATE
     )
 
 
@@ -202,6 +200,7 @@ def test_what_is_no_tensor_is_left_out(file):
         (b'{"a": ' * 3000, "nested too deep"),
         (b'{"model_type": "resnet"}', "weight_map"),
         (b'{"weight_map": {"a": "../other.pth"}}', "beside it"),
+        (b'{"weight_map": {"a": "weights.pth"}}', "beside it"),  # itself
         (b'{"weight_map": {"a": "missing.pth"}}', "no such file"),
     ],
 )
@@ -298,3 +297,12 @@ def test_lazy_networks_are_initialised_and_those_without_numbers_refused(tmp_pat
     for name, word in (("broken", "lazy"), ("meta", "meta")):
         with pytest.raises(InputError, match=rf"net\.py:{name}.*{word}"):
             load_model(f"{tmp_path}/net.py:{name}", device="cpu")
+
+
+def test_the_versions_of_modules_stay_with_their_names():
+    network = nn.Sequential(nn.BatchNorm2d(2))
+    state = nn.DataParallel(network).state_dict()
+    assert state._metadata["module.0"] == {"version": 2}
+    fitted = with_fitting_names(state, network.state_dict().keys())
+    assert fitted.keys() == network.state_dict().keys()
+    assert fitted._metadata["0"] == {"version": 2}

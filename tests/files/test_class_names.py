@@ -11,11 +11,8 @@ DIGITS = {0: "10", 1: "1", 2: "10, ten", 3: "2"}
 def test_a_number_that_is_the_id_of_one_class_and_the_name_of_another_is_ambiguous():
     with pytest.raises(InputError, match=r"class 2 .*ambiguous.*'10, ten'.* 3"):
         parse_label("2", DIGITS)
-    assert (
-        parse_label("1", DIGITS) == 1
-        and parse_label("0", DIGITS) == 0
-        and parse_label("ten", DIGITS) == 2
-    )
+    assert parse_label("1", DIGITS) == 1 and parse_label("0", DIGITS) == 0
+    assert parse_label("ten", DIGITS) == 2
     assert parse_label("12", {0: "11", 1: "12"}) == 1  # no id, so the name is meant
     with pytest.raises(InputError, match="out of range"):
         parse_label("13", {0: "11", 1: "12"})

@@ -2,6 +2,7 @@
 real commands.
 """
 
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import CONTENT, ROOT, hangs, one_line, serving, whole
 
+import data_utils
 from data_utils import load_imagenet_val
 from errors import InputError
 from files.atomic import sha256_of
@@ -76,10 +78,8 @@ def test_files_are_looked_for_in_the_folder_named_the_working_directory_and_the_
         shutil.copy(course / "imagenet_val_25.npz", folder / PHOTOS)
         assert course_file(PHOTOS) == folder / PHOTOS
     monkeypatch.setenv("CS7643_DATA", "/no/such/folder")
-    assert (
-        course_file(PHOTOS) == Path.cwd() / PHOTOS
-        and course_file("data/style-transfer-checks.npz") is None
-    )
+    assert course_file(PHOTOS) == Path.cwd() / PHOTOS
+    assert course_file("data/style-transfer-checks.npz") is None
     monkeypatch.setenv("CS7643_DATA", str(course))
     assert course_file(PHOTOS) == course / "imagenet_val_25.npz"
     assert course_file("styles_images/tubingen.jpg") == course / "styles_images" / "tubingen.jpg"
@@ -120,6 +120,57 @@ def damaged(archive: Path) -> Path:
     content[200] ^= 255
     archive.write_bytes(content)
     return archive
+
+
+def npz(**arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def put(folder: Path, **files: bytes) -> Path:
+    for name, content in files.items():
+        path = folder / next(file for file in COURSE_FILES if name in file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+X, Y = np.zeros((2, 224, 224, 3), np.uint8), np.array([3, 999])
+CHECKS = {"cl_out": 3.0, "gm_out": np.ones((1, 128, 128)), "sl_out": [2.0], "tv_out": 1.0}
+PHOTOS_OF_OTHERS = npz(X=X, y=Y, label_map=np.array({1: "a"}, dtype=object))
+
+
+def test_another_edition_s_arrays_are_taken_with_a_notice(project, tmp_path, capsys, caplog):
+    source = put(tmp_path / "other", imagenet=PHOTOS_OF_OTHERS, checks=npz(**CHECKS))
+    for given in (source, zipped(source)):
+        assert main(["--from", str(given)], data_utils.fault) == 0
+    taken = {PHOTOS, "data/style-transfer-checks.npz"}
+    assert set(everything_in(project)) == taken
+    assert capsys.readouterr().out.count(": taken\n") == 4
+    assert all(any(name in said for said in caplog.messages) for name in taken)
+    assert len(load_imagenet_val()[0]) == 2  # and are read
+
+
+@pytest.mark.parametrize(
+    "file, content, said",
+    [
+        ("imagenet", npz(X=X), "y"),
+        ("imagenet", npz(X=X / 255, y=Y), "uint8"),
+        ("imagenet", npz(X=X.transpose(0, 3, 1, 2), y=Y), "uint8"),
+        ("imagenet", npz(X=X, y=Y[:1]), "uint8"),
+        ("imagenet", npz(X=X, y=Y + 1), "classes from 0 to 999"),
+        ("imagenet", b"PK no zip", "read"),
+        ("checks", npz(**CHECKS | {"gm_out": np.ones((1, 64, 64))}), "gm_out"),
+        ("checks", npz(**CHECKS | {"tv_out": np.nan}), "tv_out"),
+        ("muse", b"no picture", "read"),
+    ],
+)
+def test_other_arrays_are_refused_and_why(project, tmp_path, capsys, file, content, said):
+    source = put(tmp_path / "other", **{file: content})
+    assert main(["--from", str(source)], data_utils.fault) == 2
+    one_line(capsys, "not taken", said)
+    assert everything_in(project) == []
 
 
 def test_sources_that_are_no_use_are_one_line(project, tmp_path):
@@ -227,10 +278,8 @@ def test_the_script_fetches_the_photos_through_the_proxy(copy, course, tmp_path)
             "is there already",
         ):
             result = run(script(copy), tmp_path, http_proxy=url)
-            assert (result.returncode, result.stderr) == (
-                0,
-                "",
-            ) and result.stdout == f"{PHOTOS}: {said}\n"
+            assert (result.returncode, result.stderr) == (0, "")
+            assert result.stdout == f"{PHOTOS}: {said}\n"
     assert sha256_of(copy / PHOTOS) == COURSE_FILES[PHOTOS]
     (copy / PHOTOS).unlink()
     assert not list((copy / "data").glob(".*"))
@@ -244,12 +293,8 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
     with serving(answer) as url:
         result = run(script(copy), tmp_path, http_proxy=url)
     lines = result.stderr.splitlines()
-    assert (
-        result.returncode == 2
-        and len(lines) == 1
-        and any(w in lines[0] for w in message)
-        and not result.stdout
-    )
+    assert result.returncode == 2 and len(lines) == 1 and any(w in lines[0] for w in message)
+    assert not result.stdout
     assert everything_in(copy / "data") == ["get_imagenet_val.sh"]
 
 
@@ -257,9 +302,8 @@ def test_a_fetch_that_fails_is_one_line(copy, tmp_path, answer, message):
 def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
     command = ["env", f"PYTHONPATH={copy}", sys.executable, "-m", "files.course", "--from"]
     result = run([*command, zipped(starter)], tmp_path)
-    assert (result.returncode, result.stderr) == (0, "") and result.stdout.count(
-        ": taken\n"
-    ) == len(COURSE_FILES)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count(": taken\n") == len(COURSE_FILES)
     assert sha256_of(copy / "styles_images" / "muse.jpg") == COURSE_FILES["styles_images/muse.jpg"]
     shutil.rmtree(copy / "styles_images")
     for name in ("imagenet_val_25.npz", "style-transfer-checks.npz"):

@@ -57,10 +57,8 @@ def test_make_figures_in_an_odd_folder_and_with_an_environment_of_ones_own(unpac
 def test_make_says_what_is_missing(unpacked, tmp_path):
     for target in ("figures", "lint", "test-fast"):
         result = make(unpacked, target, "VENV=/no such place")
-        assert (
-            result.returncode == 2
-            and "VENV=/no such place: there is no bin/python in it\n" in result.stderr
-        )
+        assert result.returncode == 2
+        assert "VENV=/no such place: there is no bin/python in it\n" in result.stderr
     old = tmp_path / "python2"
     old.write_text(
         f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.version_info = (3, 8); exec(sys.argv[2])' \"$@\"\n"

@@ -20,11 +20,8 @@ def test_markdown_is_set_with_its_marks_in_order(tmp_path):
     reader = markdown(text, tmp_path)
     assert text_of(reader) == "A b c d e_f g h • one • two 1. deep quote # i j"
     fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert (
-        fonts["b"] == "DejaVuSansOblique"
-        and fonts["c"] == "DejaVuSansBold"
-        and fonts["one"] == "DejaVuSansBook"
-    )
+    assert fonts["b"] == "DejaVuSansOblique" and fonts["c"] == "DejaVuSansBold"
+    assert fonts["one"] == "DejaVuSansBook"
     assert (
         fonts["d"] == "DejaVuSansBoldOblique"
         and fonts["e_f"] == fonts["# i"] == "DejaVuSansMonoBook"
@@ -37,10 +34,8 @@ def test_tables_keep_words_and_the_font_of_a_whole_cell(tmp_path):
     reader = markdown(text, tmp_path)
     assert text_of(reader) == "name is a__b__ bold **c** --x-- ~~y~~ l m plain"
     fonts = {words: font for words, font, _, _ in pieces(reader.pages[0])}
-    assert (
-        fonts["bold"] == fonts["name"] == "DejaVuSansBold"
-        and fonts["a__b__"] == "DejaVuSansMonoBook"
-    )
+    assert fonts["bold"] == fonts["name"] == "DejaVuSansBold"
+    assert fonts["a__b__"] == "DejaVuSansMonoBook"
     assert fonts["plain"] == "DejaVuSansBook"
 
 

@@ -56,20 +56,36 @@ def test_a_resnet18_of_10_classes_works_in_all_scripts(resnet_state, tmp_path, c
     assert "class 285 is out of range; ids go from 0 to 9" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, capsys):
-    out = tmp_path / "out"
-    for script, options in (
-        (saliency_map, ["--num", 1, "--steps", 1]),
-        (gradcam, ["--num", 2, "--steps", 1]),
-        (fooling_image, ["--num", 1, "--max-iter", 2]),
-        (class_visualization, ["--iterations", 1]),
-    ):
-        assert run(script, out, "--arch", f"{own_file}:Net", *options) == 0, script
-    assert text_of(out / "figure1.png")["Weights"] == "as nets.py gives it"
-    capsys.readouterr()
-    assert run(saliency_map, out, "--arch", f"{own_file}:without_scores", "--num", 1) == 2
-    assert "model must give scores of shape (N, classes)" in capsys.readouterr().err
+PHOTOS = [package_file("skimage", f"data/{name}.png") for name in ("chelsea", "coffee")]
+CONTRASTS = ["--against", "second", "--wrong-first", "--arrays", "--per-image"]
+
+
+@pytest.mark.parametrize(
+    "script, options, figures",
+    [
+        (saliency_map, ["--num", 1, "--steps", 1, "--arrays"], 3),
+        (gradcam, ["--num", 1, "--steps", 1], 9),
+        (gradcam, ["--images", *PHOTOS, "--labels", 0, 1, "--no-captum", *CONTRASTS], 6),
+        (gradcam, ["--num", 1, "--steps", 1, "--only", "layer_gradcam"], 1),
+        (fooling_image, ["--num", 1, "--max-iter", 2], 2),
+        (class_visualization, ["--iterations", 2, "--show-every", 1], 3),
+        pytest.param(
+            *(sanity_checks, ["--num", 1, "--steps", 1, "--seeds", 1], 3), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_network_in_a_file_works_in_the_scripts(own_file, tmp_path, script, options, figures):
+    network = ["--arch", f"{own_file}:Net", "--size", 48]
+    assert run(script, tmp_path / "out", *network, *options) == 0
+    written = list((tmp_path / "out").glob("*.png"))
+    assert len(written) == figures
+    assert {text_of(path)["Weights"] for path in written} == {"as nets.py gives it"}
+
+
+def test_a_network_without_scores_is_one_line(own_file, tmp_path, capsys):
+    network = ["--arch", f"{own_file}:without_scores", "--num", 1]
+    assert run(saliency_map, tmp_path / "out", *network) == 2
+    assert "(N, classes)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

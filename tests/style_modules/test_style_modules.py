@@ -38,8 +38,9 @@ def numpy_gram(x, normalize=True):
     return gram / (c * h * w) if normalize else gram
 
 
-def central_differences(function, x, eps=1e-5):
+def central_differences(function, x):
     """The gradient of a scalar function of a tensor, element by element."""
+    eps = 1e-5
     steps = eps * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
     return torch.stack(
         [(function(x + step) - function(x - step)) / (2 * eps) for step in steps]

@@ -84,14 +84,12 @@ def run_script(
     )
 
 
-def assert_one_line_error(
-    result: subprocess.CompletedProcess, *message: str, status: int = 2
-) -> None:
+def assert_one_line_error(result: subprocess.CompletedProcess, *message: str) -> None:
     """The script ended with one clear line on standard error that has these words in it, and no
     output.
     """
     lines = result.stderr.strip().splitlines()
-    assert result.returncode == status, result.stderr
+    assert result.returncode == 2, result.stderr
     assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
     assert all(word in lines[0] for word in message), result.stderr
     assert result.stdout == ""

@@ -260,7 +260,7 @@ BY_ITEM = {
         (
             "scores[0, target_y]",
             f"-{LOSS}(scores, torch.tensor([target_y]))",
-            "gradient of the loss or",
+            "gradient of the loss, of the probability",
         ),
         ("return fooling", "X.copy_(fooling)\nreturn fooling", "is overwritten; work on a copy"),
     ),

@@ -51,9 +51,8 @@ def test_one_layer_more_is_random_at_each_step_of_a_copy(bundled_model):
             assert torch.equal(value, original[name]) != is_random, (layer, name)
         assert network is not bundled_model and not network.training
     assert seen == SQUEEZENET
-    assert same_state(before, network_state(bundled_model)) and torch.equal(
-        random_state, torch.get_rng_state()
-    )
+    assert same_state(before, network_state(bundled_model))
+    assert torch.equal(random_state, torch.get_rng_state())
 
 
 # --- Parameters as before a training ---
@@ -73,10 +72,8 @@ def test_normalisation_layers_begin_anew():
         value.fill_(7)
     norm = reinitialised(network, 0)[1]
     assert norm.weight.tolist() == norm.running_var.tolist() == [1] * 4
-    assert (
-        norm.bias.tolist() == norm.running_mean.tolist() == [0] * 4
-        and network[1].weight.tolist() == [7] * 4
-    )
+    assert norm.bias.tolist() == norm.running_mean.tolist() == [0] * 4
+    assert network[1].weight.tolist() == [7] * 4
 
 
 class Block(nn.Module):
@@ -94,10 +91,8 @@ def test_what_no_layer_resets_has_a_rule():
     # The constructor's default
     assert block.layer_scale.flatten().tolist() == pytest.approx([1e-6] * 4)
     assert block.weight.tolist() == [1] * 4 and block.bias.tolist() == [0] * 4
-    assert (
-        block.token.std().item() == pytest.approx(SCALE, rel=0.1)
-        and abs(block.token.mean()) < SCALE / 10
-    )
+    assert block.token.std().item() == pytest.approx(SCALE, rel=0.1)
+    assert abs(block.token.mean()) < SCALE / 10
 
 
 @pytest.mark.parametrize(
@@ -159,9 +154,8 @@ def test_scores_before_a_relu_at_the_end(bundled_model, tiny_model):
     X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     opened, y = without_last_relu(bundled_model, X), torch.tensor([0, 500])
     scores = opened(X)
-    assert scores.min() < 0 <= bundled_model(X).min() and isinstance(
-        bundled_model.classifier[2], nn.ReLU
-    )
+    assert scores.min() < 0 <= bundled_model(X).min()
+    assert isinstance(bundled_model.classifier[2], nn.ReLU)
     assert class_scores(opened, X, y).tolist() == pytest.approx(
         scores.gather(1, y[:, None])[:, 0].tolist(), abs=1e-4
     )

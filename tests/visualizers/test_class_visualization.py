@@ -66,10 +66,8 @@ def test_blur_default_sigma():
 def test_blur_on_the_device():
     X = torch.randn(1, 3, 50, 40)
     on_gpu = ClassVisualization().blur_image(X.cuda(), 0.5)
-    assert (
-        on_gpu.is_cuda
-        and np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
-    )
+    assert on_gpu.is_cuda
+    assert np.abs(on_gpu.cpu().numpy() - blurred(X.double().numpy(), 0.5)).max() < 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +166,8 @@ def test_reproducible_sources_of_random_numbers(tiny_model):
     torch.manual_seed(5)
     by_global, _ = visualize([1], tiny_model, num_iterations=3)
     other, _ = visualize([1], tiny_model, seed=6, num_iterations=3)
-    assert (
-        torch.equal(first, again)
-        and torch.equal(first, by_generator)
-        and torch.equal(first, by_global)
-    )
+    assert torch.equal(first, again) and torch.equal(first, by_generator)
+    assert torch.equal(first, by_global)
     assert not torch.equal(first, goes_on) and not torch.equal(first, other)
 
 
@@ -252,9 +247,8 @@ def test_course_interface_plots(tiny_model, tmp_path, monkeypatch):
         callback=reports.append,
     )
     shown = {path.name for path in (tmp_path / "visualization").iterdir()}
-    assert (
-        shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)} and len(reports) == 5
-    )
+    assert shown == {f"class_visualization_iter_{t}.png" for t in (1, 2, 4, 5)}
+    assert len(reports) == 5
     assert np.array_equal(
         tile_of(tmp_path / "visualization/class_visualization_iter_5.png", 0, 1),
         np.asarray(picture),
@@ -291,28 +285,6 @@ def test_course_interface_cuda(tiny_model, dtype):
     expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=2)
     assert image.is_cuda and not next(tiny_model.parameters()).is_cuda
     torch.testing.assert_close(image.cpu(), expected)
-
-
-# --- The network is left as it was ---
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_network_is_left_as_it_was_and_dropout_is_off(tiny_model, training):
-    expected, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
-    tiny_model.train(training)
-    before = network_state(tiny_model)
-    with torch.no_grad():
-        image, _ = visualize([3], tiny_model, torch.float64, seed=1, num_iterations=3)
-    assert torch.equal(image, expected) and same_state(before, network_state(tiny_model))
-
-
-def test_network_is_left_as_it_was_after_an_exception(tiny_model):
-    before = network_state(tiny_model.train())
-    with pytest.raises(ZeroDivisionError):
-        ClassVisualization().visualize_classes(
-            [3], tiny_model, torch.float64, callback=lambda _: 1 / 0
-        )
-    assert same_state(before, network_state(tiny_model))
 
 
 # --- Bad arguments ---
@@ -358,10 +330,3 @@ def test_bad_arguments_are_named(tiny_model, changed, message):
 def test_bad_arguments_no_targets(tiny_model):
     with pytest.raises(ValueError, match="targets must name at least one class"):
         ClassVisualization().visualize_classes([], tiny_model)
-
-
-def test_bad_arguments_damaged_weights(tiny_model):
-    with torch.no_grad():
-        tiny_model[0].weight[0, 0] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
-        ClassVisualization().visualize_classes([3], tiny_model)

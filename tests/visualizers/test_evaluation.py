@@ -155,17 +155,89 @@ def test_modes_and_gradients_inside_and_after(model):
 NETWORK = small_network()
 
 
+OURS, FOOLING, GROWN = GradCam(), FoolingImage(), ClassVisualization()
+TECHNIQUES = {
+    "saliency": lambda model, X, y: SaliencyMap().compute_saliency_maps(X, y, model),
+    "Grad-CAM": lambda model, X, y: OURS.grad_cam(X, y, model),
+    "guided backprop": lambda model, X, y: OURS.guided_backprop(X, y, model),
+    "Guided Grad-CAM": lambda model, X, y: OURS.guided_grad_cam(X, y, model),
+    "fooling image": lambda model, X, _: FOOLING.make_fooling_image(X[:1], 3, model, max_iter=3),
+    "class visualization": lambda model, *_: GROWN.visualize_classes(
+        [2], model, num_iterations=2, seed=0
+    ),
+}
+
+
 def results(model, X, y) -> list[np.ndarray]:
     """What every technique makes of a network."""
-    ours, seeded = GradCam(), {"num_iterations": 2, "seed": 0}
-    return [
-        SaliencyMap().compute_saliency_maps(X, y, model).float().numpy(),
-        ours.grad_cam(X, y, model),
-        ours.guided_backprop(X, y, model),
-        ours.guided_grad_cam(X, y, model),
-        FoolingImage().make_fooling_image(X[:1], 3, model, max_iter=3).float().numpy(),
-        ClassVisualization().visualize_classes([2], model, **seeded).float().numpy(),
-    ]
+    return [torch.as_tensor(make(model, X, y)).float().numpy() for make in TECHNIQUES.values()]
+
+
+def with_dropout() -> nn.Sequential:
+    *layers, last = small_network()
+    return nn.Sequential(*layers, nn.Dropout(0.5), last)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_network_and_photos_are_left_as_they_were_and_dropout_is_off(data, name, frozen):
+    expected = torch.as_tensor(TECHNIQUES[name](with_dropout().eval(), *data))
+    model, (X, y) = with_dropout().train().requires_grad_(not frozen), data
+    model[1].eval()  # modes of every kind
+    model[-1].weight.grad = torch.ones_like(model[-1].weight)
+    X.requires_grad_()
+    X.grad = torch.ones_like(X)
+    before, copies = network_state(model), (X.detach().clone(), y.clone())
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            result = torch.as_tensor(TECHNIQUES[name](model, X, y))
+        assert torch.equal(result, expected) and not result.requires_grad
+    assert isinstance(FOOLING.is_fooled(X[:1], 3, model), bool)
+    assert same_state(before, network_state(model))
+    assert torch.equal(X, copies[0]) and torch.equal(y, copies[1])
+    assert X.requires_grad and torch.equal(X.grad, torch.ones_like(X))
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_):
+    raise Stop
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_also_after_an_exception(data, name):
+    model = small_network().train()
+    for register in (model[2].register_forward_hook, model[8].register_full_backward_hook):
+        handle = register(stop)
+        before = network_state(model)
+        with pytest.raises(Stop):
+            TECHNIQUES[name](model, *data)
+        assert same_state(before, network_state(model))
+        handle.remove()
+
+
+def test_also_when_a_callback_fails(data):
+    model = small_network().train()
+    before = network_state(model)
+    with pytest.raises(Stop):
+        FOOLING.make_fooling_image(data[0][:1], 3, model, callback=stop)
+    with pytest.raises(Stop):
+        GROWN.visualize_classes([2], model, callback=stop)
+    assert same_state(before, network_state(model))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", [*TECHNIQUES, "is fooled"])
+def test_damaged_weights_are_reported_not_drawn(data, name, value):
+    model = small_network()
+    with torch.no_grad():
+        model[8].bias[:] = value
+    with pytest.raises(InputError, match=r"not finite .* damaged"):
+        if name == "is fooled":
+            FOOLING.is_fooled(data[0][:1], 3, model)
+        TECHNIQUES[name](model, *data)
 
 
 def test_inference_mode_around_a_call_and_tensors_made_there(data):

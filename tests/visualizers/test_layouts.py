@@ -138,7 +138,7 @@ def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch)
     y = model(X).argmax(dim=1)  # of a class with a low score, the map of random weights may be zero
     layer = default_layer(model, X)
     assert (layer.name, layer.layout) == (name, layout)
-    cam = GradCam().grad_cam(X, y, model)
+    cam = GradCam().grad_cam(X, y, model, layer)
     assert cam.max() == 1 and cam.std() > 0.05
     outputs = []  # the module's own output, by a hook of this test's, gives the same map
     handle = layer.module.register_forward_hook(lambda *args: outputs.append(args[2]))

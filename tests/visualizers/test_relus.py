@@ -45,10 +45,8 @@ def test_relus_in_gates_alone_do_not_count(activation, relus, others):
 
 def test_networks_without_gates():
     images = torch.randn(1, 3, 32, 32)
-    assert (
-        count_relus(small_network(), images) == (2, 2) and unguided(small_network(), images) == {}
-    )
+    assert count_relus(small_network(), images) == (2, 2)
+    assert unguided(small_network(), images) == {}
     network = models.mobilenet_v3_small(weights=None, num_classes=2).eval()
-    assert count_relus(network, images) == (14, 14) and unguided(network, images) == {
-        "Hardswish": 19
-    }
+    assert count_relus(network, images) == (14, 14)
+    assert unguided(network, images) == {"Hardswish": 19}

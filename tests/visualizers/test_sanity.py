@@ -153,14 +153,10 @@ def test_the_truth_about_a_linear_network_has_the_best_possible_areas(linear):
         ]
     )
     best = areas(model, image, truth)
-    assert (
-        best[0] == pytest.approx(every[:, 0].min(), abs=1e-12)
-        and best[0] < np.median(every[:, 0]) - 0.05
-    )
-    assert (
-        best[1] == pytest.approx(every[:, 1].max(), abs=1e-12)
-        and best[1] > np.median(every[:, 1]) + 0.05
-    )
+    assert best[0] == pytest.approx(every[:, 0].min(), abs=1e-12)
+    assert best[0] < np.median(every[:, 0]) - 0.05
+    assert best[1] == pytest.approx(every[:, 1].max(), abs=1e-12)
+    assert best[1] > np.median(every[:, 1]) + 0.05
     worst = areas(model, image, -truth)
     assert worst == pytest.approx([every[:, 0].max(), every[:, 1].min()], abs=1e-12)
 
@@ -190,12 +186,10 @@ def test_every_photo_has_its_own_order_class_and_baseline(tiny_model):
             (sanity.baseline(X[i : i + 1], "blur"),) * 2,
         )
         assert alone[0] == pytest.approx(together[i], abs=1e-12)
-    assert together[:, 0] == pytest.approx(together[:, 1, ::-1], abs=1) and not np.allclose(
-        together[:, 0], together[:, 1]
-    )
-    assert together[:, 0, 0] == pytest.approx(together[:, 1, -1]) and together[
-        :, 0, -1
-    ] == pytest.approx(together[:, 1, 0])
+    assert together[:, 0] == pytest.approx(together[:, 1, ::-1], abs=1)
+    assert not np.allclose(together[:, 0], together[:, 1])
+    assert together[:, 0, 0] == pytest.approx(together[:, 1, -1])
+    assert together[:, 0, -1] == pytest.approx(together[:, 1, 0])
 
 
 def test_what_cannot_be_checked_is_refused(tiny_model):
@@ -213,9 +207,8 @@ def test_the_edge_detector_finds_a_step_and_nothing_else():
     image = torch.zeros(1, 3, 6, 8)
     image[..., 4:] = 1
     found = sanity.edges(None, image, None)
-    assert found.shape == (1, 6, 8) and found[0, :, 3:5] == pytest.approx(
-        np.full((6, 2), np.sqrt(0.5))
-    )
+    assert found.shape == (1, 6, 8)
+    assert found[0, :, 3:5] == pytest.approx(np.full((6, 2), np.sqrt(0.5)))
     assert not found[0, :, :3].any() and not found[0, :, 5:].any()
     assert not sanity.edges(None, torch.full((1, 3, 64, 64), -1.7), None).any()
 
@@ -244,9 +237,8 @@ def test_sensitivity_is_captum_s(count):
         return {**own, "squares": (images**2).sum(dim=1).numpy()}
 
     found = sanity.max_sensitivity(explained, X, own, seed=4)
-    assert len(seen) == sanity.SAMPLES and all(
-        0.015 < (images - X).abs().max() <= sanity.RADIUS for images in seen
-    )
+    assert len(seen) == sanity.SAMPLES
+    assert all(0.015 < (images - X).abs().max() <= sanity.RADIUS for images in seen)
     moved = torch.stack(seen, dim=1).flatten(0, 1)  # as Captum has them, image by image
 
     def squares(inputs):
@@ -394,10 +386,8 @@ def test_baselines_are_the_mean_colour_black_and_the_blurred_photo():
         sanity.baseline(X, "zero").permute(0, 2, 3, 1).numpy() * SQUEEZENET_STD + SQUEEZENET_MEAN
     )
     assert pixels.shape == (2, 8, 8, 3) and np.abs(pixels).max() < 1e-6
-    assert (
-        torch.equal(sanity.baseline(X, "blur"), blur_image(X.clone(), sanity.BLUR))
-        and X.std() > 0.9
-    )
+    assert torch.equal(sanity.baseline(X, "blur"), blur_image(X.clone(), sanity.BLUR))
+    assert X.std() > 0.9
 
 
 def test_a_summary_worked_out_by_hand():
@@ -406,12 +396,8 @@ def test_a_summary_worked_out_by_hand():
     table += [Measurement("b", "area", "", 0, seed, np.nan) for seed in (1, 2)]
     found = sanity.summarise(table, recognised=[True, False, False, True, True])
     a = found["a", "area", ""]
-    assert a.quartiles == (1.75, 3, 5) and (a.mean, a.mean_recognised, a.maps, a.asked) == (
-        3.75,
-        4.5,
-        4,
-        5,
-    )
+    assert a.quartiles == (1.75, 3, 5)
+    assert (a.mean, a.mean_recognised, a.maps, a.asked) == (3.75, 4.5, 4, 5)
     b = found["b", "area", ""]
     assert np.isnan([*b.quartiles, b.mean, b.mean_recognised]).all() and (b.maps, b.asked) == (0, 2)
 
