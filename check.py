@@ -30,7 +30,7 @@ from checker.editions import ASSIGNMENT, TABLE, Function, files, recognised
 from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
 from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
-from cli.process import print_line, show_any_letter, unwinding_signals
+from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
 from errors import InputError
 from files.atomic import atomic_write
 
@@ -430,6 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     SERVER.open()
     try:
         with unwinding_signals():
+            check_working_directory()
             root = options.root.resolve()
             for outcome in check_edition(root, items, edition, options.limit):
                 outcomes.append(outcome)

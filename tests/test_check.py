@@ -71,6 +71,16 @@ def test_missing_values_are_one_line(tmp_path):
     assert "data/expected.npz" in result.stderr
 
 
+def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as caught:
+        check.main(["--only", "tv_loss"])
+    one_line(capsys, "working directory no longer exists")
+    assert caught.value.code == 2
+
+
 @pytest.mark.slow
 def test_it_can_be_called_twice_in_one_process(capsys):
     arguments = ["--root", str(ROOT), "--only", "tv_loss"]
