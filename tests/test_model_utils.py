@@ -25,7 +25,6 @@ from helpers import (
     without_privileges,
 )
 from networks import prefixed, same_parameters
-from torch import nn
 from torchvision import models
 
 import model_utils
