@@ -293,7 +293,9 @@ class _Places(nn.Module):
         self.features, self.classifier = nn.Sequential(*layers), nn.Sequential()
         self.classifier.extend([nn.Flatten(), nn.Linear(256, 3)])
         for seed, parameter in enumerate(self.parameters()):
-            parameter.data = 0.3 * numbers(40 + seed, *parameter.shape)
+            # The same for all inputs: others may give maps of zeros, which cannot be scaled.
+            generator = torch.Generator().manual_seed(40 + seed)
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
         self.eval()
 
     def forward(self, x):
