@@ -190,7 +190,10 @@ def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
     if not right or len(errors) < 2 or any(key.startswith("own") for key in errors):
         return ""
     if "maps/0" in errors:
-        return f"right for photo {', '.join(str(int(name) + 1) for name in right)} only"
+        photos = [str(int(name) + 1) for name in right if name.isdigit()]
+        if len(photos) == len(errors) - 1 and "maps/places" in errors:
+            return "right for the photos, not for a network whose gradient varies over the places"
+        return f"right for photo {', '.join(photos)} only" if photos else ""
     return f"right: the {' and '.join(right)}"
 
 

@@ -130,6 +130,23 @@ def test_a_diagnosis_is_what_the_values_look_like(found, message, tmp_path):
     assert check.Expected(tmp_path / "values.npz").diagnose("item", 1e-3, found) == message
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["0", "1"], ""),
+        (["0", "places"], "right for photo 2 only"),
+        (
+            ["places"],
+            "right for the photos, not for a network whose gradient varies over the places",
+        ),
+    ],
+)
+def test_what_is_right_about_maps_of_photos_and_of_the_small_network(wrong, message):
+    wanted = MAPS | {"maps/places": np.random.default_rng(2).random((5, 5))}
+    found = wanted | {f"maps/{name}": np.zeros_like(wanted[f"maps/{name}"]) for name in wrong}
+    assert check.in_part(found, wanted, 1e-3) == message
+
+
 def test_of_several_groups_the_nearest_counts():
     wanted = {"sum/a": np.ones(2), "sum/b": np.ones(2), "mean/a": np.full(2, 0.5)}
     assert check.distance({"mean/a": np.full(2, 0.5)}, wanted) == 0

@@ -26,7 +26,6 @@ from helpers import (
     without_privileges,
 )
 from networks import prefixed, same_parameters
-from torch import nn
 from torchvision import models
 
 import model_utils
@@ -252,11 +251,10 @@ def test_files_that_are_no_state_dict_are_named(small_state, weights_file, tmp_p
     for name, bad in contents.items():
         (tmp_path / name).write_bytes(bad)
     for name, value in (
-        ("model.pth", nn.Linear(2, 2)),
         ("list.pth", [torch.zeros(2)]),
         ("tensor.pth", torch.zeros(2)),
         ("numbers.pth", {1: torch.zeros(2)}),
-        ("checkpoint.pth", {"epoch": 3, "lr": [0.1]}),
+        ("nothing.pth", {}),
     ):
         torch.save(value, tmp_path / name)
     for path in (
@@ -283,9 +281,6 @@ def test_weights_of_another_network_say_which_keys_differ(
     torch.save({**small_state, "fc.bias": torch.zeros(7)}, tmp_path / "seven.pth")
     with pytest.raises(InputError, match=r"do not fit .*: size mismatch for fc\.bias: .*\[7\]"):
         load_model(SMALL, tmp_path / "seven.pth", "cpu")
-    torch.save({}, tmp_path / "nothing.pth")
-    with pytest.raises(InputError, match=r"nothing\.pth': no state dict"):
-        load_model(SMALL, tmp_path / "nothing.pth", "cpu")
     assert capfd.readouterr() == ("", "")
 
 

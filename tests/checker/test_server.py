@@ -73,8 +73,8 @@ def test_items_end_when_whoever_asked_has_gone(run, solution):
     one, _ = run("pass")
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()
-    arguments = ["content_loss", "assignment", str(solution), str(solution), 60, {}]
-    one._ask(json.dumps([arguments, 60]).encode(), writer)
+    arguments = ["content_loss", "assignment", str(solution), str(solution), 600, {}]
+    one._ask(json.dumps([arguments, 600]).encode(), writer)  # far beyond what is waited below
     assert len(server._marked(one._mark)) >= 2
     for descriptor in (reader, writer):
         os.close(descriptor)

@@ -101,15 +101,15 @@ def test_num_opens_no_more_than_it_needs(folder, caplog):
         Photos([folder / "a.png", folder / "c2.png"], num=2)
 
 
-def test_a_notice_is_given_once_and_a_barren_folder_is_named(folder, caplog):
+def test_a_notice_is_given_once_and_a_folder_without_photos_is_named(folder, caplog):
     photos = Photos([folder])
     assert len(list(photos)) == len(list(photos)) == 4 and len(caplog.messages) == 1
-    barren = folder / "barren"
-    barren.mkdir()
-    (barren / "notes.txt").write_text("text")
-    photos = iter(Photos([folder, barren]))
+    no_photos = folder / "no_photos"
+    no_photos.mkdir()
+    (no_photos / "notes.txt").write_text("text")
+    photos = iter(Photos([folder, no_photos]))
     assert [next(photos).name for _ in range(4)] == ["a.png", "b.png", "c.png", "d.png"]
-    with pytest.raises(InputError, match="barren' holds no image"):
+    with pytest.raises(InputError, match="no_photos' holds no image"):
         next(photos)
 
 
