@@ -88,7 +88,11 @@ def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> t
         ranks = model(image)[0].argsort(descending=True)
     share = places.clamp(min=0).flatten(1).norm(dim=1) / places.flatten(1).norm(dim=1)
     labels = (int(c) for c in rng.permutation(ranks[1:700].numpy()) if 0.7 < share[c] < 0.95)
-    telling = (c for c in labels if _is_telling(places[c].clamp(min=0), image.shape[2:]))
+    telling = (
+        c
+        for c in labels
+        if _is_telling(places[c].clamp(min=0), image.shape[2:]) and _is_signed(model, image, c)
+    )
     label = next(telling, None)
     if label is None:
         return 0, 0.0
@@ -106,6 +110,15 @@ def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:
     arrays = [(a - a.min()) / np.ptp(a) for a in (cubic, linear, other.numpy())]
     wrong, right = (check.relative_error(a, arrays[0]) for a in arrays[1:])
     return wrong > 0.12 and right < 0.07
+
+
+def _is_signed(model: nn.Module, image: torch.Tensor, label: int) -> bool:
+    """Whether Grad-CAM at the first layer that Captum is asked for, too, has something against."""
+    activation = model.features[:4](image).detach().requires_grad_()
+    score = model.classifier(model.features[4:](activation)).flatten()[label]
+    (gradient,) = torch.autograd.grad(score, activation)
+    cam = (gradient.mean(dim=(2, 3), keepdim=True) * activation.detach()).sum(dim=1)
+    return bool(cam.clamp(max=0).norm() > 0.3 * cam.norm())
 
 
 def _target(
