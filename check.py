@@ -30,7 +30,7 @@ from checker.editions import ASSIGNMENT, TABLE, Function, files, recognised
 from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
 from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
-from cli.process import print_line, show_any_letter, unwinding_signals
+from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
 from errors import InputError
 from files.atomic import atomic_write
 
@@ -190,7 +190,10 @@ def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
     if not right or len(errors) < 2 or any(key.startswith("own") for key in errors):
         return ""
     if "maps/0" in errors:
-        return f"right for photo {', '.join(str(int(name) + 1) for name in right)} only"
+        photos = [str(int(name) + 1) for name in right if name.isdigit()]
+        if len(photos) == len(errors) - 1 and "maps/places" in errors:
+            return "right for the photos, not for a network whose gradient varies over the places"
+        return f"right for photo {', '.join(photos)} only" if photos else ""
     return f"right: the {' and '.join(right)}"
 
 
@@ -430,6 +433,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     SERVER.open()
     try:
         with unwinding_signals():
+            check_working_directory()
             root = options.root.resolve()
             for outcome in check_edition(root, items, edition, options.limit):
                 outcomes.append(outcome)

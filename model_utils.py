@@ -1,7 +1,9 @@
 """Networks, weights and devices: pretrained torchvision classifiers, and networks of your own."""
 
+import contextlib
 import difflib
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -266,6 +268,8 @@ def _own_network(path: Path, name: str, weights: str) -> tuple[nn.Module, str]:
         torch.manual_seed(RANDOM_SEED)
         model = _made_by(path, name)
     model = getattr(model, "_orig_mod", model)  # compiled, its layers could not be looked into
+    if isinstance(model, nn.DataParallel):
+        model = model.module
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{quoted(path)}: {name} gives a {type(model).__name__}, not a torch.nn.Module"
@@ -310,21 +314,29 @@ def _made_by(path: Path, name: str) -> object:
     if str(path.resolve().parent) not in sys.path:
         # Modules beside it; at the end, so that ours keep their names
         sys.path.append(str(path.resolve().parent))
+    argv, sys.argv = sys.argv, [str(path)]  # a script that parses options at once gets none
+    said = io.StringIO()
     try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, name):
-            raise InputError(f"network {quoted(path)}: it holds no {name}")
-        made = getattr(module, name)
-        return made() if callable(made) and not isinstance(made, nn.Module) else made
+        with contextlib.redirect_stderr(said):
+            spec.loader.exec_module(module)
+            if not hasattr(module, name):
+                raise InputError(f"network {quoted(path)}: it holds no {name}")
+            made = getattr(module, name)
+            made = made() if callable(made) and not isinstance(made, nn.Module) else made
+        print(said.getvalue(), end="", file=sys.stderr)
+        return made
     except InputError:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
         where = f", line {lines[-1]}" if lines else ""
-        raise InputError(
-            f"network {quoted(path)}{where}: {type(error).__name__}: {cause(error)}"
-        ) from error
+        why = f"{type(error).__name__}: {cause(error)}"
+        if isinstance(error, SystemExit):  # whoever ends a program says why before
+            why = ["it ends", *said.getvalue().splitlines()][-1]
+        raise InputError(f"network {quoted(path)}{where}: {why}") from error
+    finally:
+        sys.argv = argv
 
 
 def _fit(model: nn.Module, state: dict, arch: str, name: str) -> None:

@@ -152,7 +152,7 @@ class Dataset:
         side = self.session.preparation.size
         black = np.zeros((side, side, 3), np.uint8)
         image = self.batch(next((photo.pixels for photo in photos), black)[None])
-        return image, self.scores(image)
+        return image, self.scores(image.clone().requires_grad_()).detach()
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
@@ -221,12 +221,18 @@ class Dataset:
         return to_batch(photos).to(self.session.device)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes)."""
+        """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).
+
+        Of images that require a gradient it is taken once, so that a network without one is named.
+        """
         height, width = images.shape[2:]
         where = f"the network {self.options.arch}, on a picture of {width}×{height}"
         try:
-            with torch.no_grad():
-                return evaluated(self.model, images)
+            with torch.set_grad_enabled(images.requires_grad):
+                scores = evaluated(self.model, images)
+                if images.requires_grad:
+                    torch.autograd.grad(scores.sum(), images, retain_graph=True)
+            return scores
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         except (Exception, SystemExit) as error:

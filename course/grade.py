@@ -12,6 +12,7 @@ import contextlib
 import csv
 import fnmatch
 import io
+import itertools
 import json
 import os
 import re
@@ -33,7 +34,7 @@ import check
 from checker.editions import recognised
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition, place
 from cli.options import Parser, named_path
-from cli.process import print_line, show_any_letter, unwinding_signals
+from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
 from course.make_starter import LARGEST_SEED, StarterError, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
@@ -381,9 +382,11 @@ def stored(path: Path) -> check.Expected:
     """
     try:
         expected = check.Expected(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
-    if not expected.inputs:
+    except KeyError:
+        expected = None
+    if not expected or not expected.inputs:
         raise InputError(f"{quoted(path)} holds no inputs; course/hidden.py makes such a file")
     return expected
 
@@ -507,16 +510,34 @@ class Table:
             raise InputError(f"cannot write {quoted(self.path)}: {cause(error)}") from error
 
 
-def write_feedback(folder: Path, result: Grade) -> None:
+def write_feedback(folder: Path, result: Grade, taken: set[str]) -> None:
     """Write what a student is told to a text file named by the submission's path.
+
+    `taken`: the names in use, to which this one is added; a name that comes again is numbered.
 
     Raises:
         InputError: it cannot be written.
     """
     parts = Path(result.name).with_suffix("").parts if result.name.endswith(".zip") else ()
     name = "_".join(re.sub(r"[^\w.-]+", "_", part) for part in parts or Path(result.name).parts)
-    with atomic_write(folder / f"{name.strip('._')[-100:]}.txt") as temporary:
+    name = name.strip("._")[-100:]
+    numbered = (name if i == 1 else f"{name}_{i}" for i in itertools.count(1))
+    chosen = next(each for each in numbered if each.casefold() not in taken)  # as on Windows
+    taken.add(chosen.casefold())
+    with atomic_write(folder / f"{chosen}.txt") as temporary:
         temporary.write_text(f"{table(result)}\n", "utf-8", "backslashreplace")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {quoted(path)}: {cause(error)}") from error
 
 
 def make_parser() -> Parser:
@@ -569,6 +590,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     try:
         with unwinding_signals():
+            check_working_directory()
+            told: set[str] = set()  # names of the feedback's files
+            if options.feedback:
+                make_folder(options.feedback)
             if edition != (options.edition or ASSIGNMENT):
                 print(f"recognised: --edition {edition}", file=sys.stderr)
             rows = Table(options.csv, edition) if options.csv else None
@@ -581,7 +606,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     if rows:
                         rows.add(result)
                     if options.feedback:
-                        write_feedback(options.feedback, result)
+                        write_feedback(options.feedback, result, told)
                     if options.json:
                         write_json(options.json, result)
                 finally:

@@ -39,6 +39,7 @@ from visualizers import FoolingImage
 FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
 Arrays = dict[str, np.ndarray]
 SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
+UNLIKE = 1.5  # times as strong is one photo's map by Grad-CAM as the other's, at least
 # By length of the steps: how many classes, the likeliest first, a target is drawn of.
 NEAR = {10: 1000, 1: 20}
 # Likewise the score by which a target is ahead or behind: what rounding cannot change.
@@ -57,8 +58,10 @@ def draw(seed: int, edition: Edition = TABLE[ASSIGNMENT]) -> Inputs:
         photos = [(f"data/{file}", _part(rng), 0) for file in files]
         measures.inputs = Inputs((height, width), tuple(photos), seed=seed)
         _, images, _ = measures.photos()
-        labels = [_label(rng, model, image[None]) for image in images]
-        target = None if None in labels else _target(rng, model, images[1:], edition.step)
+        labels, strengths = zip(*(_label(rng, model, image[None]) for image in images), strict=True)
+        # Of maps that are as strong, scaled alone and together is the same.
+        if max(strengths) > UNLIKE * min(strengths) > 0:
+            target = _target(rng, model, images[1:], edition.step)
     return replace(
         measures.inputs,
         photos=tuple((file, part, c) for (file, part, _), c in zip(photos, labels, strict=True)),
@@ -73,11 +76,11 @@ def _part(rng: np.random.Generator) -> tuple[float, float, float, float]:
     return round(left, 3), round(top, 3), round(left + width, 3), round(top + height, 3)
 
 
-def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> int | None:
-    """Return a likely class for which a map by Grad-CAM tells right from wrong, if there is one.
+def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> tuple[int, float]:
+    """Return a likely class whose map by Grad-CAM tells right from wrong, and the map's maximum.
 
     It has much for it in the image and something against, so that the ReLU has an effect; and
-    bilinear enlargement makes another map than any bicubic one.
+    bilinear enlargement makes another map than any bicubic one. Without any such class: 0 and 0.
     """
     conv = model.classifier[1]
     with torch.no_grad():
@@ -85,7 +88,12 @@ def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> i
         ranks = model(image)[0].argsort(descending=True)
     share = places.clamp(min=0).flatten(1).norm(dim=1) / places.flatten(1).norm(dim=1)
     labels = (int(c) for c in rng.permutation(ranks[1:700].numpy()) if 0.7 < share[c] < 0.95)
-    return next((c for c in labels if _is_telling(places[c].clamp(min=0), image.shape[2:])), None)
+    telling = (c for c in labels if _is_telling(places[c].clamp(min=0), image.shape[2:]))
+    label = next(telling, None)
+    if label is None:
+        return 0, 0.0
+    active = (places[label] + conv.bias[label] > 0).float().mean()  # the gradient's mean
+    return label, float(active * places[label].max())
 
 
 def _is_telling(cam: torch.Tensor, size: Sequence[int]) -> bool:

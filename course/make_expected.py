@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from checker.editions import ASSIGNMENT, TABLE, Edition
 from checker.items import ELSEWHERE, ITEMS, Item, place
 from checker.solution import Solution
 from cli.options import Parser
+from cli.process import print_line
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, RIGHT
 from files.atomic import atomic_write
@@ -44,13 +45,13 @@ GUIDED = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and store."""
     parser = Parser(description="Compute data/expected.npz.")
     items = {item.name: item for item in (*ITEMS, *ELSEWHERE)}
     known = "these items alone; the others keep their values"
     parser.add_argument("--only", nargs="+", choices=items, metavar="ITEM", help=known)
-    only = parser.parse_args().only or list(items)
+    only = parser.parse_args(argv).only or list(items)
     os.environ["OMP_NUM_THREADS"] = "1"
     arrays, mistakes = stored(set(items) - set(only))
     torch.set_num_threads(1)
@@ -71,10 +72,10 @@ def main() -> None:
                     result = with_body(item, folder, body, edition)
                     values |= {f"{key}/{array}": result[array] for array in result}
                 arrays, mistakes[name] = arrays | values, known
-                print(f"{name}: {len(known)} mistakes", flush=True)
+                print_line(f"{name}: {len(known)} mistakes")
     with atomic_write(check.EXPECTED) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, mistakes=json.dumps(mistakes), **arrays)
-    print(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
+    print_line(f"{check.EXPECTED.name}: {check.EXPECTED.stat().st_size / 1000:.0f} kB")
 
 
 def solution_in(folder: Path) -> Path:

@@ -71,6 +71,16 @@ def test_missing_values_are_one_line(tmp_path):
     assert "data/expected.npz" in result.stderr
 
 
+def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as caught:
+        check.main(["--only", "tv_loss"])
+    one_line(capsys, "working directory no longer exists")
+    assert caught.value.code == 2
+
+
 @pytest.mark.slow
 def test_it_can_be_called_twice_in_one_process(capsys):
     arguments = ["--root", str(ROOT), "--only", "tv_loss"]
@@ -118,6 +128,23 @@ def test_a_diagnosis_is_what_the_values_look_like(found, message, tmp_path):
     arrays |= {f"item~0/{key}": 1 - maps for key, maps in MAPS.items()}
     np.savez(tmp_path / "values.npz", mistakes='{"item": ["turned round"]}', **arrays)
     assert check.Expected(tmp_path / "values.npz").diagnose("item", 1e-3, found) == message
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["0", "1"], ""),
+        (["0", "places"], "right for photo 2 only"),
+        (
+            ["places"],
+            "right for the photos, not for a network whose gradient varies over the places",
+        ),
+    ],
+)
+def test_what_is_right_about_maps_of_photos_and_of_the_small_network(wrong, message):
+    wanted = MAPS | {"maps/places": np.random.default_rng(2).random((5, 5))}
+    found = wanted | {f"maps/{name}": np.zeros_like(wanted[f"maps/{name}"]) for name in wrong}
+    assert check.in_part(found, wanted, 1e-3) == message
 
 
 def test_of_several_groups_the_nearest_counts():

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import re
 import shutil
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -425,6 +426,27 @@ def test_networks_in_files_that_cannot_be_had(own_file, name, weights, message):
     with pytest.raises(InputError, match=message) as caught:
         load_model(f"{own_file}:{name}", weights, "cpu")
     assert "\n" not in str(caught.value)
+
+
+PARSES = """
+import argparse
+import torch
+parser = argparse.ArgumentParser()
+parser.add_argument("--width", type=int, {})
+net = torch.nn.DataParallel(torch.nn.Linear(3, parser.parse_args().width))
+"""
+
+
+def test_a_script_that_parses_options_at_once_gets_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gradcam.py", "--arch", "x"])
+    (tmp_path / "train.py").write_text(PARSES.format("default=4"))
+    model = load_model(f"{tmp_path}/train.py:net", device="cpu")
+    assert isinstance(model, nn.Linear) and model.out_features == 4  # what is wrapped in parallel
+    assert sys.argv == ["gradcam.py", "--arch", "x"]
+    (tmp_path / "train.py").write_text(PARSES.format("required=True"))
+    with pytest.raises(InputError, match=r"train\.py', line 6: .*arguments are required: --width"):
+        load_model(f"{tmp_path}/train.py:net", device="cpu")
+    assert capsys.readouterr().err == ""
 
 
 def test_other_files(tmp_path):

@@ -192,11 +192,10 @@ def damaged_in_lzma(name: str) -> bytes:
     """A zip with a damaged file beside what students write."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as file:
-        file.writestr(name, bytes(1000))
-        start = file.fp.tell()
+        file.writestr(name, bytes(range(256)) * 9)
         file.writestr(OWN, "x = 1\n")
     content = bytearray(buffer.getvalue())
-    content[start - 20 : start] = bytes(20)
+    content[50:90] = bytes(40)
     return bytes(content)
 
 
@@ -357,11 +356,30 @@ def test_around_another_course_s_files_stands_what_they_import_and_no_solution(t
 
 
 def test_feedback_is_named_by_the_submission_s_path(tmp_path):
-    names = ["ann/a.zip", "bob/a.zip", "../c d", "/e.zip"]
+    names, taken = ["ann/a.zip", "bob/a.zip", "../c d", "/e.zip", "Bob_a.zip", "bob a.zip"], set()
     for name in names:
-        grade.write_feedback(tmp_path, grade.Grade(name, error=f"of {name}"))
+        grade.write_feedback(tmp_path, grade.Grade(name, error=f"of {name}"), taken)
     written = {path.name: path.read_text().splitlines()[0] for path in tmp_path.iterdir()}
-    assert written == dict(zip(("ann_a.txt", "bob_a.txt", "c_d.txt", "e.txt"), names, strict=True))
+    files = ("ann_a.txt", "bob_a.txt", "c_d.txt", "e.txt", "Bob_a_2.txt", "bob_a_3.txt")
+    assert written == dict(zip(files, names, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--feedback", "a.zip"], "cannot make the folder 'a.zip'"),
+        (["--values", "a.zip"], "'a.zip' holds no inputs; course/hidden.py makes such a file"),
+    ],
+)
+def test_what_cannot_be_used_is_told_before_anything_is_graded(
+    options, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.zip").write_bytes(zip_files({OWN: b"x = 1\n"}))
+    with pytest.raises(SystemExit):
+        grade.main(["a.zip", *options])
+    output, errors = capsys.readouterr()
+    assert output == "" and message in errors
 
 
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:

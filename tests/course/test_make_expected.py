@@ -5,7 +5,7 @@ from solutions import ITEMS, expected
 
 from checker.editions import TABLE
 from checker.items import ASSIGNMENT
-from course.make_expected import bodies
+from course.make_expected import bodies, main
 from course.mistakes import MISTAKES
 
 
@@ -20,3 +20,10 @@ def test_the_stored_mistakes_are_those_of_the_table(name):
         right = {body for body, message in written if not message}
         assert not any(message for body, message in written if body in right)
     assert all(expected().values(name, number) for number in range(len(made)))
+
+
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--colour", 2)])
+def test_options_alone_compute_nothing(option, status, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([option])
+    assert caught.value.code == status and "mistakes" not in capsys.readouterr().out

@@ -21,6 +21,7 @@ from course.make_starter import (
     course_files,
     find_definition,
     function_body,
+    main,
     replace_body,
     starter_files,
 )
@@ -68,6 +69,13 @@ def test_starter_holds_what_students_need_and_nothing_else(starter_zip):
     }
     assert not [name for name in starter_zip if name.startswith("data/") and name.endswith(".py")]
     assert starter_zip["README.md"] == (ROOT / "course/STARTER.md").read_bytes()
+
+
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--colour", 2)])
+def test_options_alone_write_nothing(option, status, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([option])
+    assert caught.value.code == status and " files" not in capsys.readouterr().out
 
 
 def test_shell_scripts_of_the_starter_can_be_run(starter_zip):

@@ -116,6 +116,35 @@ def test_imports_stand_at_the_top(path):
         assert not [name for name, inside in imports(ast.parse(path.read_text())) if inside]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "check.py",
+        "collect_submission.py",
+        "course/grade.py",
+        "course/make_starter.py",
+        "course/make_expected.py",
+    ],
+)
+def test_commands_print_by_print_line(path):
+    """Which lets a reader go, and names a full disk; `print` is for standard error alone."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    plain = [call for call in calls if getattr(call.func, "id", "") == "print"]
+    files = {
+        ast.unparse(keyword.value)
+        for call in plain
+        for keyword in call.keywords
+        if keyword.arg == "file"
+    }
+    said = [call for call in plain if not any(k.arg in ("file", "end") for k in call.keywords)]
+    assert said == [] and files <= {"sys.stderr"}
+    assert any(getattr(call.func, "id", "") == "print_line" for call in calls)
+
+
 @pytest.mark.slow
 def test_the_techniques_work_alone_in_an_empty_folder(tmp_path):
     for folder in ("visualizers", "style_modules"):

@@ -156,6 +156,18 @@ class TwoInputs(Outputs):
         return self.body(x + y)
 
 
+class Numpy(Outputs):
+    def forward(self, x):
+        return torch.as_tensor(x.numpy().mean(axis=(2, 3)))
+
+
+class InPlace(Outputs):
+    def forward(self, x):
+        x = x.sigmoid()
+        x += 1
+        return self.body(x)
+
+
 class Fixed(Outputs):
     def forward(self, x):
         assert x.shape[2:] == (224, 224), "only 224"
@@ -206,6 +218,11 @@ FAULTS = {
     "many_channels": ([], "5 channels"),
     "Outputs": ([], "--output"),
     "TwoInputs": ([], "kinds.py:TwoInputs, on a picture of 224×224"),
+    "Numpy": ([], "kinds.py:Numpy, on a picture of 224×224: RuntimeError: Can't call numpy()"),
+    "InPlace": (
+        [],
+        "kinds.py:InPlace, on a picture of 224×224: RuntimeError: one of the variables",
+    ),
     "Fixed": (["--whole"], "kinds.py:Fixed, on a picture of 337×224: AssertionError: only 224"),
     "grey": (["--mean", "1"], "--std"),
 }
