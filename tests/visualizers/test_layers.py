@@ -94,5 +94,5 @@ class Told(Pyramid):
 
 
 def test_scores_are_looked_at_before_layers():
-    with pytest.raises(ValueError, match="must give scores .* got dict"):
+    with pytest.raises(ValueError, match=r"must give scores .* got dict"):
         find_layer(Told().eval(), "flat", torch.randn(1, 3, 16, 16))
