@@ -157,6 +157,8 @@ def read_files(root: Path, code_only: bool = False) -> dict[str, bytes]:
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     except OSError as error:
         raise SubmissionError(f"cannot read {error.filename}: {error.strerror}") from error
+    if odd := [name for name in files if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in name)]:
+        raise SubmissionError(f"{odd[0]!r}: a name with bytes that are no text; rename it")
     missing = {
         name: importer for name, importer in required_files(root).items() if name not in files
     }

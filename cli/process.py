@@ -50,7 +50,8 @@ def advice(error: Exception) -> str | None:
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
-    phrases = ("out of memory", "allocate memory", "not enough memory")
+    # The last one: of torch's own libraries, while they are loaded
+    phrases = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
     if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
         return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
     return None

@@ -209,6 +209,15 @@ def test_the_list_follows_the_imports(project):
         collector.read_files(project)
 
 
+def test_a_name_that_is_no_text_is_told(project):
+    try:
+        (project / "visualizers/caf\udce9.py").touch()
+    except OSError:
+        pytest.skip("this system takes no such names")
+    with pytest.raises(collector.SubmissionError, match=r"caf\\udce9\.py.*rename it"):
+        collector.read_files(project)
+
+
 def test_windows_script_calls_the_collector():
     content = (ROOT / "collect_submission.bat").read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n")  # cmd.exe misreads bare line feeds

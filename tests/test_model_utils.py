@@ -441,7 +441,9 @@ def test_a_script_that_parses_options_at_once_gets_none(tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["gradcam.py", "--arch", "x"])
     (tmp_path / "train.py").write_text(PARSES.format("default=4"))
     model = load_model(f"{tmp_path}/train.py:net", device="cpu")
-    assert isinstance(model, torch.nn.Linear) and model.out_features == 4  # what is wrapped in parallel
+    assert (
+        isinstance(model, torch.nn.Linear) and model.out_features == 4
+    )  # what is wrapped in parallel
     assert sys.argv == ["gradcam.py", "--arch", "x"]
     (tmp_path / "train.py").write_text(PARSES.format("required=True"))
     with pytest.raises(InputError, match=r"train\.py', line 6: .*arguments are required: --width"):

@@ -122,6 +122,9 @@ except InputError as error:
 def test_what_users_can_put_right_is_told_apart_from_a_defect():
     assert advice(InputError("two\n lines")) == "two lines"
     assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
+    assert advice(ImportError("x.so: failed to map segment from shared object")) == advice(
+        MemoryError()
+    )
     for defect in (
         ValueError("wrong"),
         RuntimeError("wrong"),

@@ -1,9 +1,13 @@
 """gradcam.py from end to end: figures, layers, transformers, and what keeps its traceback."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from helpers import SMALL, one_line
 from PIL import Image
+from torch import nn
 
 import gradcam
 from errors import InputError
@@ -37,6 +41,17 @@ QUICK = (
 def test_figures_of_some_techniques(tmp_path, chosen, figures):
     assert gradcam.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
     assert {path.stem for path in tmp_path.iterdir()} == figures
+
+
+def test_a_notice_of_activations_that_are_not_guided(caplog):
+    torch.manual_seed(0)
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    body = nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU()
+    options = SimpleNamespace(techniques=["guided_backprop"], captum=False)
+    model, example = nn.Sequential(*body, *ends).eval(), torch.randn(1, 3, 16, 16)
+    data = SimpleNamespace(options=options, model=model, example=example)
+    assert gradcam.defined_techniques(data) == ["guided_backprop"]
+    assert "guided at 1 ReLUs, the plain gradient at 1 SiLU" in caplog.text
 
 
 def test_only_techniques_that_the_network_has_none_of(tmp_path, capsys):

@@ -156,6 +156,10 @@ class TwoInputs(Outputs):
         return self.body(x + y)
 
 
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 4))
+
+
 class Numpy(Outputs):
     def forward(self, x):
         return torch.as_tensor(x.numpy().mean(axis=(2, 3)))
@@ -218,6 +222,7 @@ FAULTS = {
     "many_channels": ([], "5 channels"),
     "Outputs": ([], "--output"),
     "TwoInputs": ([], "kinds.py:TwoInputs, on a picture of 224×224"),
+    "flat": ([], "no layer with spatial feature maps"),
     "Numpy": ([], "kinds.py:Numpy, on a picture of 224×224: RuntimeError: Can't call numpy()"),
     "InPlace": (
         [],

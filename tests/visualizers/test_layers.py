@@ -8,6 +8,7 @@ from torch import nn
 from model_utils import load_model
 from visualizers import GradCam
 from visualizers.gradcam import default_layer
+from visualizers.layers import find_layer
 
 
 @pytest.mark.slow
@@ -61,3 +62,37 @@ def test_layer_not_spatial(batch):
         GradCam().grad_cam(X, y, model)
     with pytest.raises(ValueError, match=r"feature maps \(N, C, h, w\), got \(1, 8\)"):
         GradCam().grad_cam(X, y, model, layer="1")
+
+
+class Pyramid(nn.Module):
+    """Evaluates a last level that nothing follows from."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        maps = self.first(x)
+        self.last(maps)
+        return maps.mean(dim=(2, 3))
+
+
+def test_the_default_has_influence():
+    assert default_layer(Pyramid().eval(), torch.randn(1, 3, 16, 16)).name == "first"
+
+
+class Told(Pyramid):
+    """Gives no scores, and has a layer that gives no maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = nn.Flatten()
+
+    def forward(self, x):
+        return {"states": self.flat(self.first(x))}
+
+
+def test_scores_are_looked_at_before_layers():
+    with pytest.raises(ValueError, match=r"must give scores .* got dict"):
+        find_layer(Told().eval(), "flat", torch.randn(1, 3, 16, 16))
