@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item
 from cli.options import Parser
-from cli.process import print_line
+from cli.process import print_line, unwinding_signals
 from collect_submission import code_of, zip_files
 from course.notebooks import homework_files
 from errors import InputError
@@ -86,15 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     homework = options.edition == HOMEWORK
     archive = HOMEWORK_STARTER if homework else STARTER
     try:
-        files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
-        if options.autograder:
-            archive = AUTOGRADER
-            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            values = hidden_values(seed, options.edition)
-            files = autograder_files(ROOT, files, options.edition, values)
-        with atomic_write(ROOT / archive) as temporary:
-            temporary.write_bytes(zip_files(files))
-        print_line(f"{archive}: {len(files)} files")
+        with unwinding_signals():  # temporary files go
+            files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
+            if options.autograder:
+                archive = AUTOGRADER
+                seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+                values = hidden_values(seed, options.edition)
+                files = autograder_files(ROOT, files, options.edition, values)
+            with atomic_write(ROOT / archive) as temporary:
+                temporary.write_bytes(zip_files(files))
+            print_line(f"{archive}: {len(files)} files")
     except (StarterError, InputError) as error:
         print(f"make_starter.py: error: {error}", file=sys.stderr)
         return 2
