@@ -14,10 +14,10 @@ from cli.process import prepare_torch
 # Before torch is imported. From here on the number of threads is fixed, so that all scripts give
 # the same bytes.
 prepare_torch()
-# Workers beside one another take one each.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count())
-)
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+# Workers beside one another take one each; they inherit what the process before them has set.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # noqa: E402
 from helpers import HALF_WEIGHTS, NETWORKS, ROOT, course_folder  # noqa: E402
