@@ -2,7 +2,8 @@
 PYTHON ?= python3
 TESTS ?= tests
 SUBMISSION ?= assignment_3_submission.zip
-parallel := -n 2 --dist worksteal
+# On two cores the third takes the time in which a test waits.
+parallel := -n 3 --dist worksteal
 EDITION ?= assignment
 install := -m pip install --quiet --disable-pip-version-check
 

@@ -588,6 +588,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seed: a number from 1 to {LARGEST_SEED} was expected, got {options.seed}")
     os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
     failed = False
+    check.SERVER.open()
     try:
         with unwinding_signals():
             check_working_directory()

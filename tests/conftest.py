@@ -4,6 +4,7 @@ scripts.
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -73,6 +74,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(autouse=True)
+def items_can_be_started() -> None:
+    """A command of the check's that has been called in this process has ended its server."""
+    if "check" in sys.modules:
+        sys.modules["check"].SERVER.open()
 
 
 @pytest.fixture(scope="session")
