@@ -38,9 +38,10 @@ def compute_attributions(algo, inputs: torch.Tensor, **kwargs):
 
     On a CPU the images go through in chunks; an algorithm that works in steps (integrated
     gradients, conductance) gets them one by one and its steps in batches: all at once, five photos
-    and 50 steps take 6 GB and over twice the time. On a GPU all images go through at once, with ten
-    times as many steps, in smaller chunks where its memory does not hold them. Computed in full
-    float32, as the techniques are.
+    and 50 steps take 6 GB and over twice the time. One that changes images (occlusion) has up to
+    eight changed images evaluated together. On a GPU all images go through at once, with ten times
+    as many steps or changed images, in smaller chunks where its memory does not hold them; what
+    `kwargs` says of steps and changes wins. Computed in full float32, as the techniques are.
 
     Args:
         algo: a captum attribution algorithm that treats each image on its own.

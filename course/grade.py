@@ -579,9 +579,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.json and len(options.submissions) > 1:
         parser.error("--json: Gradescope's format holds one submission; use --csv for several")
-    edition = options.edition or edition_of(options.submissions)
-    if options.course and edition != HOMEWORK:
-        parser.error("--course: only the homework has extra credit; --edition homework")
     if options.jobs < 1:
         parser.error(f"--jobs: a number from 1 was expected, got {options.jobs}")
     if options.seed is not None and not 0 < options.seed <= LARGEST_SEED:
@@ -592,7 +589,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with unwinding_signals():
             check_working_directory()
-            told: set[str] = set()  # names of the feedback's files
+            edition = options.edition or edition_of(options.submissions)
+            if options.course and edition != HOMEWORK:
+                raise InputError("--course: only the homework has extra credit; --edition homework")
+            taken: set[str] = set()  # names of the feedback's files
             if options.feedback:
                 make_folder(options.feedback)
             if edition != (options.edition or ASSIGNMENT):
@@ -607,7 +607,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     if rows:
                         rows.add(result)
                     if options.feedback:
-                        write_feedback(options.feedback, result, told)
+                        write_feedback(options.feedback, result, taken)
                     if options.json:
                         write_json(options.json, result)
                 finally:

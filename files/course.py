@@ -116,7 +116,8 @@ def take_course_files(source: Path, fault: Fault = lambda *_: UNKNOWN) -> list[s
     ]
     unknown = [not is_official(name, sha256(content).hexdigest()) for name, _, content in members]
     # The courses' own come first.
-    for is_unknown, (name, where, content) in sorted(zip(unknown, members, strict=True)):
+    ordered = sorted(zip(unknown, members, strict=True), key=lambda pair: pair[0])
+    for is_unknown, (name, where, content) in ordered:
         if is_unknown and (wrong := fault(name, content)):
             lines.append(f"{quoted(where)}: not taken, {wrong}")
         elif name not in taken:

@@ -105,22 +105,22 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
     names = {module: name for name, module in getattr(model, "_orig_mod", model).named_modules()}
     outputs = _influential_outputs(model, images)
     norms = {m for m in outputs if "Norm" in type(m).__name__} or set(outputs)
-    tokens = 0  # layers tried from the first one with tokens on
+    tries = 0  # from the first layer with tokens on
     for module, shape in reversed(outputs.items()):
-        if not may_hold_maps(shape, images) or (tokens and module not in norms):
+        if not may_hold_maps(shape, images) or (tries and module not in norms):
             continue
-        if tokens > MOST_TRIES:
+        if tries > MOST_TRIES:
             break
-        tokens += tokens > 0
+        tries += tries > 0
         with contextlib.suppress(InputError):
             layer = Layer(names[module], module, layout_of(model, module, images))
-            if layer.layout.kind != "tokens" and not tokens:
+            if layer.layout.kind != "tokens" and not tries:
                 return layer
-            tokens = tokens or 1
+            tries = tries or 1
             if module in norms:
                 check_influence(model, layer, images)
                 return layer
-    if tokens:
+    if tries:
         raise InputError(
             "no norm of the network gives tokens through which the patches have influence; choose "
             "a layer"

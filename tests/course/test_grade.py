@@ -369,6 +369,7 @@ def test_feedback_is_named_by_the_submission_s_path(tmp_path):
     [
         (["--feedback", "a.zip"], "cannot make the folder 'a.zip'"),
         (["--values", "a.zip"], "'a.zip' holds no inputs; course/hidden.py makes such a file"),
+        (["--course", "CS4803"], "only the homework has extra credit; --edition homework"),
     ],
 )
 def test_what_cannot_be_used_is_told_before_anything_is_graded(
@@ -380,6 +381,15 @@ def test_what_cannot_be_used_is_told_before_anything_is_graded(
         grade.main(["a.zip", *options])
     output, errors = capsys.readouterr()
     assert output == "" and message in errors
+
+
+def test_an_interruption_while_editions_are_recognised_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(grade, "_looks_like", interrupted)
+    assert grade.main([str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(": error: interrupted\n")
 
 
 def outcomes(edition: str, **other: str) -> dict[str, check.Outcome]:

@@ -7,27 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from checker.measures import NOTEBOOK, NOTEBOOK_TARGET
 from errors import InputError
 from style_modules import StyleLoss, guided_gram_matrix, guided_style_loss
 from style_modules.guided_style import GuidedStyleLoss, mixed_targets, region_masks, scaled_masks
 
-FEATURES = torch.tensor(
-    [
-        [-0.6119, -0.8243, -0.5697, -1.3241, -0.0453, -0.3629, -0.3321, 0.7076, -0.3311],
-        [0.6079, -0.2566, 1.3993, 1.0103, -1.2616, -1.5729, -0.0624, 0.4101, 0.4085],
-        [-1.2122, 0.3690, -0.0933, 1.7902, -0.3964, -1.4309, 0.6862, 0.3385, 0.0479],
-        [-0.0679, -1.1770, 0.3031, 1.9585, -0.2974, -1.1080, -0.8019, 1.3293, 0.3496],
-        [-1.5403, -1.7125, 0.0887, -0.7244, 0.8991, 0.6955, -1.3828, -0.2718, -1.6329],
-        [-0.5770, -0.0657, 0.5746, -0.1939, 0.4295, -0.7639, 0.3080, -0.8542, 0.6180],
-    ]
-).view(1, 2, 3, 3, 3)
 TRIANGLES = torch.triu(torch.ones(1, 2, 3, 3))
-TARGET = torch.tensor(
-    [
-        [[1.6195, 0.8610, -0.2706], [0.2184, -0.8091, -0.0450], [-0.0359, 1.7087, 1.7617]],
-        [[1.6495, 1.1240, 1.1872], [-0.0577, -1.1156, -0.0601], [-0.7020, 0.4917, -0.3774]],
-    ]
-)[None]
 GRAMS = [
     [[0.0601, -0.0172, 0.0375], [-0.0172, 0.2454, 0.0670], [0.0375, 0.0670, 0.1415]],
     [[0.1082, 0.0199, 0.0454], [0.0199, 0.3434, -0.0038], [0.0454, -0.0038, 0.0673]],
@@ -45,9 +30,9 @@ def by_hand(features: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def test_the_other_editions_numbers():
     torch.testing.assert_close(
-        guided_gram_matrix(FEATURES, TRIANGLES)[0], torch.tensor(GRAMS), rtol=0, atol=1e-4
+        guided_gram_matrix(NOTEBOOK, TRIANGLES)[0], torch.tensor(GRAMS), rtol=0, atol=1e-4
     )
-    loss = guided_style_loss([FEATURES], [0], [TARGET], [15], [TRIANGLES])
+    loss = guided_style_loss([NOTEBOOK], [0], [NOTEBOOK_TARGET], [15], [TRIANGLES])
     assert loss.item() == pytest.approx(267.6274, rel=1e-6)
 
 
@@ -117,4 +102,4 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"\(N, R, H, W\)"):
         guided_gram_matrix(numbers(0, 1, 2, 3, 4, 5), numbers(0, 1, 2, 5, 4))
     with pytest.raises(ValueError, match="content_masks"):
-        guided_style_loss([FEATURES], [0], [TARGET], [15], [])
+        guided_style_loss([NOTEBOOK], [0], [NOTEBOOK_TARGET], [15], [])
