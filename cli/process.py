@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from errors import InputError, cause
+from errors import InputError, cause, quoted
 from files.atomic import unwinding_signals
 
 
@@ -38,12 +39,18 @@ def print_line(line: str) -> None:
         raise InputError(f"cannot write to standard output: {cause(error)}") from error
 
 
+# Not of the work, but of the machine: the disk is full or read-only, too many files are open.
+LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
 def advice(error: Exception) -> str | None:
     """Return the message about an error that the user can put right; None for a defect."""
     # Of the students' edition
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and (error.errno in LACKING or "No usable temp" in str(error)):
+        return f"{cause(error)}: {quoted(error.filename)}" if error.filename else cause(error)
     # The last one: of torch's own libraries, while they are loaded
     phrases = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
     if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
@@ -60,8 +67,10 @@ def command(parser: argparse.ArgumentParser) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: error: interrupted\n")
-    except InputError as error:
-        parser.error(str(error))
+    except (InputError, OSError) as error:
+        if message := advice(error):
+            parser.error(message)
+        raise
 
 
 def check_working_directory() -> None:
