@@ -39,8 +39,9 @@ def print_line(line: str) -> None:
         raise InputError(f"cannot write to standard output: {cause(error)}") from error
 
 
-# Not of the work, but of the machine: the disk is full or read-only, too many files are open.
-LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+# Of the machine, not of the work: the disk is full, too many files are open, a file is another's.
+LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+LACKING += (errno.EROFS, errno.EACCES)
 
 
 def advice(error: Exception) -> str | None:

@@ -171,8 +171,9 @@ except InputError as error:
 
 def test_what_users_can_put_right_is_told_apart_from_a_defect():
     assert advice(InputError("two\n lines")) == "two lines"
-    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
-    assert advice(full) == "No space left on device: '/tmp/x'"
+    for number in (errno.ENOSPC, errno.EMFILE, errno.EACCES):
+        error = OSError(number, os.strerror(number), "x")
+        assert advice(error) == f"{os.strerror(number)}: 'x'"
     assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
     assert advice(ImportError("x.so: failed to map segment from shared object")) == advice(
         MemoryError()
