@@ -218,7 +218,10 @@ class Dataset:
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
         """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""
-        return to_batch(photos).to(self.session.device)
+        device = self.session.device
+        # In full float32 a GPU's convolutions are quicker with the channels first
+        layout = torch.contiguous_format if device.type == "cuda" else torch.preserve_format
+        return to_batch(photos).to(device, memory_format=layout)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).

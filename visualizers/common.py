@@ -169,16 +169,17 @@ def check_model(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if any(".quantized" in type(module).__module__ for module in model.modules()):
-        raise InputError(
-            "the network is quantised, so it has no gradients; give the float network it was made "
-            "from"
-        )
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise InputError(
-            "the network was made under torch.inference_mode(), so it has no gradients; make it "
-            "outside"
-        )
+    for module in model.modules():
+        if ".quantized" in type(module).__module__:
+            raise InputError(
+                "the network is quantised, so it has no gradients; give the float network it was "
+                "made from"
+            )
+        if any(each is not None and each.is_inference() for each in module._parameters.values()):
+            raise InputError(
+                "the network was made under torch.inference_mode(), so it has no gradients; make "
+                "it outside"
+            )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
@@ -204,8 +205,10 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         lambda: ValueError(f"{name} has values that are not finite (NaN or infinity)"),
     )
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
+    # In full float32 a GPU's convolutions are quicker with the channels first
+    layout = torch.contiguous_format if like.is_cuda else torch.preserve_format
     with torch.inference_mode(False):
-        return _plain(X).to(device=like.device, dtype=like.dtype)
+        return _plain(X).to(device=like.device, dtype=like.dtype, memory_format=layout)
 
 
 def check_labels(y: Labels, X: torch.Tensor, name: str = "y") -> torch.Tensor:

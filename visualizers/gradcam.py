@@ -17,7 +17,7 @@ from .common import (
     finite,
 )
 from .contrast import margins
-from .evaluation import evaluation_mode, in_chunks
+from .evaluation import evaluation_mode, in_chunks, to_cpu
 from .layers import Layer, check_visible, default_layer, find_layer
 from .relus import count_relus, relu_nodes
 
@@ -159,7 +159,7 @@ class GradCam:
             self.activation_value, self.gradient_value = in_chunks(
                 activation_and_gradient, images, labels, *others
             )
-        return self.maps(images.shape[2:], per_image).cpu().numpy()
+        return to_cpu(self.maps(images.shape[2:], per_image)).numpy()
 
     def guided_grad_cam(
         self,
@@ -252,4 +252,4 @@ def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:
     """(N, 3, H, W) tensor → float32 array (N, H, W, 3)."""
-    return gradients.detach().permute(0, 2, 3, 1).float().contiguous().cpu().numpy()
+    return to_cpu(gradients.detach().permute(0, 2, 3, 1).float().contiguous()).numpy()

@@ -9,7 +9,7 @@ from torch import nn
 from image_utils import to_batch
 
 from .common import Labels, check_images, check_labels, check_model, class_scores, figures, finite
-from .evaluation import evaluation_mode, in_chunks
+from .evaluation import evaluation_mode, in_chunks, to_cpu
 
 
 class SaliencyMap:
@@ -46,7 +46,7 @@ class SaliencyMap:
             images = check_images(X, model)
             labels = check_labels(y, images)
             (maps,) = in_chunks(saliency, images, labels)
-        return maps.to(X)
+        return (maps if X.is_cuda else to_cpu(maps)).to(X)
 
     def show_saliency_maps(
         self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module
