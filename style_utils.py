@@ -175,7 +175,7 @@ class StyleTransferProgress:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-@full_precision()
+@full_precision(one_image=True)
 def style_transfer(
     name: str,
     content_image: Picture | None,
@@ -377,8 +377,7 @@ def _frozen_layers(cnn: nn.Module, used: Sequence[int], like: torch.Tensor) -> n
         blocks[1:] = [Recomputed(block) for block in blocks[1:]]  # a first convolution keeps little
     frozen = nn.Sequential(*blocks).requires_grad_(False).eval()
     frozen.photo_preparation = layers.photo_preparation
-    layout = torch.contiguous_format if like.is_cuda else torch.channels_last
-    return frozen.to(like).to(memory_format=layout)
+    return frozen.to(like).to(memory_format=image_utils.memory_format(like.device))
 
 
 def _used(

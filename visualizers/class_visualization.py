@@ -156,7 +156,7 @@ class ClassVisualization:
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
-        with evaluation_mode(model):
+        with evaluation_mode(model, one_image=True):
             start = torch.randn(1, 3, size, size, dtype=torch.float32, **source)
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             evaluate, inputs = _objective(model, l2_reg, ids, images[0])

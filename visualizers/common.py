@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from errors import InputError
+from image_utils import memory_format
 
 from .evaluation import refuse_unless
 from .squeezenet_score import has_plain_classifier, squeezenet_score
@@ -205,8 +206,7 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         lambda: ValueError(f"{name} has values that are not finite (NaN or infinity)"),
     )
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
-    # In full float32 a GPU's convolutions are quicker with the channels first
-    layout = torch.contiguous_format if like.is_cuda else torch.preserve_format
+    layout = memory_format(like.device) if like.is_cuda else torch.preserve_format
     with torch.inference_mode(False):
         return _plain(X).to(device=like.device, dtype=like.dtype, memory_format=layout)
 

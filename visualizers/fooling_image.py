@@ -80,7 +80,7 @@ class FoolingImage:
         learning_rate = positive(learning_rate, "learning_rate")
         max_iter = integer(max_iter, "max_iter")
         check_model(model)
-        with evaluation_mode(model):
+        with evaluation_mode(model, one_image=True):
             image = _check_image(X, model)
             label = torch.tensor([target], device=image.device)
 
@@ -112,7 +112,7 @@ class FoolingImage:
             ValueError: arguments that do not fit, or scores that are not finite.
         """
         check_model(model)
-        with evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model, one_image=True), torch.no_grad():
             image = _check_image(X, model)
             label = torch.tensor([integer(target_y, "target_y")], device=image.device)
             return bool(_look(image, label, model)[1])

@@ -97,6 +97,7 @@ class GradCam:
             return (finite(*torch.autograd.grad(score, images)),)
 
         check_model(gc_model)
+        check_visible(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             (gradients,) = in_chunks(guided, images, labels)
@@ -219,7 +220,6 @@ class GradCam:
 
 def _checked(X: torch.Tensor, y: Labels, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     images = check_images(X, model, "X_tensor")
-    check_visible(model)
     return images, check_labels(y, images, "y_tensor")
 
 

@@ -46,9 +46,9 @@ def find_layer(
         InputError: the network has no such layer, or gives no scores, or the layer gives no feature
             maps.
     """
-    check_visible(model)
     if layer is None:
         return default_layer(model, images)
+    check_visible(model)
     name, module = _look_up(model, layer.module if isinstance(layer, Layer) else layer)
     if isinstance(layer, Layer):
         return layer
