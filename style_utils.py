@@ -22,8 +22,8 @@ from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.guided_style import GuidedStyleLoss, mixed_targets, region_masks, scaled_masks
 from style_modules.rules import RULES, Rule
 from style_modules.scales import LARGE, Recomputed, enlarged
-from visualizers.common import check_model, integer
-from visualizers.evaluation import copied, full_precision
+from visualizers.common import integer
+from visualizers.evaluation import check_model, copied, full_precision
 from visualizers.replay import replayed
 
 __all__ = [

@@ -11,8 +11,8 @@ from torch import nn
 
 from image_utils import as_type, blur_image, clip_pixels, deprocess
 
-from .common import check_model, class_scores, figures, integer, positive, unit_length
-from .evaluation import copied, evaluation_mode, read_flags
+from .common import class_scores, figures, integer, positive, unit_length
+from .evaluation import check_model, copied, evaluation_mode, read_flags
 from .replay import replayed
 
 SIZE = 224  # height and width of the pictures in pixels

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from errors import InputError
+
 # Images that go through a network together: more cost memory, and gain no speed on several threads
 CHUNK = 8
 
@@ -35,7 +37,11 @@ def evaluation_mode(model: nn.Module, one_image: bool = False) -> Iterator[None]
     Threads take turns, since the modes and hooks of a network are shared by all. A GPU computes in
     full float32, the same each time, and its flags are read at the end; `one_image` as in
     `full_precision`.
+
+    Raises:
+        ValueError, InputError: as `check_model`.
     """
+    modules = check_model(model)
     with (
         _one_at_a_time,
         torch.compiler.set_stance("force_eager"),
@@ -44,7 +50,7 @@ def evaluation_mode(model: nn.Module, one_image: bool = False) -> Iterator[None]
         full_precision(one_image),
         _flags_read_at_the_end(),
     ):
-        training = [module for module in model.modules() if module.training]
+        training = [module for module in modules if module.training]
         for module in training:
             module.training = False
         try:
@@ -52,6 +58,30 @@ def evaluation_mode(model: nn.Module, one_image: bool = False) -> Iterator[None]
         finally:
             for module in training:
                 module.training = True
+
+
+def check_model(model: nn.Module) -> list[nn.Module]:
+    """Return a network's modules.
+
+    Raises:
+        ValueError: `model` is not a torch module.
+        InputError: no gradient can be taken: it is quantised, or was made in inference mode.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    modules = list(model.modules())  # once, as it takes longer than a kernel's launch
+    for module in modules:
+        if ".quantized" in type(module).__module__:
+            raise InputError(
+                "the network is quantised, so it has no gradients; give the float network it was "
+                "made from"
+            )
+        if any(each is not None and each.is_inference() for each in module._parameters.values()):
+            raise InputError(
+                "the network was made under torch.inference_mode(), so it has no gradients; make "
+                "it outside"
+            )
+    return modules
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -8,15 +8,7 @@ from torch import nn
 
 from image_utils import clip_pixels, round_to_8_bits
 
-from .common import (
-    check_images,
-    check_model,
-    evaluated,
-    integer,
-    labelled_scores,
-    positive,
-    unit_length,
-)
+from .common import check_images, evaluated, integer, labelled_scores, positive, unit_length
 from .evaluation import evaluation_mode, read_flags
 from .replay import replayed
 
@@ -79,7 +71,6 @@ class FoolingImage:
         target = integer(target_y, "target_y")
         learning_rate = positive(learning_rate, "learning_rate")
         max_iter = integer(max_iter, "max_iter")
-        check_model(model)
         with evaluation_mode(model, one_image=True):
             image = _check_image(X, model)
             label = torch.tensor([target], device=image.device)
@@ -111,7 +102,6 @@ class FoolingImage:
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.
         """
-        check_model(model)
         with evaluation_mode(model, one_image=True), torch.no_grad():
             image = _check_image(X, model)
             label = torch.tensor([integer(target_y, "target_y")], device=image.device)

@@ -7,15 +7,7 @@ from torch import nn
 
 from errors import InputError
 
-from .common import (
-    Labels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    check_model,
-    class_scores,
-    finite,
-)
+from .common import Labels, at_least_float32, check_images, check_labels, class_scores, finite
 from .contrast import margins
 from .evaluation import evaluation_mode, in_chunks, to_cpu
 from .layers import Layer, check_visible, default_layer, find_layer
@@ -96,7 +88,6 @@ class GradCam:
             _guide_relus(score)
             return (finite(*torch.autograd.grad(score, images)),)
 
-        check_model(gc_model)
         check_visible(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
@@ -152,7 +143,6 @@ class GradCam:
                     scores = class_scores(gc_model, images, labels, "y_tensor")
             return recorded[0].maps.detach(), recorded[0].gradient(scores.sum())
 
-        check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             others = [] if against is None else [check_labels(against, images, "against")]
@@ -195,7 +185,6 @@ class GradCam:
             _guide_relus(score)
             return finite(*torch.autograd.grad(score, images)), recorded[0].maps.detach(), plain
 
-        check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             target = find_layer(gc_model, layer, images)

@@ -11,7 +11,7 @@ from torchvision.ops import Permute
 from errors import InputError
 
 from .common import check_images, evaluated, graph_nodes
-from .evaluation import evaluation_mode
+from .evaluation import check_model, evaluation_mode
 from .feature_maps import Layer
 from .layouts import CHANNELS_FIRST, layout_of, may_hold_maps, output_of
 
@@ -25,7 +25,7 @@ MOST_TRIES = 8
 
 def check_visible(model: nn.Module) -> None:
     """Raise InputError for a network that Python cannot look into."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in check_model(model)):
         raise InputError(
             "TorchScript hides a network's layers and ReLUs; give the network that it was made from"
         )

@@ -8,7 +8,7 @@ from torch import nn
 
 from image_utils import to_batch
 
-from .common import Labels, check_images, check_labels, check_model, class_scores, figures, finite
+from .common import Labels, check_images, check_labels, class_scores, figures, finite
 from .evaluation import evaluation_mode, in_chunks, to_cpu
 
 
@@ -41,7 +41,6 @@ class SaliencyMap:
             (gradient,) = torch.autograd.grad(scores.sum(), images)
             return (finite(gradient.abs().amax(dim=1)),)  # max over the colours
 
-        check_model(model)
         with evaluation_mode(model):
             images = check_images(X, model)
             labels = check_labels(y, images)

@@ -321,7 +321,7 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
 # What submissions hold, and the edition that they are taken for.
 HELD = [
     ({"a/cli/session.py": b"", f"a/{OWN}": b""}, "assignment"),
-    ({OWN: b"from .common import check_model\n"}, "assignment"),
+    ({OWN: b"from .common import check_images\n"}, "assignment"),
     ({OWN: b"", "gradcam.py": b"def draw_captum(page, model, save):\n"}, "assignment"),
     ({OWN: b"", "saliency_map.py": b""}, "a3"),
     ({"saliency_map.py": b"class SaliencyMap:\n"}, "a3-2023"),

@@ -16,6 +16,7 @@ from figure_utils import HEADING_BAND, LABEL_BAND, TITLE_BAND
 from image_utils import to_batch
 from model_utils import load_model
 from visualizers import SaliencyMap
+from visualizers.evaluation import copied
 
 
 def compute(X, y, model) -> torch.Tensor:
@@ -110,8 +111,9 @@ def test_types_of_photos_and_labels(tiny_model, tiny_batch):
 @pytest.mark.gpu
 def test_labels_and_photos_on_another_device_than_the_network(bundled_model, batch):
     X, y = batch
-    expected = compute(X, y, bundled_model)
     on_gpu = load_model(weights="bundled", device="cuda")
+    exact = compute(X.double(), y, copied(bundled_model).double())
+    error = (compute(X, y, bundled_model) - exact).abs().quantile(0.9)
     for photos, labels, model in (
         (X.cuda(), y, on_gpu),
         (X, y.cuda(), on_gpu),
@@ -119,15 +121,14 @@ def test_labels_and_photos_on_another_device_than_the_network(bundled_model, bat
     ):
         maps = compute(photos, labels, model)
         assert maps.device == photos.device
-        differences = (maps.cpu() - expected).abs() / expected.max()
-        # Else where a ReLU's input is nearly 0, and its sign is rounding
-        assert (differences < 1e-6).float().mean() > 0.99 and differences.max() < 0.01
+        # Single pixels differ by more, where a ReLU's input is so near to 0 that its sign is rounding
+        assert (maps.cpu() - exact).abs().quantile(0.9) < 10 * error
 
 
 @pytest.mark.gpu
-def test_a_gpu_computes_as_a_cpu_does_and_the_same_each_time(batch):
+def test_a_gpu_computes_as_a_cpu_does_and_the_same_each_time(bundled_model, batch):
     X, y = batch
-    double = load_model(weights="bundled", device="cpu").double()
+    double = copied(bundled_model).double()
     expected = compute(X.double(), y, double)
     torch.testing.assert_close(compute(X.double(), y, double.cuda()), expected)
     on_gpu = load_model(weights="bundled", device="cuda")
