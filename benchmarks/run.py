@@ -227,8 +227,8 @@ def main() -> int:
     lines = [
         "# Results",
         "",
-        f"Made by `python benchmarks/run.py --device {options.device}`: medians, the ratios round by "
-        "round; its head says what the floor is. Smaller is better.",
+        f"Made by `python benchmarks/run.py --device {options.device}`: medians, the ratios round "
+        "by round; its head says what the floor is. Smaller is better.",
         "",
         *machine(),
     ]
