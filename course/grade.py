@@ -34,14 +34,15 @@ import check
 from checker.editions import recognised
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition, place
 from cli.options import Parser, named_path
-from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
-from course.make_starter import LARGEST_SEED, StarterError, course_files, hidden_values
+from cli.process import command, print_line, show_any_letter
+from course.make_starter import LARGEST_SEED, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
+MOST_ZIPS = 4  # one inside the other
 CODE = (".py", ".ipynb")  # all that is unpacked
 
 
@@ -281,9 +282,13 @@ def _members(source: Path) -> Iterator[Iterable[tuple[str, Reader | None]]]:
     """Open a zip or a folder and give what `_limited` takes."""
     if source.is_file():
         with zipfile.ZipFile(source) as archive, contextlib.ExitStack() as stack:
-            infos = archive.infolist()
-            inner = [info for info in infos if info.filename.lower().endswith(".zip")]
-            if len(inner) == 1 and not any(_is_code(info.filename) for info in infos):
+            for _ in range(MOST_ZIPS):
+                names = archive.namelist()
+                inner = [] if any(map(_is_code, names)) else [*filter(_is_zip, names)]
+                if len(inner) > 1:
+                    raise SubmissionError(f"holds zips and no code: {', '.join(map(repr, inner))}")
+                if not inner:
+                    break
                 with archive.open(inner[0]) as file:
                     content = io.BytesIO(file.read(MOST_BYTES))
                 archive = stack.enter_context(zipfile.ZipFile(content))
@@ -333,6 +338,11 @@ def _is_code(name: str) -> bool:
     return name.endswith(CODE) and not any(
         part.startswith((".", "__")) and part not in (".", "..", "__init__.py") for part in parts
     )
+
+
+def _is_zip(name: str) -> bool:
+    """Whether a file is a zip, and no system's own."""
+    return name.lower().endswith(".zip") and not PurePosixPath(name).name.startswith("._")
 
 
 def _order(name: str) -> tuple[bool, int, str]:
@@ -400,10 +410,7 @@ def drawn(seed: int, edition: str) -> check.Expected:
     print(f"drawing inputs: --seed {seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "hidden.npz"
-        try:
-            path.write_bytes(hidden_values(seed, edition))
-        except StarterError as error:
-            raise InputError(str(error)) from error
+        path.write_bytes(hidden_values(seed, edition))
         return stored(path)
 
 
@@ -585,40 +592,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seed: a number from 1 to {LARGEST_SEED} was expected, got {options.seed}")
     os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
     failed = False
-    check.SERVER.open()
-    try:
-        with unwinding_signals():
-            check_working_directory()
-            edition = options.edition or edition_of(options.submissions)
-            if options.course and edition != HOMEWORK:
-                raise InputError("--course: only the homework has extra credit; --edition homework")
-            taken: set[str] = set()  # names of the feedback's files
-            if options.feedback:
-                make_folder(options.feedback)
-            if edition != (options.edition or ASSIGNMENT):
-                print(f"recognised: --edition {edition}", file=sys.stderr)
-            rows = Table(options.csv, edition) if options.csv else None
-            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            hidden = stored(options.values) if options.values else drawn(seed, edition)
-            rules = Rules(edition, hidden, options.strict, options.partial, options.course)
-            for result in grade_all(options.submissions, rules, options.jobs):
-                failed = failed or bool(result.error)
-                try:  # files first: a screen may have gone
-                    if rows:
-                        rows.add(result)
-                    if options.feedback:
-                        write_feedback(options.feedback, result, taken)
-                    if options.json:
-                        write_json(options.json, result)
-                finally:
-                    print_line(f"{table(result)}\n")
-    except InputError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
-        return 130
-    finally:
-        check.SERVER.close()
+    with command(parser), contextlib.closing(check.SERVER.open()):
+        edition = options.edition or edition_of(options.submissions)
+        if options.course and edition != HOMEWORK:
+            raise InputError("--course: only the homework has extra credit; --edition homework")
+        taken: set[str] = set()  # names of the feedback's files
+        if options.feedback:
+            make_folder(options.feedback)
+        if edition != (options.edition or ASSIGNMENT):
+            print(f"recognised: --edition {edition}", file=sys.stderr)
+        rows = Table(options.csv, edition) if options.csv else None
+        seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+        hidden = stored(options.values) if options.values else drawn(seed, edition)
+        rules = Rules(edition, hidden, options.strict, options.partial, options.course)
+        for result in grade_all(options.submissions, rules, options.jobs):
+            failed = failed or bool(result.error)
+            try:  # files first: a screen may have gone
+                if rows:
+                    rows.add(result)
+                if options.feedback:
+                    write_feedback(options.feedback, result, taken)
+                if options.json:
+                    write_json(options.json, result)
+            finally:
+                print_line(f"{table(result)}\n")
     return 2 if failed else 0
 
 

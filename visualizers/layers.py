@@ -1,6 +1,7 @@
 """Which layer: looked up by name, or the last one that fits."""
 
 import contextlib
+import itertools
 from collections import Counter
 
 import torch
@@ -21,6 +22,7 @@ __all__ = ["Layer", "check_influence", "check_visible", "default_layer", "find_l
 NOT_SPATIAL = (nn.AdaptiveAvgPool2d, nn.Dropout, Permute)
 # Norms among tokens, from the end: where patches have no influence in so many, they have none
 MOST_TRIES = 8
+MOST_SEQUENCES = 16  # from the end, in which no patches are found: there are none further up either
 
 
 def check_visible(model: nn.Module) -> None:
@@ -106,8 +108,11 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
     outputs = _influential_outputs(model, images)
     norms = {m for m in outputs if "Norm" in type(m).__name__} or set(outputs)
     tries = 0  # from the first layer with tokens on
+    sequences = itertools.count()
     for module, shape in reversed(outputs.items()):
         if not may_hold_maps(shape, images) or (tries and module not in norms):
+            continue
+        if not tries and len(shape) == 3 and next(sequences) >= MOST_SEQUENCES:
             continue
         if tries > MOST_TRIES:
             break
