@@ -223,6 +223,10 @@ MISTAKES = {
             "exchange(guided)",
             "exchange(guided, deep=False)",
         ),
+        "reshaped to (N, H, W, 3), not permuted: colours and places are mixed": (
+            "permute(0, 2, 3, 1)",
+            "reshape(len(images), *images.shape[2:], 3)",
+        ),
         **SCORES,
     },
     "grad_cam": {
@@ -261,6 +265,14 @@ MISTAKES = {
             "one.detach().numpy(), (1, *images.shape[2:]), order=3)) for one in low])",
         ),
         "enlarged without interpolation": ('mode="bicubic", antialias=True', 'mode="nearest"'),
+        "enlarged with align_corners: the outermost values stand on the outermost pixels": (
+            "antialias=True",
+            "align_corners=True",
+        ),
+        "height and width are exchanged before it is enlarged": (
+            "dim=1, keepdim=True).relu()",
+            "dim=1, keepdim=True).relu().mT",
+        ),
         **SCORES,
     },
     "guided_grad_cam": {
@@ -321,7 +333,7 @@ MISTAKES = {
             "- 2 * l2_reg * image.detach()\n    image = image.detach()",
             "- 0\n    image = (1 - l2_reg) * image.detach()",
         ),
-        "the score's gradient alone is brought to length 1, without the L2 term": (
+        "divided by the norm of the score's gradient alone, without the L2 term": (
             "rate * gradient / gradient.norm()",
             "rate * (by_score / by_score.norm() - 2 * l2_reg * image)",
         ),

@@ -265,6 +265,26 @@ SLOW = [
     ("saliency_map", SALIENCY.replace(".sum(), X", "[0], X"), "right for photo 1 only"),
     (
         "saliency_map",
+        SALIENCY.replace("amax(1)", "amax(1).roll((3, -5), (1, 2))"),
+        "right, but shifted by 3 down and 5 to the left, in pixels",
+    ),
+    (
+        "saliency_map",
+        SALIENCY.replace("amax(1)", "amax(1).flip(2)"),
+        "right, but left and right are exchanged",
+    ),
+    (
+        "grad_cam",
+        CAM.replace("return (maps", "maps = np.roll(maps, 9, 2)\nreturn (maps"),
+        "right, but shifted by 9 to the right, in pixels",
+    ),
+    (
+        "grad_cam",
+        CAM.replace("Image.fromarray(m)", "Image.fromarray(m.T.copy())"),
+        "height and width are exchanged before it is enlarged",
+    ),
+    (
+        "saliency_map",
         SALIENCY.replace("return g.abs()", "X.grad = g\nmodel.x = nn.ReLU()\nreturn g"),
         "absolute value missing",
     ),
