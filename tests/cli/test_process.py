@@ -7,6 +7,7 @@ import pstats
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,37 @@ def test_a_signal_unwinds_and_the_handler_is_put_back(tmp_path, name):
     with pytest.raises(SystemExit) as caught:
         script(work, "--out", tmp_path)
     assert caught.value.code == 128 + number and closed and signal.getsignal(number) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "course/make_starter.py --autograder",
+        "course/hidden.py --seed 7 --out hidden.npz",
+        "course/make_expected.py",
+        "collect_submission.py --code-only",
+    ],
+)
+def test_an_interrupted_command_leaves_nothing_behind(command, number, tmp_path):
+    script, *options = command.split()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / script, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    while not any(scratch.glob("*/*")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    told = f"{Path(script).name}: error: interrupted\n" if number == signal.SIGINT else ""
+    assert (*process.communicate(timeout=300), process.returncode) == ("", told, 128 + number)
+    assert [path for path in tmp_path.rglob("*") if path != scratch] == []
 
 
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
