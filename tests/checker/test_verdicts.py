@@ -304,6 +304,11 @@ SLOW = [
         "go on when the network is fooled",
     ),
     ("fooling_image", FOOLING.replace("g / g.norm()", "g.sign()"), "differ"),
+    (
+        "fooling_image",
+        FOOLING.replace("10 * g", "10 / (t + 1) * g"),
+        "each step shorter than the one before",
+    ),
     ("fooling_image", FOOLING.replace("    g.zero_()\n", ""), "gradients accumulated"),
     (
         "fooling_image",
