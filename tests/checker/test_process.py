@@ -39,6 +39,7 @@ HOSTILE = {
         "wrong",
         "torch.nn.functional.relu is changed",
     ),
+    "import os\nassert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n{right}": ("ok", ""),
     "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
     "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
     # What is above the process: its watcher.
@@ -46,6 +47,8 @@ HOSTILE = {
     "import os\nos.kill(os.getppid(), 19)\n{right}": ("error", "not done after 4 s"),
     "import os\nos.killpg(0, 9)": ("error", "ended with status -9"),
     "import os\nfor _ in range(5):\n    os.fork()\nwhile True:\n    pass": ("error", "after 4 s"),
+    "import resource as r\nassert 0 < r.getrlimit(r.RLIMIT_CPU)[0] <= 130\n{right}": ("ok", ""),
+    "import resource as r\nassert r.getrlimit(r.RLIMIT_CORE)[0] == 0\n{right}": ("ok", ""),
     # Limits, and what it writes where the results go.
     "x = bytearray(6 << 30)": ("error", "MemoryError"),
     "with open('big', 'wb') as file:\n    file.write(bytes(200 << 20))": ("error", "too large"),
@@ -66,7 +69,7 @@ def test_whatever_code_does_is_one_line(body, solution):
     put(solution, "content_loss", body.format(right=RIGHT["content_loss"]))
     status, message = HOSTILE[body]
     patience = 4 if "4 s" in message else check.PATIENCE
-    found = within(300, outcome, solution, "content_loss", patience)
+    found = within(150, outcome, solution, "content_loss", patience)
     assert found.status == status and message in found.message and "\n" not in found.message, found
     assert status == "ok" or "(style_modules/content_loss.py line " in found.message, found
 
