@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from errors import InputError, cause, quoted
+from errors import InputError, cause, is_out_of_memory, quoted
 from files.atomic import unwinding_signals
 
 
@@ -52,9 +52,7 @@ def advice(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and (error.errno in LACKING or "No usable temp" in str(error)):
         return f"{cause(error)}: {quoted(error.filename)}" if error.filename else cause(error)
-    # The last one: of torch's own libraries, while they are loaded
-    phrases = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
-    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
+    if is_out_of_memory(error):
         return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
     return None
 

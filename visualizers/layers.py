@@ -12,7 +12,7 @@ from torchvision.ops import Permute
 from errors import InputError
 
 from .common import check_images, evaluated, graph_nodes
-from .evaluation import evaluation_mode
+from .evaluation import check_model, evaluation_mode
 from .feature_maps import Layer
 from .layouts import CHANNELS_FIRST, layout_of, may_hold_maps, output_of
 
@@ -27,7 +27,7 @@ MOST_SEQUENCES = 16  # from the end, in which no patches are found: there are no
 
 def check_visible(model: nn.Module) -> None:
     """Raise InputError for a network that Python cannot look into."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in check_model(model)):
         raise InputError(
             "TorchScript hides a network's layers and ReLUs; give the network that it was made from"
         )
@@ -48,9 +48,9 @@ def find_layer(
         InputError: the network has no such layer, or gives no scores, or the layer gives no feature
             maps.
     """
-    check_visible(model)
     if layer is None:
         return default_layer(model, images)
+    check_visible(model)
     name, module = _look_up(model, layer.module if isinstance(layer, Layer) else layer)
     if isinstance(layer, Layer):
         return layer

@@ -105,6 +105,29 @@ def test_files_that_do_not_compile_or_are_missing(solution):
     assert outcome(solution, "saliency_captum").status == "ok"  # which needs neither of them
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file, items",
+    [
+        ("saliency_map.py", ("saliency_captum",)),
+        ("gradcam.py", ("gradcam_captum",)),
+        ("style_utils.py", ("style_transfer",)),
+        ("visualizers/gradcam.py", ("custom_relu", "guided_grad_cam")),
+        ("style_modules/tv_loss.py", ("tv_loss", "feature_inversion")),
+        ("style_modules/style_loss.py", ("gram_matrix", "style_loss", "feature_inversion")),
+    ],
+)
+def test_a_file_that_a_student_has_not_written_is_missing_and_costs_its_own_items(
+    file, items, solution
+):
+    (solution / file).unlink()
+    for name in items:
+        found = outcome(solution, name)
+        assert (found.status, found.message) == ("missing", f"there is no such file ({file})")
+    if file.startswith("style_modules"):
+        assert outcome(solution, "style_transfer").status == "ok"
+
+
 def test_of_a_message_the_first_line_counts():
     class Fails(Exception):
         def __str__(self):

@@ -335,10 +335,11 @@ def test_around_the_students_files_stand_the_courses(tmp_path, starter_zip):
 # What submissions hold, and the edition that they are taken for.
 HELD = [
     ({"a/cli/session.py": b"", f"a/{OWN}": b""}, "assignment"),
-    ({OWN: b"from .common import check_model\n"}, "assignment"),
+    ({OWN: b"from .common import check_images\n"}, "assignment"),
     ({OWN: b"", "gradcam.py": b"def draw_captum(page, model, save):\n"}, "assignment"),
     ({OWN: b"", "saliency_map.py": b""}, "a3"),
-    ({"saliency_map.py": b"class SaliencyMap:\n"}, "a3-2023"),
+    ({"a/helpers/style_utils.py": b"", "a/style_modules/tv_loss.py": b""}, "a3-2023"),
+    ({"network_visualization.ipynb": b'"def make_adversarial_attack(X)"'}, "eecs-2019"),
     ({"NetworkVisualization-Pytorch.ipynb": b"# Yours: Question 1.1: maps"}, "homework"),
     ({"hw/cs231n/net_visualization_pytorch.py": b""}, "cs231n-2021"),
     ({"A6/style_transfer.py": b"def guided_gram_matrix(f):\n", "A6/x/y.py": b""}, "eecs-2022"),
@@ -363,9 +364,9 @@ def test_around_another_course_s_files_stands_what_they_import_and_no_solution(t
     assert (tmp_path / "a/image_utils.py").is_file()
     absent = grade.STUDENTS | {"cs231n/style_transfer_pytorch.py"}
     assert not any((tmp_path / "a" / name).exists() for name in absent)
-    scripts = {"fooling_image.py": b"class FoolingImage:\n"}
+    scripts = {"saliency_visualization.py": b"class SaliencyMap:\n"}
     grade.unpack(archive(scripts, tmp_path / "b.zip"), tmp_path / "b", "a3-2023")
-    assert (tmp_path / "b/fooling_image.py").read_bytes() == scripts["fooling_image.py"]
+    assert (tmp_path / "b/saliency_visualization.py").read_bytes() == b"class SaliencyMap:\n"
     assert not (tmp_path / "b/class_visualization.py").exists()
 
 
