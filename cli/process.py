@@ -40,8 +40,10 @@ def print_line(line: str) -> None:
 
 
 # Of the machine, not of the work: the disk is full, too many files are open, a file is another's.
-LACKING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-LACKING += (errno.EROFS, errno.EACCES)
+LACKING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EMFILE, errno.ENFILE, errno.EACCES),
+)
 
 
 def advice(error: Exception) -> str | None:
