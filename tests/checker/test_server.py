@@ -51,14 +51,6 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_what_has_left_the_group_and_the_session_is_ended_with_the_item(run):
-    one, end = run(
-        f"{DAEMON}\nreturn (content_weight * (content_current - content_original)).sum()"
-    )
-    assert end == {"late": False, "status": 0}
-    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
-
-
 def test_what_outlives_the_watcher_is_ended_with_the_server(run):
     one, end = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
     assert end == {"late": False, "status": None}
@@ -69,8 +61,13 @@ def test_what_outlives_the_watcher_is_ended_with_the_server(run):
         one.run((), 1)
 
 
-def test_items_end_when_whoever_asked_has_gone(run, solution):
-    one, _ = run("pass")
+def test_what_an_item_has_started_ends_with_it_and_items_with_whoever_asked(run, solution):
+    """Also what has left its group and its session."""
+    one, end = run(
+        f"{DAEMON}\nreturn (content_weight * (content_current - content_original)).sum()"
+    )
+    assert end == {"late": False, "status": 0}
+    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()
     arguments = ["content_loss", "assignment", str(solution), str(solution), 600, {}]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT, SMALL, assert_one_line_error, script
 
 from cli.process import advice
@@ -261,7 +262,7 @@ def test_ipython_goes_on(ending):
 def test_a_real_script_under_a_profiler(tmp_path):
     options = ["--arch", SMALL, "--weights", "none", "--num", "1", "--steps", "1", "--quiet"]
     command = ["-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *options, "--out", "."]
-    result = python(*command, cwd=tmp_path)
+    result = warm.run(*command, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     functions = pstats.Stats(str(tmp_path / "profile")).stats
     assert any("compute_saliency_maps" in function for *_, function in functions)
@@ -322,8 +323,6 @@ def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
 def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
     gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
     program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert_one_line_error(result, "working directory", "no longer exists")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ import argparse
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 from torch import nn
 
@@ -71,17 +71,10 @@ def same_state(before: tuple, after: tuple) -> bool:
 
 
 def run_script(
-    name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment
-):
+    name: str, *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment
+) -> subprocess.CompletedProcess:
     """Run a root script as a user does; returns the completed process with text output."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **environment},
-    )
+    return warm.run(ROOT / name, *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
 def assert_one_line_error(result: subprocess.CompletedProcess, *message: str) -> None:
