@@ -30,8 +30,7 @@ from checker.editions import ASSIGNMENT, TABLE, Function, files, recognised
 from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
 from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
-from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
-from errors import InputError
+from cli.process import command, print_line, show_any_letter
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent
@@ -430,15 +429,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--root: {str(options.root)!r} looks like no edition; --edition: {known}")
     items = [item for item in of_edition(edition) if not options.only or item.name in options.only]
     outcomes: list[Outcome] = []
-    SERVER.open()
-    try:
-        with unwinding_signals():
-            check_working_directory()
-            root = options.root.resolve()
-            for outcome in check_edition(root, items, edition, options.limit):
-                outcomes.append(outcome)
-                where = f"{outcome.question:4} {outcome.name:20}"
-                print_line(f"{where} {outcome.status:8} {outcome.message}".rstrip())
+    with command(parser), contextlib.closing(SERVER.open()):
+        root = options.root.resolve()
+        for outcome in check_edition(root, items, edition, options.limit):
+            outcomes.append(outcome)
+            where = f"{outcome.question:4} {outcome.name:20}"
+            print_line(f"{where} {outcome.status:8} {outcome.message}".rstrip())
         if options.json:
             write_json(options.json, outcomes)
         counts = [
@@ -449,13 +445,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_line(
             f"{number}: {', '.join(f'{count} {status}' for count, status in counts if count)}"
         )
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
-        return 130
-    except InputError as error:
-        parser.error(str(error))
-    finally:
-        SERVER.close()
     return 0 if all(outcome.status == "ok" for outcome in outcomes) else 1
 
 

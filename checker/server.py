@@ -73,9 +73,10 @@ class Server:
         head, _, report = answer.partition(b"\n")
         return json.loads(head), report
 
-    def open(self) -> None:
-        """Allow items to be started, also after `close`."""
+    def open(self) -> "Server":
+        """Allow items to be started, also after `close`; return this server."""
         self._closed = False
+        return self
 
     def close(self) -> None:
         """End the server, the items that run, and what solutions have left; start nothing more."""

@@ -1,24 +1,18 @@
-"""The process: signals that unwind the stack, a quick start and end, and lines to print."""
+"""The process: interruptions, a quick start and end, and lines to print."""
 
+import argparse
 import atexit
 import contextlib
 import gc
 import importlib
-import itertools
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from errors import InputError, cause
-
-STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+from files.atomic import unwinding_signals
 
 
 def open_closed_streams() -> None:
@@ -58,38 +52,16 @@ def advice(error: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def unwinding_signals() -> Iterator[list[int]]:
-    """Turn SIGINT, SIGTERM and SIGHUP into exceptions, so that temporary files go; yield them.
-
-    An exception raised during an import can abort the interpreter, so the signal is then raised
-    again a little later; and also where other code has swallowed the exception.
-    """
-    before, received, timers = {}, [], []
-    owner = sys._getframe(2)  # below contextlib's own
-
-    def stop(number, frame):
-        received.append(number)
-        inner = itertools.takewhile(
-            lambda f: f is not owner, (f for f, _ in traceback.walk_stack(frame))
-        )
-        importing = any(f.f_code.co_filename.startswith("<frozen importlib") for f in inner)
-        timers.append(threading.Timer(0.1 if importing else 2, signal.raise_signal, (number,)))
-        timers[-1].daemon = True
-        timers[-1].start()
-        if not importing:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    with contextlib.suppress(ValueError):  # not in the main thread
-        for number in STOPPING:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell
-                before[number] = signal.signal(number, stop)
+def command(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Run a command's work: what a user can put right, and an interruption, are one line."""
     try:
-        yield received
-    finally:
-        for timer in timers:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with unwinding_signals():
+            check_working_directory()
+            yield
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: error: interrupted\n")
+    except InputError as error:
+        parser.error(str(error))
 
 
 def check_working_directory() -> None:

@@ -16,14 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cli.options import make_parser
-from cli.process import (
-    advice,
-    check_working_directory,
-    exit_now,
-    import_torch,
-    open_closed_streams,
-    unwinding_signals,
-)
+from cli.process import advice, check_working_directory, exit_now, import_torch, open_closed_streams
+from files.atomic import unwinding_signals
 
 if TYPE_CHECKING:
     from cli.session import Session

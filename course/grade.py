@@ -34,8 +34,8 @@ import check
 from checker.editions import recognised
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition, place
 from cli.options import Parser, named_path
-from cli.process import check_working_directory, print_line, show_any_letter, unwinding_signals
-from course.make_starter import LARGEST_SEED, StarterError, course_files, hidden_values
+from cli.process import command, print_line, show_any_letter
+from course.make_starter import LARGEST_SEED, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
 from files.atomic import atomic_write
@@ -400,10 +400,7 @@ def drawn(seed: int, edition: str) -> check.Expected:
     print(f"drawing inputs: --seed {seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "hidden.npz"
-        try:
-            path.write_bytes(hidden_values(seed, edition))
-        except StarterError as error:
-            raise InputError(str(error)) from error
+        path.write_bytes(hidden_values(seed, edition))
         return stored(path)
 
 
@@ -585,40 +582,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seed: a number from 1 to {LARGEST_SEED} was expected, got {options.seed}")
     os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
     failed = False
-    check.SERVER.open()
-    try:
-        with unwinding_signals():
-            check_working_directory()
-            edition = options.edition or edition_of(options.submissions)
-            if options.course and edition != HOMEWORK:
-                raise InputError("--course: only the homework has extra credit; --edition homework")
-            taken: set[str] = set()  # names of the feedback's files
-            if options.feedback:
-                make_folder(options.feedback)
-            if edition != (options.edition or ASSIGNMENT):
-                print(f"recognised: --edition {edition}", file=sys.stderr)
-            rows = Table(options.csv, edition) if options.csv else None
-            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-            hidden = stored(options.values) if options.values else drawn(seed, edition)
-            rules = Rules(edition, hidden, options.strict, options.partial, options.course)
-            for result in grade_all(options.submissions, rules, options.jobs):
-                failed = failed or bool(result.error)
-                try:  # files first: a screen may have gone
-                    if rows:
-                        rows.add(result)
-                    if options.feedback:
-                        write_feedback(options.feedback, result, taken)
-                    if options.json:
-                        write_json(options.json, result)
-                finally:
-                    print_line(f"{table(result)}\n")
-    except InputError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
-        return 130
-    finally:
-        check.SERVER.close()
+    with command(parser), contextlib.closing(check.SERVER.open()):
+        edition = options.edition or edition_of(options.submissions)
+        if options.course and edition != HOMEWORK:
+            raise InputError("--course: only the homework has extra credit; --edition homework")
+        taken: set[str] = set()  # names of the feedback's files
+        if options.feedback:
+            make_folder(options.feedback)
+        if edition != (options.edition or ASSIGNMENT):
+            print(f"recognised: --edition {edition}", file=sys.stderr)
+        rows = Table(options.csv, edition) if options.csv else None
+        seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+        hidden = stored(options.values) if options.values else drawn(seed, edition)
+        rules = Rules(edition, hidden, options.strict, options.partial, options.course)
+        for result in grade_all(options.submissions, rules, options.jobs):
+            failed = failed or bool(result.error)
+            try:  # files first: a screen may have gone
+                if rows:
+                    rows.add(result)
+                if options.feedback:
+                    write_feedback(options.feedback, result, taken)
+                if options.json:
+                    write_json(options.json, result)
+            finally:
+                print_line(f"{table(result)}\n")
     return 2 if failed else 0
 
 

@@ -29,9 +29,9 @@ from checker.editions import ASSIGNMENT, HOMEWORK, TABLE, WIDE, Edition
 from checker.items import EDITIONS, of_edition
 from checker.measures import Inputs
 from cli.options import Parser, named_path
+from cli.process import command
 from course.make_expected import bodies, captum_rows, measured, solution_in, variants, with_body
 from course.make_starter import LARGEST_SEED
-from errors import InputError
 from files.atomic import atomic_write
 from model_utils import load_model
 from visualizers import FoolingImage
@@ -199,10 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0 < options.seed <= LARGEST_SEED:
         parser.error(f"--seed: a whole number from 1 to {LARGEST_SEED} was expected")
-    try:
+    with command(parser):
         write(options.seed, options.out, options.edition)
-    except InputError as error:
-        parser.error(str(error))
     return 0
 
 

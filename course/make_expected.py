@@ -25,7 +25,7 @@ from checker.editions import ASSIGNMENT, TABLE, Edition
 from checker.items import ELSEWHERE, ITEMS, Item, place
 from checker.solution import Solution
 from cli.options import Parser
-from cli.process import print_line
+from cli.process import command, print_line
 from course.make_starter import course_files, function_body, replace_body
 from course.mistakes import MISTAKES, RIGHT
 from files.atomic import atomic_write
@@ -34,6 +34,7 @@ from model_utils import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 Arrays = dict[str, np.ndarray]
+KNOWN = {item.name: item for item in (*ITEMS, *ELSEWHERE)}
 PLAIN_STEP = re.compile(r"rate \* gradient$", re.MULTILINE)
 UNIT, PLAIN = "rate * gradient / gradient.norm()", "rate * gradient"
 ALONE = "alone.py"  # the file of a function that our starter lacks
@@ -48,12 +49,17 @@ GUIDED = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and store."""
     parser = Parser(description="Compute data/expected.npz.")
-    items = {item.name: item for item in (*ITEMS, *ELSEWHERE)}
     known = "these items alone; the others keep their values"
-    parser.add_argument("--only", nargs="+", choices=items, metavar="ITEM", help=known)
-    only = parser.parse_args(argv).only or list(items)
+    parser.add_argument("--only", nargs="+", choices=KNOWN, metavar="ITEM", help=known)
+    only = parser.parse_args(argv).only or list(KNOWN)
+    with command(parser):
+        write(only)
+
+
+def write(only: Sequence[str]) -> None:
+    """Measure and store items."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    arrays, mistakes = stored(set(items) - set(only))
+    arrays, mistakes = stored(set(KNOWN) - set(only))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = solution_in(Path(name))
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arrays |= {f"{name}/{key}": row for key, row in right.items()}
             arrays |= {f"{name}~{number}/row": row for number, row in enumerate(wrong.values())}
             mistakes[name] = list(wrong)
-        for item in (items[name] for name in only if not name.endswith("_captum")):
+        for item in (KNOWN[name] for name in only if not name.endswith("_captum")):
             for name, edition in variants(item).items():
                 values, known = {}, []
                 for body, mistake in bodies(item, edition):

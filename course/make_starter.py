@@ -11,6 +11,7 @@ solution.
 
 import ast
 import dataclasses
+import os
 import re
 import secrets
 import subprocess
@@ -19,12 +20,13 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checker.items import ASSIGNMENT, HOMEWORK, ITEMS, Item
 from cli.options import Parser
-from cli.process import print_line, unwinding_signals
+from cli.process import command, print_line
 from collect_submission import code_of, zip_files
 from course.notebooks import homework_files
 from errors import InputError
@@ -65,7 +67,7 @@ PART = re.compile(r"^( *)(# Question [^\n]*\n)(.*?)^ *# End\n", re.DOTALL | re.M
 LARGEST_SEED = 10**9  # of hidden inputs
 
 
-class StarterError(Exception):
+class StarterError(InputError):
     """Why there is no starter, on one line."""
 
 
@@ -85,20 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     homework = options.edition == HOMEWORK
     archive = HOMEWORK_STARTER if homework else STARTER
-    try:
-        with unwinding_signals():  # temporary files go
-            files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
-            if options.autograder:
-                archive = AUTOGRADER
-                seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
-                values = hidden_values(seed, options.edition)
-                files = autograder_files(ROOT, files, options.edition, values)
-            with atomic_write(ROOT / archive) as temporary:
-                temporary.write_bytes(zip_files(files))
-            print_line(f"{archive}: {len(files)} files")
-    except (StarterError, InputError) as error:
-        print(f"make_starter.py: error: {error}", file=sys.stderr)
-        return 2
+    with command(parser):
+        files = starter_files(ROOT) | (homework_files(ROOT) if homework else {})
+        if options.autograder:
+            archive = AUTOGRADER
+            seed = options.seed or 1 + secrets.randbelow(LARGEST_SEED)
+            values = hidden_values(seed, options.edition)
+            files = autograder_files(ROOT, files, options.edition, values)
+        with atomic_write(ROOT / archive) as temporary:
+            temporary.write_bytes(zip_files(files))
+        print_line(f"{archive}: {len(files)} files")
     return 0
 
 
@@ -112,7 +110,9 @@ def hidden_values(seed: int, edition: str = ASSIGNMENT) -> bytes:
         path = Path(name) / "hidden.npz"
         command = [sys.executable, ROOT / "course/hidden.py", "--seed", str(seed), "--out", path]
         command += ["--edition", edition]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        kwargs: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True}
+        kwargs["env"] = {**os.environ, "TMPDIR": name}  # goes with it when that is killed
+        done = subprocess.run(command, text=True, **kwargs)
         if done.returncode:
             message = "".join(done.stderr.strip().splitlines()[-1:])
             raise StarterError(f"no values for the inputs of seed {seed}: {message}")

@@ -9,7 +9,6 @@ import functools
 import importlib.util
 import logging
 import os
-import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from errors import InputError, cause, quoted
-from files.atomic import ROOT, atomic_write, is_file, sha256_of
+from files.atomic import ROOT, atomic_write, is_file, sha256_of, unwinding_signals
 from files.download import download
 
 log = logging.getLogger(__name__)
@@ -180,12 +179,17 @@ def main(argv: Sequence[str] | None = None, fault: Fault = lambda *_: UNKNOWN) -
     )
     options = parser.parse_args(argv)
     try:
-        if options.source == "":  # as of an unset variable; Path takes it for the working directory
-            raise InputError("--from: the name is empty")
-        lines = fetch_photos() if options.fetch else take_course_files(Path(options.source), fault)
+        with unwinding_signals():
+            if options.source == "":  # Path takes it for the working directory
+                raise InputError("--from: the name is empty")
+            path = Path(options.source or "")
+            lines = fetch_photos() if options.fetch else take_course_files(path, fault)
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: error: interrupted", file=sys.stderr)
+        return 130
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # a reader who has gone
@@ -200,10 +204,4 @@ def main(argv: Sequence[str] | None = None, fault: Fault = lambda *_: UNKNOWN) -
 
 
 if __name__ == "__main__":
-    for name in ("SIGTERM", "SIGHUP"):  # unwind, so that temporary files go
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

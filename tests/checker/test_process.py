@@ -5,16 +5,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from helpers import within
 from solutions import RIGHT, outcome, put
 
 import check
 from checker import process
 
-SERVER = """import os
-from pathlib import Path
-stat = Path(f'/proc/{{os.getppid()}}/stat').read_text()
-server = int(stat.rpartition(')')[2].split()[1])
-"""
 HOSTILE = {
     "while True:\n    pass": ("error", "not done after 2 s"),
     "import time\ntime.sleep(1000)": ("error", "not done after 2 s"),
@@ -45,11 +41,9 @@ HOSTILE = {
     ),
     "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
     "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
-    # What is above the process: its watcher, and the server that starts all of them.
+    # What is above the process: its watcher.
     "import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(1000)": ("error", "was ended"),
     "import os\nos.kill(os.getppid(), 19)\n{right}": ("error", "not done after 2 s"),
-    f"{SERVER}os.kill(server, 9)\n{{right}}": ("ok", ""),
-    f"{SERVER}os.kill(server, 19)\n{{right}}": ("ok", ""),
     "import os\nos.killpg(0, 9)": ("error", "ended with status -9"),
     "import os\nfor _ in range(5):\n    os.fork()\nwhile True:\n    pass": ("error", "after 2 s"),
     # Limits, and what it writes where the results go.
@@ -71,7 +65,8 @@ HOSTILE = {
 def test_whatever_code_does_is_one_line(body, solution):
     put(solution, "content_loss", body.format(right=RIGHT["content_loss"]))
     status, message = HOSTILE[body]
-    found = outcome(solution, "content_loss", patience=2 if "2 s" in message else check.PATIENCE)
+    patience = 2 if "2 s" in message else check.PATIENCE
+    found = within(300, outcome, solution, "content_loss", patience)
     assert found.status == status and message in found.message and "\n" not in found.message, found
     assert status == "ok" or "(style_modules/content_loss.py line " in found.message, found
 

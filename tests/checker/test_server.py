@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from solutions import put
+from helpers import within
+from solutions import RIGHT, WarmServer, put
 
 from checker import server
 
@@ -29,15 +31,25 @@ if os.fork() == 0:
 """
 
 
+SERVER = """
+import os
+from pathlib import Path
+
+stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+server = int(stat.rpartition(")")[2].split()[1])
+"""
+DONE = {"late": False, "status": 0}
+
+
 @pytest.fixture
-def run(solution):
+def run(solution, request):
     """Run the content loss with a body, in a server of its own; the server, and what was found."""
-    one = server.Server()
+    one = getattr(request, "param", server.Server)()
 
     def started(body: str) -> tuple[server.Server, dict]:
         put(solution, "content_loss", body)
         arguments = ("content_loss", "assignment", str(solution), str(solution), 30, {})
-        return one, one.run(arguments, 30)[0]
+        return one, within(300, one.run, arguments, 30)[0]
 
     yield started
     one.close()
@@ -61,12 +73,30 @@ def test_what_outlives_the_watcher_is_ended_with_the_server(run):
         one.run((), 1)
 
 
+@pytest.mark.parametrize("run", [WarmServer], indirect=True)
+def test_a_server_that_a_solution_stops_or_ends_costs_no_other_item(run):
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        one, end = run(f"{SERVER}os.kill(server, {number:d})\n{RIGHT['content_loss']}")
+        assert end == DONE
+        before = one._process.pid
+        assert run(RIGHT["content_loss"])[1] == DONE
+        assert (one._process.pid == before) == (number == signal.SIGSTOP)
+
+
+def test_a_server_that_is_stopped_again_and_again_is_replaced(run):
+    escape = "if os.fork() == 0:\n    while True:\n        os.kill(server, 19)"
+    one, _ = run(f"{SERVER}{escape}\nos.kill(os.getppid(), 9)\n{RIGHT['content_loss']}")
+    before = one._process.pid
+    assert one._socket.gettimeout() == server.STARTING
+    one._socket.settimeout(2)
+    assert run(RIGHT["content_loss"])[1] == DONE
+    assert one._process.pid != before
+
+
 def test_what_an_item_has_started_ends_with_it_and_items_with_whoever_asked(run, solution):
     """Also what has left its group and its session."""
-    one, end = run(
-        f"{DAEMON}\nreturn (content_weight * (content_current - content_original)).sum()"
-    )
-    assert end == {"late": False, "status": 0}
+    one, end = run(f"{DAEMON}\n{RIGHT['content_loss']}")
+    assert end == DONE
     assert soon(lambda: server._marked(one._mark) == [one._process.pid])
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()

@@ -7,6 +7,7 @@ import pstats
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,32 @@ def test_a_signal_unwinds_and_the_handler_is_put_back(tmp_path, name):
     with pytest.raises(SystemExit) as caught:
         script(work, "--out", tmp_path)
     assert caught.value.code == 128 + number and closed and signal.getsignal(number) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "course/make_starter.py --autograder",
+        "course/hidden.py --seed 7 --out hidden.npz",
+        "course/make_expected.py",
+        "collect_submission.py --code-only",
+    ],
+)
+def test_an_interrupted_command_leaves_nothing_behind(command, number, tmp_path):
+    script, *options = command.split()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    settings = {**os.environ, "TMPDIR": str(scratch)}
+    process = warm.Program(ROOT / script, *options, cwd=tmp_path, env=settings)
+    while not any(scratch.glob("*/*")) and not process.ended():
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    told = f"{Path(script).name}: error: interrupted\n" if number == signal.SIGINT else ""
+    ended = process.wait()
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("", told, 128 + number)
+    assert [path for path in tmp_path.rglob("*") if path != scratch] == []
 
 
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):

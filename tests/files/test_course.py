@@ -311,3 +311,16 @@ def test_the_command_takes_from_a_zip(copy, starter, tmp_path):
     result = run([*command, "absent.zip"], tmp_path)
     assert result.returncode == 2 and not result.stdout
     assert result.stderr == "course.py: error: 'absent.zip': no such zip file or folder\n"
+
+
+@pytest.mark.parametrize("number, told", [(2, "data_utils.py: error: interrupted\n"), (15, "")])
+def test_a_signal_unwinds(number, told, tmp_path):
+    (tmp_path / "muse.jpg").write_bytes(b"not the course's")
+    program = f"""
+import signal, sys
+sys.argv = ["data_utils.py", "--from", {str(tmp_path)!r}]
+from files.course import main
+sys.exit(main(fault=lambda *_: signal.raise_signal({number})))
+"""
+    result = run([sys.executable, "-c", program], ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (128 + number, "", told)

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import argparse
+import concurrent.futures
 import os
 import struct
 import subprocess
@@ -68,6 +69,20 @@ def same_state(before: tuple, after: tuple) -> bool:
         for i in (3, 4)
         for a, b in zip(before[i], after[i], strict=True)
     )
+
+
+def within(seconds: float, work: Callable, *arguments):
+    """Return what a call gives; raise TimeoutError where it takes longer, for no test to hang."""
+    future: concurrent.futures.Future = concurrent.futures.Future()
+
+    def done():
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=done, daemon=True).start()
+    return future.result(seconds)
 
 
 def run_script(
