@@ -13,13 +13,14 @@ import atexit
 import concurrent.futures
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ MOST_LETTERS = 400  # of a message
 NEARER = 0.4
 PATIENCE = 60.0  # seconds for one item; the reference takes up to 5
 Arrays = dict[str, np.ndarray]  # "group/name" → values
+FARTHEST = 16  # pixels that a map may be shifted by, to be told
+TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "left and right are exchanged": lambda whole: whole[:, ::-1],
+    "top and bottom are exchanged": lambda whole: whole[::-1],
+    "turned by 180°": lambda whole: whole[::-1, ::-1],
+    "height and width are exchanged": lambda whole: whole.swapaxes(0, 1),
+}
 
 
 @dataclass
@@ -170,7 +178,40 @@ class Expected:
         like = min(scaled, key=lambda mistake: scaled[mistake], default="")
         if like and scaled[like] <= tolerance:
             return like
-        return in_part(found, reference, tolerance)
+        return displaced(found, reference, tolerance) or in_part(found, reference, tolerance)
+
+
+def displaced(found: Arrays, reference: Arrays, tolerance: float) -> str:
+    """Return where whole maps stand that are right but for their place, in words."""
+    pairs = [
+        (whole, reference[key.replace("whole", "maps")])
+        for key, whole in found.items()
+        if key.startswith("whole/")
+    ]
+    for words, turn in TURNS.items():
+        if pairs and all(_moved(turn(a), b, 0, 0) <= tolerance for a, b in pairs):
+            return f"right, but {words}"
+    reach = range(-FARTHEST, FARTHEST + 1)
+    errors = {
+        (down, right): max(_moved(whole, wanted, down, right) for whole, wanted in pairs)
+        for down, right in itertools.product(reach, reach if pairs else ())
+    }
+    (down, right), error = min(errors.items(), key=lambda item: item[1], default=((0, 0), np.inf))
+    ways = [f"{abs(down)} {'down' if down > 0 else 'up'}"] * bool(down)
+    ways += [f"{abs(right)} to the {'right' if right > 0 else 'left'}"] * bool(right)
+    moved = ways and error <= tolerance
+    return f"right, but shifted by {' and '.join(ways)}, in pixels" if moved else ""
+
+
+def _moved(whole: np.ndarray, wanted: np.ndarray, down: int, right: int) -> float:
+    """Return the relative error of a whole map's pixels where those that are stored have gone."""
+    places = []
+    for side, count, shift in zip(whole.shape, wanted.shape, (down, right), strict=False):
+        there = np.arange(count) * -(-side // count) + shift
+        places.append((there, (there >= 0) & (there < side)))
+    (rows, above), (columns, beside) = places
+    part = wanted[np.ix_(above, beside)]
+    return relative_error(whole[np.ix_(rows[above], columns[beside])], part)
 
 
 def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
@@ -178,13 +219,6 @@ def in_part(found: Arrays, reference: Arrays, tolerance: float) -> str:
     errors = {
         key: relative_error(found[key], wanted) for key, wanted in reference.items() if key in found
     }
-    turned = [
-        relative_error(found[key].swapaxes(0, 1), wanted)
-        for key, wanted in reference.items()
-        if key in found and key.startswith("maps/")
-    ]
-    if turned and max(turned) <= tolerance:
-        return "height and width are exchanged"
     right = [key.partition("/")[2] for key, error in errors.items() if error <= tolerance]
     if not right or len(errors) < 2 or any(key.startswith("own") for key in errors):
         return ""

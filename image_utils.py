@@ -294,6 +294,12 @@ def to_batch(X: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(preprocess_image(X)).permute(0, 3, 1, 2)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the layout of networks and images in which a device's convolutions are quickest."""
+    # On a GPU channels-last is quicker in TF32 alone, which rounds
+    return torch.contiguous_format if device.type == "cuda" else torch.channels_last
+
+
 def deprocess_image(img: np.ndarray, rescale: bool = False) -> np.ndarray:
     """Undo `preprocess_image`: uint8 array of the same shape.
 

@@ -33,6 +33,7 @@ from files.atomic import is_file, sha256_of
 from files.bundled_weights import bundled_state
 from files.checkpoints import read_checkpoint, with_fitting_names
 from files.download import download
+from image_utils import memory_format
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def load_model(
     model.eval().to(device)
     # Else torch refuses the layout
     if all(parameter.dim() < 5 for parameter in model.parameters()):
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=memory_format(device))
     _adapt(model, arch, bool(own), (mean, std, size, pixel_range), output, sigmoid)
     return model
 

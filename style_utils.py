@@ -15,15 +15,15 @@ from torch import nn
 
 import image_utils
 from adapters.preparation import Preparation
-from errors import InputError, cause, quoted
+from errors import InputError, cause, is_out_of_memory, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
 from style_modules.guided_style import GuidedStyleLoss, mixed_targets, region_masks, scaled_masks
 from style_modules.rules import RULES, Rule
 from style_modules.scales import LARGE, Recomputed, enlarged
-from visualizers.common import check_model, integer
-from visualizers.evaluation import copied, full_precision
+from visualizers.common import integer
+from visualizers.evaluation import check_model, copied, full_precision
 from visualizers.replay import replayed
 
 __all__ = [
@@ -147,7 +147,7 @@ def _first_features(x: torch.Tensor, cnn: nn.Module) -> list[torch.Tensor]:
     try:
         return extract_features(x, cnn)
     except (Exception, SystemExit) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):  # not the network's fault
+        if is_out_of_memory(error):  # not the network's fault
             raise
         raise InputError(
             "the network's layers do not run one after the other, on a picture of "
@@ -175,7 +175,7 @@ class StyleTransferProgress:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-@full_precision()
+@full_precision(one_image=True)
 def style_transfer(
     name: str,
     content_image: Picture | None,
@@ -311,9 +311,7 @@ def style_transfer(
         for t in range(rule.count + 1):
             image = rule.picture(t)
             content, style, tv, *by_layer = evaluate(image)
-            reached = _progress(t, image, (content, style, tv, *by_layer), colors)
-            if callback:
-                callback(reached)
+            before = image.detach().clone()
             if t < rule.count:
                 # Question 2.4: backward, step
                 opt = rule.optimizer(t)
@@ -322,6 +320,10 @@ def style_transfer(
                 loss.backward()
                 opt.step(loss.item)  # L-BFGS asks for the loss
                 # End
+            # Now, as numbers wait until a GPU is done
+            reached = _progress(t, before, (content, style, tv, *by_layer), colors)
+            if callback:
+                callback(reached)
     finally:
         if reached and not testing:
             save_png(deprocess(reached.image, should_rescale=False), path, text)
@@ -347,7 +349,6 @@ def _progress(
             f"the loss is not finite at step {t} (content {content:g}, style {style:g}, "
             f"total variation {tv:g}){note}; smaller weights may help"
         )
-    image = image.detach().clone()
     picture = image if colors is None else _with_luminance_of(image, colors)
     return StyleTransferProgress(t, content, style, tv, picture, tuple(by_layer))
 
@@ -376,7 +377,7 @@ def _frozen_layers(cnn: nn.Module, used: Sequence[int], like: torch.Tensor) -> n
         blocks[1:] = [Recomputed(block) for block in blocks[1:]]  # a first convolution keeps little
     frozen = nn.Sequential(*blocks).requires_grad_(False).eval()
     frozen.photo_preparation = layers.photo_preparation
-    return frozen.to(like).to(memory_format=torch.channels_last)
+    return frozen.to(like).to(memory_format=image_utils.memory_format(like.device))
 
 
 def _used(

@@ -14,11 +14,12 @@ from torch import nn
 from captum_utils import compute_attributions
 from data_utils import PACKAGE_PHOTOS, open_photos
 from files.course import package_file
-from image_utils import open_image, to_batch
+from image_utils import memory_format, open_image, to_batch
 from model_utils import load_model
 from style_modules import ContentLoss, StyleLoss, TotalVariationLoss
 from style_utils import preprocess, style_transfer
 from visualizers import ClassVisualization, FoolingImage, GradCam, SaliencyMap
+from visualizers.evaluation import full_precision
 
 try:
     from pytorch_grad_cam import GradCAM
@@ -33,6 +34,7 @@ STEPS = 10
 # Content layer and weight, style layers and weights, TV
 STYLE = (3, 6e-2, (1, 4, 6, 7), (300000, 1000, 15, 3), 2e-2)
 FLOOR, LABELLED, OURS, TEXTBOOK = "floor", "labelled class's floor", "this project", "textbook"
+CAPTUM = "Captum"
 
 Version = Callable[[], object]
 
@@ -48,7 +50,8 @@ class Bench:
         self.plain.to(memory_format=torch.contiguous_format)
         photos = open_photos([package_file(package, name) for package, name, _ in PACKAGE_PHOTOS])
         chosen = np.arange(size) % len(photos)
-        self.X = to_batch(photos[chosen]).to(self.device)
+        layout = memory_format(self.device)
+        self.X = to_batch(photos[chosen]).to(self.device, memory_format=layout)
         self.plain_X = self.X.contiguous()
         self.y = torch.tensor([PACKAGE_PHOTOS[i][2] for i in chosen], device=self.device)
 
@@ -86,13 +89,19 @@ class Bench:
         return {FLOOR: passes(self.all_scores), LABELLED: passes(self.labelled_scores)}
 
 
+def in_full_precision(versions: dict[str, Version]) -> dict[str, Version]:
+    """Return versions in full float32, and the floor and Captum as they come, too."""
+    as_they_come = {f"{name}, TF32": versions[name] for name in (FLOOR, CAPTUM) if name in versions}
+    return {name: full_precision()(version) for name, version in versions.items()} | as_they_come
+
+
 def saliency(b: Bench) -> dict[str, Version]:
     """Question 1.1."""
     captum = attr.Saliency(b.plain)
     return {
         **b.floors(b.to_input),
         OURS: lambda: SaliencyMap().compute_saliency_maps(b.X, b.y, b.model),
-        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(
+        CAPTUM: lambda: captum.attribute(b.plain_X.clone().requires_grad_(), target=b.y).amax(
             dim=1
         ),
         TEXTBOOK: lambda: textbook.saliency(b.plain, b.plain_X, b.y),
@@ -104,8 +113,10 @@ def guided_backprop(b: Bench) -> dict[str, Version]:
     return {
         **b.floors(b.to_input),
         OURS: lambda: GradCam().guided_backprop(b.X, b.y, b.model),
-        "Captum": lambda: attr.GuidedBackprop(b.plain).attribute(
-            b.plain_X.clone().requires_grad_(), target=b.y
+        CAPTUM: lambda: (
+            attr.GuidedBackprop(b.plain)
+            .attribute(b.plain_X.clone().requires_grad_(), target=b.y)
+            .cpu()
         ),
         TEXTBOOK: lambda: textbook.guided_backprop(b.plain, b.plain_X, b.y),
     }
@@ -130,7 +141,7 @@ def grad_cam(b: Bench) -> dict[str, Version]:
     versions = {
         **b.floors(b.to_layer),
         OURS: lambda: GradCam().grad_cam(b.X, b.y, b.model),
-        "Captum": captum,
+        CAPTUM: captum,
         TEXTBOOK: lambda: textbook.grad_cam(b.plain, b.plain_X, b.y),
     }
     if GradCAM:
@@ -149,7 +160,7 @@ def guided_grad_cam(b: Bench) -> dict[str, Version]:
     return {
         **b.floors(b.to_input),
         OURS: lambda: GradCam().guided_grad_cam(b.X, b.y, b.model),
-        "Captum": lambda: captum.attribute(b.plain_X.clone().requires_grad_(), **bicubic),
+        CAPTUM: lambda: captum.attribute(b.plain_X.clone().requires_grad_(), **bicubic).cpu(),
         TEXTBOOK: lambda: textbook.guided_grad_cam(b.plain, b.plain_X, b.y),
     }
 

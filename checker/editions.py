@@ -163,18 +163,13 @@ _HOMEWORK = _places(
     )
 }
 _SCRIPTS = {  # classes in the scripts of the root
-    **_functions("saliency_map.py", saliency_map="SaliencyMap.compute_saliency_maps"),
-    **_functions(
-        "gradcam.py",
-        custom_relu="CustomReLU.backward",
-        guided_backprop="GradCam.guided_backprop",
-        grad_cam="GradCam.grad_cam",
-    ),
-    **_functions("fooling_image.py", fooling_image="FoolingImage.make_fooling_image"),
-    **_functions(
+    **_functions("saliency_visualization.py", saliency_map="SaliencyMap.compute_saliency_maps"),
+    "class_visualization": Function(
         "class_visualization.py",
-        class_visualization="ClassVisualization.create_class_visualization",
+        "ClassVisualization.create_class_visualization",
+        "target_y class_names model",
     ),
+    **_functions("helpers/style_utils.py", "style_transfer"),
 }
 
 ASSIGNMENT, HOMEWORK = "assignment", "homework"
@@ -207,11 +202,9 @@ TABLE = {
     ),
     "a3-2023": Edition(
         "CS7643 assignment 3 of 2023, classes in the root's scripts",
-        ("saliency_map.py: class SaliencyMap",),
-        _A3,
+        ("saliency_visualization.py", "helpers/style_utils.py"),
+        {item: _A3[item] for item in ("saliency_map", "class_visualization", *_STYLE, *_PAINTED)},
         unit_steps=False,
-        quiet=True,
-        prepared=frozenset({"guided_backprop", "grad_cam"}),
         places=_SCRIPTS,
     ),
     "a3": Edition(
@@ -245,6 +238,12 @@ TABLE = {
         ("network_visualization.py: def make_adversarial_attack",),
         _NETWORK | _STYLE,
         _EECS,
+    ),
+    "eecs-2019": _other(
+        "EECS 498/598 A4 of 2019, notebooks",
+        (f"{NETWORK_CELLS}: def make_adversarial_attack",),
+        _NETWORK | _STYLE,
+        _CELLS | _functions(NETWORK_CELLS, fooling_image="make_adversarial_attack"),
     ),
     "cs231n-2018": _other(
         "CS231n 2018–2019, notebooks", tuple(NETWORK_CELLS.split("|")), _NETWORK | _STYLE, _CELLS

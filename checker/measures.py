@@ -11,7 +11,6 @@ import inspect
 import os
 import sys
 import threading
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from checker.editions import WIDE, Photos
-from checker.solution import EXPORTS, Missing, Solution, imported
+from checker.solution import Missing, Solution, imported, stand_in
 from data_utils import load_imagenet_val
 from files.course import package_file
 from image_utils import (
@@ -175,6 +174,8 @@ def maps(solution: Solution, item: str, kind: type, channels: tuple[int, ...] = 
     # A weak photo counts like a strong one.
     every = edition.photos.every
     arrays = {f"maps/{i}": one[::every, ::every] for i, one in enumerate(first)}
+    if not solution.once:  # to tell where they stand
+        arrays |= {f"whole/{i}": one for i, one in enumerate(first)}
     solution.findings += _changes(model, None if prepared else state, images, given)
     if solution.findings or solution.once:
         return arrays
@@ -322,15 +323,11 @@ def captum_rows(solution: Solution, script: str) -> Arrays:
     from scratch are other items, so these are stood in for, and the network is the bundled one in
     eval mode, as whoever loads it.
     """
+    if not (solution.root / f"{script}.py").is_file():
+        raise Missing("there is no such file", f"{script}.py")
     drawn: list[np.ndarray] = []
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
-    for name in EXPORTS["visualizers"].values():
-        try:
-            imported(f"visualizers.{name}")
-        except Exception:  # a fault that is another item's
-            broken: Any = types.ModuleType(name)
-            broken.__getattr__ = lambda _: _StandIn
-            sys.modules[f"visualizers.{name}"] = broken
+    stand_in("visualizers", _StandIn)
     figures, data, captum = map(imported, ("figure_utils", "data_utils", "captum_utils"))
     vision: Any = torchvision.models
     draw_rows, model = figures.draw_rows, network(solution).eval()

@@ -98,7 +98,8 @@ def _measured(item: str, solution: Solution) -> dict:
         solution.findings.append(str(finding)[:300])
         result["arrays"] = finding.arrays
     except BaseException as error:  # SystemExit and KeyboardInterrupt too
-        result["place"] = _place(error, solution.root, solution.path(item))
+        file = getattr(error, "file", "")
+        result["place"] = file or _place(error, solution.root, solution.path(item))
         # torch raises NotImplementedError too, with other messages.
         blank = isinstance(error, Missing) or (
             type(error) is NotImplementedError

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ("torch", "torchvision", "captum.attr", "checker.process")
+# On every machine alike: on the CPU. What forks has looked for GPUs, which then cannot be used.
+ALIKE = {"CUDA_VISIBLE_DEVICES": ""}
 STARTING = 60  # seconds for the server to answer: torch's import, on a busy machine
 GRACE = 5  # seconds beyond the limit, for the watcher to end everything
 MOST_BYTES = 1 << 26  # of a report
@@ -134,7 +136,7 @@ class Server:
                 [sys.executable, __file__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, self._mark: "1"},
+                env={**os.environ, **ALIKE, self._mark: "1"},
                 start_new_session=True,  # whoever interrupts the check has it ended in order
             )
 
@@ -150,6 +152,7 @@ def _run_alone(arguments: Sequence, patience: float) -> tuple[dict, bytes]:
     """Run an item in a process that imports torch itself, as on Windows."""
     command = [sys.executable, __file__, "alone", json.dumps(arguments)]
     kwargs: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    kwargs["env"] = {**os.environ, **ALIKE}
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, timeout=patience, **kwargs)
     except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from data_utils import Photo
 from errors import InputError, cause
 from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
-from image_utils import to_batch
+from image_utils import memory_format, to_batch
 from model_utils import IMAGENET
 from visualizers.common import evaluated, probabilities
 
@@ -218,7 +218,8 @@ class Dataset:
 
     def batch(self, photos: np.ndarray) -> torch.Tensor:
         """Normalise photos (n, H, W, 3): float32 (n, 3, H, W), on the network's device."""
-        return to_batch(photos).to(self.session.device)
+        device = self.session.device
+        return to_batch(photos).to(device, memory_format=memory_format(device))
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return the network's raw scores for normalised images (n, 3, H, W): (n, classes).

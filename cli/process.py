@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from errors import InputError, cause
+from errors import InputError, cause, is_out_of_memory
 from files.atomic import unwinding_signals
 
 
@@ -44,9 +44,7 @@ def advice(error: Exception) -> str | None:
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
-    # The last one: of torch's own libraries, while they are loaded
-    phrases = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
-    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
+    if is_out_of_memory(error):
         return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
     return None
 

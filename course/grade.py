@@ -42,6 +42,7 @@ from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_FILES, MOST_BYTES = 1000, 50_000_000  # of a submission's code, unpacked
+MOST_ZIPS = 4  # one inside the other
 CODE = (".py", ".ipynb")  # all that is unpacked
 
 
@@ -281,9 +282,13 @@ def _members(source: Path) -> Iterator[Iterable[tuple[str, Reader | None]]]:
     """Open a zip or a folder and give what `_limited` takes."""
     if source.is_file():
         with zipfile.ZipFile(source) as archive, contextlib.ExitStack() as stack:
-            infos = archive.infolist()
-            inner = [info for info in infos if info.filename.lower().endswith(".zip")]
-            if len(inner) == 1 and not any(_is_code(info.filename) for info in infos):
+            for _ in range(MOST_ZIPS):
+                names = archive.namelist()
+                inner = [] if any(map(_is_code, names)) else [*filter(_is_zip, names)]
+                if len(inner) > 1:
+                    raise SubmissionError(f"holds zips and no code: {', '.join(map(repr, inner))}")
+                if not inner:
+                    break
                 with archive.open(inner[0]) as file:
                     content = io.BytesIO(file.read(MOST_BYTES))
                 archive = stack.enter_context(zipfile.ZipFile(content))
@@ -333,6 +338,11 @@ def _is_code(name: str) -> bool:
     return name.endswith(CODE) and not any(
         part.startswith((".", "__")) and part not in (".", "..", "__init__.py") for part in parts
     )
+
+
+def _is_zip(name: str) -> bool:
+    """Whether a file is a zip, and no system's own."""
+    return name.lower().endswith(".zip") and not PurePosixPath(name).name.startswith("._")
 
 
 def _order(name: str) -> tuple[bool, int, str]:

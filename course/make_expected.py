@@ -230,7 +230,7 @@ def measured(item: Item, folder: Path, inputs: dict | None = None) -> Arrays:
         raise ValueError(
             f"{item.name}: {outcome.status} {outcome.message} {outcome.place} {outcome.findings}"
         )
-    return outcome.arrays
+    return {key: values for key, values in outcome.arrays.items() if not key.startswith("whole/")}
 
 
 if __name__ == "__main__":

@@ -223,6 +223,10 @@ MISTAKES = {
             "exchange(guided)",
             "exchange(guided, deep=False)",
         ),
+        "reshaped to (N, H, W, 3), not permuted: colours and places are mixed": (
+            "permute(0, 2, 3, 1)",
+            "reshape(len(images), *images.shape[2:], 3)",
+        ),
         **SCORES,
     },
     "grad_cam": {
@@ -261,6 +265,14 @@ MISTAKES = {
             "one.detach().numpy(), (1, *images.shape[2:]), order=3)) for one in low])",
         ),
         "enlarged without interpolation": ('mode="bicubic", antialias=True', 'mode="nearest"'),
+        "enlarged with align_corners: the outermost values stand on the outermost pixels": (
+            "antialias=True",
+            "align_corners=True",
+        ),
+        "height and width are exchanged before it is enlarged": (
+            "dim=1, keepdim=True).relu()",
+            "dim=1, keepdim=True).relu().mT",
+        ),
         **SCORES,
     },
     "guided_grad_cam": {
@@ -307,6 +319,14 @@ MISTAKES = {
             "gradient.norm()",
             "gradient.abs().max()",
         ),
+        "each step shorter than the one before": (
+            "gradient / gradient.norm()",
+            "gradient / (_ + 1) / gradient.norm()",
+        ),
+        "the first step's gradient in all steps": (
+            "(gradient,) = torch.autograd.grad(scores[0, target_y], image)",
+            "gradient = gradient if _ else torch.autograd.grad(scores[0, target_y], image)[0]",
+        ),
     },
     "class_visualization": {
         "L2 term left out": (" - 2 * l2_reg * image.detach()", ""),
@@ -321,7 +341,7 @@ MISTAKES = {
             "- 2 * l2_reg * image.detach()\n    image = image.detach()",
             "- 0\n    image = (1 - l2_reg) * image.detach()",
         ),
-        "the score's gradient alone is brought to length 1, without the L2 term": (
+        "divided by the norm of the score's gradient alone, without the L2 term": (
             "rate * gradient / gradient.norm()",
             "rate * (by_score / by_score.norm() - 2 * l2_reg * image)",
         ),

@@ -113,7 +113,6 @@ MAPS = {f"maps/{i}": np.random.default_rng(i).random((4, 6)) for i in range(2)}
         ({key: 1 - 1.01 * maps for key, maps in MAPS.items()}, "turned round"),
         ({key: 3 * maps for key, maps in MAPS.items()}, "3 times what they should be"),
         ({key: 9 * (1 - maps) for key, maps in MAPS.items()}, "turned round"),
-        ({key: maps.T for key, maps in MAPS.items()}, "height and width are exchanged"),
         (MAPS | {"maps/0": np.zeros((4, 6))}, "right for photo 2 only"),
         ({key: maps > 0.5 for key, maps in MAPS.items()}, ""),
     ],
@@ -123,6 +122,40 @@ def test_a_diagnosis_is_what_the_values_look_like(found, message, tmp_path):
     arrays |= {f"item~0/{key}": 1 - maps for key, maps in MAPS.items()}
     np.savez(tmp_path / "values.npz", mistakes='{"item": ["turned round"]}', **arrays)
     assert check.Expected(tmp_path / "values.npz").diagnose("item", 1e-3, found) == message
+
+
+WHOLE = [np.random.default_rng(i).random((24, 36, 3)) for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    "move, message",
+    [
+        (lambda whole: np.roll(whole, (3, -5), (0, 1)), "shifted by 3 down and 5 to the left"),
+        (lambda whole: np.roll(whole, -2, 0), "shifted by 2 up, in pixels"),
+        (
+            lambda whole: np.pad(whole, ((0, 0), (6, 0), (0, 0)))[:, :36],
+            "shifted by 6 to the right",
+        ),
+        (lambda whole: whole[:, ::-1], "left and right are exchanged"),
+        (lambda whole: whole[::-1], "top and bottom are exchanged"),
+        (lambda whole: whole[::-1, ::-1], "turned by 180"),
+        (lambda whole: np.zeros_like(whole), ""),
+        (lambda whole: np.roll(whole, 18, 1), ""),
+        (lambda whole: whole, ""),
+    ],
+)
+def test_where_whole_maps_stand_that_are_right_but_for_their_place_is_told(move, message):
+    wanted = {f"maps/{i}": whole[::6, ::6] for i, whole in enumerate(WHOLE)}
+    found = {f"whole/{i}": move(whole) for i, whole in enumerate(WHOLE)}
+    said = check.displaced(found, wanted, 1e-3)
+    assert message in said and bool(said) == bool(message)
+    assert check.displaced(found | {"whole/1": WHOLE[0]}, wanted, 1e-3) == ""  # one alone
+
+
+def test_maps_of_squares_with_height_and_width_exchanged_are_told():
+    wanted = {f"maps/{i}": whole[:, :24][::6, ::6] for i, whole in enumerate(WHOLE)}
+    found = {f"whole/{i}": whole[:, :24].swapaxes(0, 1) for i, whole in enumerate(WHOLE)}
+    assert check.displaced(found, wanted, 1e-3) == "right, but height and width are exchanged"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from errors import InputError, cause, quoted
+from errors import InputError, cause, is_out_of_memory, quoted
 
 
 def test_names_are_quoted_on_one_line():
@@ -22,3 +23,16 @@ def test_names_are_quoted_on_one_line():
 )
 def test_causes_are_one_line(error, message):
     assert cause(error) == message and issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), True),
+        (RuntimeError("memory format option is only supported by strided tensors"), False),
+    ],
+)
+def test_exhausted_memory_is_told_from_a_fault_that_speaks_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected

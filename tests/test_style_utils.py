@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import HALF_WEIGHTS, network_state, same_state
+from helpers import HALF_WEIGHTS, network_state, replayed_and_not, same_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -741,13 +741,13 @@ def test_style_transfer_on_a_gpu(bundled_model, pictures, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ITERATIONS)
 def test_replayed_steps_are_the_same_to_the_bit(bundled_model, pictures, optimizer, monkeypatch):
-    found = []
-    for _ in range(2):
+    def paint():
         setting = {"dtype": torch.device("cuda"), "optimizer": optimizer, "num_iterations": 12}
         result, reports = run(pictures, bundled_model, **setting)
-        found.append((result, [(p.content, *p.style_by_layer, p.total) for p in reports]))
-        monkeypatch.setattr(style_utils, "replayed", lambda evaluate, *_: evaluate)
-    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+        return result.tolist(), [(p.content, *p.style_by_layer, p.total) for p in reports]
+
+    replayed, plain = replayed_and_not(monkeypatch, style_utils, paint)
+    assert replayed == plain
 
 
 @pytest.mark.slow

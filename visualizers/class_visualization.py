@@ -11,8 +11,8 @@ from torch import nn
 
 from image_utils import as_type, blur_image, clip_pixels, deprocess
 
-from .common import check_model, class_scores, figures, integer, positive, unit_length
-from .evaluation import copied, evaluation_mode, read_flags
+from .common import class_scores, figures, integer, positive, unit_length
+from .evaluation import check_model, copied, evaluation_mode, read_flags
 from .replay import replayed
 
 SIZE = 224  # height and width of the pictures in pixels
@@ -156,7 +156,7 @@ class ClassVisualization:
         source = _source(generator, seed)
         model, reference = _placed(model, dtype)
 
-        with evaluation_mode(model):
+        with evaluation_mode(model, one_image=True):
             start = torch.randn(1, 3, size, size, dtype=torch.float32, **source)
             images, scores = [start.to(reference)] * len(ids), [reference] * len(ids)
             evaluate, inputs = _objective(model, l2_reg, ids, images[0])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from errors import InputError
+from image_utils import memory_format
 
 from .evaluation import refuse_unless
 from .squeezenet_score import has_plain_classifier, squeezenet_score
@@ -160,27 +161,6 @@ def figures():
 # --- Arguments ---
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise an error for what no gradient can be taken through.
-
-    Raises:
-        ValueError: `model` is not a torch module.
-        InputError: it is quantised, or was made in inference mode.
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if any(".quantized" in type(module).__module__ for module in model.modules()):
-        raise InputError(
-            "the network is quantised, so it has no gradients; give the float network it was made "
-            "from"
-        )
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise InputError(
-            "the network was made under torch.inference_mode(), so it has no gradients; make it "
-            "outside"
-        )
-
-
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor without its graph; one of inference mode is copied, for autograd."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
@@ -190,10 +170,8 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
     """Return the images on the network's device and in its dtype.
 
     Raises:
-        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1, or as
-            `check_model`.
+        ValueError: not a float tensor (N, 3, H, W) of finite numbers with H, W ≥ 1.
     """
-    check_model(model)
     if not isinstance(X, torch.Tensor) or not X.is_floating_point():
         got = f"a tensor of {X.dtype}" if isinstance(X, torch.Tensor) else type(X).__name__
         raise ValueError(f"{name} must be a float tensor (N, 3, H, W), got {got}")
@@ -204,8 +182,9 @@ def check_images(X: torch.Tensor, model: nn.Module, name: str = "X") -> torch.Te
         lambda: ValueError(f"{name} has values that are not finite (NaN or infinity)"),
     )
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), X)
+    layout = memory_format(like.device) if like.is_cuda else torch.preserve_format
     with torch.inference_mode(False):
-        return _plain(X).to(device=like.device, dtype=like.dtype)
+        return _plain(X).to(device=like.device, dtype=like.dtype, memory_format=layout)
 
 
 def check_labels(y: Labels, X: torch.Tensor, name: str = "y") -> torch.Tensor:

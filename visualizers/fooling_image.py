@@ -8,16 +8,12 @@ from torch import nn
 
 from image_utils import clip_pixels, round_to_8_bits
 
-from .common import (
-    check_images,
-    check_model,
-    evaluated,
-    integer,
-    labelled_scores,
-    positive,
-    unit_length,
-)
+from .common import check_images, evaluated, integer, labelled_scores, positive, unit_length
 from .evaluation import evaluation_mode, read_flags
+from .replay import replayed
+
+# Steps that take a GPU as long as to record one
+PLAIN_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,19 @@ class FoolingImage:
         target = integer(target_y, "target_y")
         learning_rate = positive(learning_rate, "learning_rate")
         max_iter = integer(max_iter, "max_iter")
-        check_model(model)
-        with evaluation_mode(model):
+        with evaluation_mode(model, one_image=True):
             image = _check_image(X, model)
+            label = torch.tensor([target], device=image.device)
+
+            def look(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                return _look(image, label, model)
+
             for iteration in range(max_iter):
                 # The gradient is taken where the stop test looks: one forward pass serves both.
                 seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
-                score, is_highest = _look(seen, target, model)
+                if iteration == PLAIN_STEPS:
+                    look = replayed(look, (seen, label), [model])
+                score, is_highest = look(seen, label)
                 number, fooled = read_flags(score, is_highest)
                 if callback:
                     callback(FoolingProgress(iteration, number, seen.detach()))
@@ -100,10 +102,10 @@ class FoolingImage:
         Raises:
             ValueError: arguments that do not fit, or scores that are not finite.
         """
-        check_model(model)
-        with evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model, one_image=True), torch.no_grad():
             image = _check_image(X, model)
-            return bool(_look(image, integer(target_y, "target_y"), model)[1])
+            label = torch.tensor([integer(target_y, "target_y")], device=image.device)
+            return bool(_look(image, label, model)[1])
 
 
 def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
@@ -114,8 +116,9 @@ def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
     return image
 
 
-def _look(image: torch.Tensor, target: int, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target's raw score for an image, and whether it is the highest of all, 0-dim."""
+def _look(
+    image: torch.Tensor, label: torch.Tensor, model: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the score of an image's class (1,), and whether it is the highest of all, 0-dim."""
     scores = evaluated(model, image)
-    score = labelled_scores(scores, torch.tensor([target], device=image.device), "target_y")[0]
-    return score, scores.argmax() == target
+    return labelled_scores(scores, label, "target_y")[0], scores.argmax() == label[0]

@@ -7,17 +7,9 @@ from torch import nn
 
 from errors import InputError
 
-from .common import (
-    Labels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    check_model,
-    class_scores,
-    finite,
-)
+from .common import Labels, at_least_float32, check_images, check_labels, class_scores, finite
 from .contrast import margins
-from .evaluation import evaluation_mode, in_chunks
+from .evaluation import evaluation_mode, in_chunks, to_cpu
 from .layers import Layer, check_visible, default_layer, find_layer
 from .relus import count_relus, relu_nodes
 
@@ -96,7 +88,7 @@ class GradCam:
             _guide_relus(score)
             return (finite(*torch.autograd.grad(score, images)),)
 
-        check_model(gc_model)
+        check_visible(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             (gradients,) = in_chunks(guided, images, labels)
@@ -151,7 +143,6 @@ class GradCam:
                     scores = class_scores(gc_model, images, labels, "y_tensor")
             return recorded[0].maps.detach(), recorded[0].gradient(scores.sum())
 
-        check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             others = [] if against is None else [check_labels(against, images, "against")]
@@ -159,7 +150,7 @@ class GradCam:
             self.activation_value, self.gradient_value = in_chunks(
                 activation_and_gradient, images, labels, *others
             )
-        return self.maps(images.shape[2:], per_image).cpu().numpy()
+        return to_cpu(self.maps(images.shape[2:], per_image)).numpy()
 
     def guided_grad_cam(
         self,
@@ -194,7 +185,6 @@ class GradCam:
             _guide_relus(score)
             return finite(*torch.autograd.grad(score, images)), recorded[0].maps.detach(), plain
 
-        check_model(gc_model)
         with evaluation_mode(gc_model):
             images, labels = _checked(X_tensor, y_tensor, gc_model)
             target = find_layer(gc_model, layer, images)
@@ -219,7 +209,6 @@ class GradCam:
 
 def _checked(X: torch.Tensor, y: Labels, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     images = check_images(X, model, "X_tensor")
-    check_visible(model)
     return images, check_labels(y, images, "y_tensor")
 
 
@@ -252,4 +241,4 @@ def _scaled(maps: torch.Tensor, per_image: bool) -> torch.Tensor:
 
 def _channels_last(gradients: torch.Tensor) -> np.ndarray:
     """(N, 3, H, W) tensor → float32 array (N, H, W, 3)."""
-    return gradients.detach().permute(0, 2, 3, 1).float().contiguous().cpu().numpy()
+    return to_cpu(gradients.detach().permute(0, 2, 3, 1).float().contiguous()).numpy()

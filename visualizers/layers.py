@@ -1,6 +1,7 @@
 """Which layer: looked up by name, or the last one that fits."""
 
 import contextlib
+import itertools
 from collections import Counter
 
 import torch
@@ -11,7 +12,7 @@ from torchvision.ops import Permute
 from errors import InputError
 
 from .common import check_images, evaluated, graph_nodes
-from .evaluation import evaluation_mode
+from .evaluation import check_model, evaluation_mode
 from .feature_maps import Layer
 from .layouts import CHANNELS_FIRST, layout_of, may_hold_maps, output_of
 
@@ -21,11 +22,12 @@ __all__ = ["Layer", "check_influence", "check_visible", "default_layer", "find_l
 NOT_SPATIAL = (nn.AdaptiveAvgPool2d, nn.Dropout, Permute)
 # Norms among tokens, from the end: where patches have no influence in so many, they have none
 MOST_TRIES = 8
+MOST_SEQUENCES = 16  # from the end, in which no patches are found: there are none further up either
 
 
 def check_visible(model: nn.Module) -> None:
     """Raise InputError for a network that Python cannot look into."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in check_model(model)):
         raise InputError(
             "TorchScript hides a network's layers and ReLUs; give the network that it was made from"
         )
@@ -46,9 +48,9 @@ def find_layer(
         InputError: the network has no such layer, or gives no scores, or the layer gives no feature
             maps.
     """
-    check_visible(model)
     if layer is None:
         return default_layer(model, images)
+    check_visible(model)
     name, module = _look_up(model, layer.module if isinstance(layer, Layer) else layer)
     if isinstance(layer, Layer):
         return layer
@@ -106,8 +108,11 @@ def default_layer(model: nn.Module, images: torch.Tensor | None = None) -> Layer
     outputs = _influential_outputs(model, images)
     norms = {m for m in outputs if "Norm" in type(m).__name__} or set(outputs)
     tries = 0  # from the first layer with tokens on
+    sequences = itertools.count()
     for module, shape in reversed(outputs.items()):
         if not may_hold_maps(shape, images) or (tries and module not in norms):
+            continue
+        if not tries and len(shape) == 3 and next(sequences) >= MOST_SEQUENCES:
             continue
         if tries > MOST_TRIES:
             break

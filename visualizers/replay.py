@@ -51,7 +51,9 @@ def replayed(
 
     given = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in examples)
     try:
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), warnings.catch_warnings():
+            # Of streams that do not match: torch's own, between its warm-up and its recording
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream", UserWarning)
             with _no_waiting():  # after a recording that failed, CUDA's random numbers would raise
                 recorded(*given)
             graphed: Any = torch.cuda.make_graphed_callables(recorded, given)
@@ -101,7 +103,11 @@ def agree(
         totals = [result.sum() for result in results if result.requires_grad]
         gradients = torch.autograd.grad(totals, wanted) if wanted else ()
         outcomes.append([each.detach().clone() for each in (*results, *gradients)])
-    return all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(*outcomes, strict=True))
+    # A network whose kernels add in an order left to chance is as good a one: not to the last bit
+    return all(
+        bool((a - b).abs().max() <= 1e-3 * a.abs().max()) if a.is_floating_point() else a.equal(b)
+        for a, b in zip(*outcomes, strict=True)
+    )
 
 
 @contextlib.contextmanager

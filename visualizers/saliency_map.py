@@ -8,8 +8,8 @@ from torch import nn
 
 from image_utils import to_batch
 
-from .common import Labels, check_images, check_labels, check_model, class_scores, figures, finite
-from .evaluation import evaluation_mode, in_chunks
+from .common import Labels, check_images, check_labels, class_scores, figures, finite
+from .evaluation import evaluation_mode, in_chunks, to_cpu
 
 
 class SaliencyMap:
@@ -41,12 +41,11 @@ class SaliencyMap:
             (gradient,) = torch.autograd.grad(scores.sum(), images)
             return (finite(gradient.abs().amax(dim=1)),)  # max over the colours
 
-        check_model(model)
         with evaluation_mode(model):
             images = check_images(X, model)
             labels = check_labels(y, images)
             (maps,) = in_chunks(saliency, images, labels)
-        return maps.to(X)
+        return (maps if X.is_cuda else to_cpu(maps)).to(X)
 
     def show_saliency_maps(
         self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module

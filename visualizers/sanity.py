@@ -29,7 +29,7 @@ from .common import (
     labelled_scores,
     probabilities,
 )
-from .evaluation import evaluation_mode, in_chunks
+from .evaluation import check_model, evaluation_mode, in_chunks
 
 STEPS = 10  # of deletion and insertion; 32 change a mean area by 0.013 at most
 # Pixels, standard deviation; with the paper's 5 SqueezeNet still recognises some photos a little
@@ -210,6 +210,7 @@ def deletion_insertion(
     Raises:
         ValueError: arguments that do not fit, or numbers that are not finite.
     """
+    check_model(model)
     images = check_images(images, model, "images")
     labels = check_labels(labels, images, "labels")
     given = baselines or (baseline(images, "mean"), baseline(images, "blur"))

@@ -39,6 +39,7 @@ HOSTILE = {
         "wrong",
         "torch.nn.functional.relu is changed",
     ),
+    "import os\nassert os.environ['CUDA_VISIBLE_DEVICES'] == ''\n{right}": ("ok", ""),
     "import os\nos.chdir('/')\n{right}": ("wrong", "the working directory is changed"),
     "import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{right}": ("ok", ""),
     # What is above the process: its watcher.
@@ -46,6 +47,8 @@ HOSTILE = {
     "import os\nos.kill(os.getppid(), 19)\n{right}": ("error", "not done after 2 s"),
     "import os\nos.killpg(0, 9)": ("error", "ended with status -9"),
     "import os\nfor _ in range(5):\n    os.fork()\nwhile True:\n    pass": ("error", "after 2 s"),
+    "import resource as r\nassert 0 < r.getrlimit(r.RLIMIT_CPU)[0] <= 130\n{right}": ("ok", ""),
+    "import resource as r\nassert r.getrlimit(r.RLIMIT_CORE)[0] == 0\n{right}": ("ok", ""),
     # Limits, and what it writes where the results go.
     "x = bytearray(6 << 30)": ("error", "MemoryError"),
     "with open('big', 'wb') as file:\n    file.write(bytes(200 << 20))": ("error", "too large"),
@@ -66,7 +69,7 @@ def test_whatever_code_does_is_one_line(body, solution):
     put(solution, "content_loss", body.format(right=RIGHT["content_loss"]))
     status, message = HOSTILE[body]
     patience = 2 if "2 s" in message else check.PATIENCE
-    found = within(300, outcome, solution, "content_loss", patience)
+    found = within(150, outcome, solution, "content_loss", patience)
     assert found.status == status and message in found.message and "\n" not in found.message, found
     assert status == "ok" or "(style_modules/content_loss.py line " in found.message, found
 
@@ -100,6 +103,29 @@ def test_files_that_do_not_compile_or_are_missing(solution):
         assert outcome(solution, name).status == "ok"
     (solution / "visualizers/gradcam.py").write_text("def broken(:\n")
     assert outcome(solution, "saliency_captum").status == "ok"  # which needs neither of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file, items",
+    [
+        ("saliency_map.py", ("saliency_captum",)),
+        ("gradcam.py", ("gradcam_captum",)),
+        ("style_utils.py", ("style_transfer",)),
+        ("visualizers/gradcam.py", ("custom_relu", "guided_grad_cam")),
+        ("style_modules/tv_loss.py", ("tv_loss", "feature_inversion")),
+        ("style_modules/style_loss.py", ("gram_matrix", "style_loss", "feature_inversion")),
+    ],
+)
+def test_a_file_that_a_student_has_not_written_is_missing_and_costs_its_own_items(
+    file, items, solution
+):
+    (solution / file).unlink()
+    for name in items:
+        found = outcome(solution, name)
+        assert (found.status, found.message) == ("missing", f"there is no such file ({file})")
+    if file.startswith("style_modules"):
+        assert outcome(solution, "style_transfer").status == "ok"
 
 
 def test_of_a_message_the_first_line_counts():

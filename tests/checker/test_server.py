@@ -38,7 +38,7 @@ from pathlib import Path
 stat = Path(f"/proc/{os.getppid()}/stat").read_text()
 server = int(stat.rpartition(")")[2].split()[1])
 """
-DONE = {"late": False, "status": 0}
+DONE = {"late": False, "status": 0, "reported": True}
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def run(solution, request):
     def started(body: str) -> tuple[server.Server, dict]:
         put(solution, "content_loss", body)
         arguments = ("content_loss", "assignment", str(solution), str(solution), 30, {})
-        return one, within(300, one.run, arguments, 30)[0]
+        end, report = within(150, one.run, arguments, 30)
+        return one, end | {"reported": bool(report)}
 
     yield started
     one.close()
@@ -65,7 +66,7 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 def test_what_outlives_the_watcher_is_ended_with_the_server(run):
     one, end = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
-    assert end == {"late": False, "status": None}
+    assert end == {"late": False, "status": None, "reported": False}
     assert soon(lambda: len(server._marked(one._mark)) >= 3)
     one.close()
     assert server._marked(one._mark) == []
@@ -97,6 +98,9 @@ def test_what_an_item_has_started_ends_with_it_and_items_with_whoever_asked(run,
     """Also what has left its group and its session."""
     one, end = run(f"{DAEMON}\n{RIGHT['content_loss']}")
     assert end == DONE
+    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
+    _, end = run("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")  # its watcher
+    assert end == {"late": False, "status": None, "reported": False}
     assert soon(lambda: server._marked(one._mark) == [one._process.pid])
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()

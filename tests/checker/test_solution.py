@@ -121,7 +121,7 @@ class SaliencyMap:
     def compute_saliency_maps(self, X, y, model):
         return SIZE
 """
-    write(tmp_path, "saliency_map.py", script)
+    write(tmp_path, "saliency_visualization.py", script)
     solution = Solution(tmp_path, TABLE["a3-2023"])
     assert solution.function("saliency_map")(X=0, y=0, model=0) == 3
     assert not (tmp_path / "written").exists()

@@ -265,6 +265,26 @@ SLOW = [
     ("saliency_map", SALIENCY.replace(".sum(), X", "[0], X"), "right for photo 1 only"),
     (
         "saliency_map",
+        SALIENCY.replace("amax(1)", "amax(1).roll((3, -5), (1, 2))"),
+        "right, but shifted by 3 down and 5 to the left, in pixels",
+    ),
+    (
+        "saliency_map",
+        SALIENCY.replace("amax(1)", "amax(1).flip(2)"),
+        "right, but left and right are exchanged",
+    ),
+    (
+        "grad_cam",
+        CAM.replace("return (maps", "maps = np.roll(maps, 9, 2)\nreturn (maps"),
+        "right, but shifted by 9 to the right, in pixels",
+    ),
+    (
+        "grad_cam",
+        CAM.replace("Image.fromarray(m)", "Image.fromarray(m.T.copy())"),
+        "height and width are exchanged before it is enlarged",
+    ),
+    (
+        "saliency_map",
         SALIENCY.replace("return g.abs()", "X.grad = g\nmodel.x = nn.ReLU()\nreturn g"),
         "absolute value missing",
     ),
@@ -284,6 +304,11 @@ SLOW = [
         "go on when the network is fooled",
     ),
     ("fooling_image", FOOLING.replace("g / g.norm()", "g.sign()"), "differ"),
+    (
+        "fooling_image",
+        FOOLING.replace("10 * g", "10 / (t + 1) * g"),
+        "each step shorter than the one before",
+    ),
     ("fooling_image", FOOLING.replace("    g.zero_()\n", ""), "gradients accumulated"),
     (
         "fooling_image",

@@ -27,6 +27,7 @@ from cli.pages import Dataset, figure_saver
 from cli.run import run
 from figure_utils import TITLE_BAND
 from files.course import package_file
+from visualizers.replay import replayed
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF_WEIGHTS = "squeezenet1_1-imagenet1k_v1-half.pth"
@@ -330,3 +331,19 @@ def damaged():
 def without_scores():
     return Net().body
 """
+
+
+def replayed_and_not(monkeypatch, module, run):
+    """Return what `run` returns when its steps, evaluated in `module`, are replayed and when not."""
+    recorded = []
+
+    def noting(evaluate, *others):
+        replay = replayed(evaluate, *others)
+        recorded.append(replay is not evaluate)
+        return replay
+
+    monkeypatch.setattr(module, "replayed", noting)
+    results = run()
+    assert recorded and all(recorded)
+    monkeypatch.setattr(module, "replayed", lambda evaluate, *_: evaluate)
+    return results, run()

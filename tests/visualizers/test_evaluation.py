@@ -35,6 +35,8 @@ def settings() -> list:
         torch.backends.cudnn.allow_tf32,
         MATMUL.allow_tf32,
         torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.enabled,
         *new,
     ]
 
@@ -45,7 +47,9 @@ def test_full_precision_gives_back_the_caller_s_settings(changed):
     torch.set_float32_matmul_precision("high" if changed else "highest")
     try:
         before = settings()
-        with pytest.raises(KeyError), full_precision():
+        with pytest.raises(KeyError), full_precision(one_image=changed):
+            assert torch.backends.cudnn.deterministic
+            assert torch.backends.cudnn.enabled != changed
             if hasattr(MATMUL, "fp32_precision"):
                 assert (MATMUL.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == (
                     "ieee",

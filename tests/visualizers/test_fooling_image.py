@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import replayed_and_not
 from PIL import Image
 from torch import nn
 
@@ -18,7 +19,8 @@ from image_utils import (
     round_to_8_bits,
     to_batch,
 )
-from visualizers import FoolingImage
+from model_utils import load_model
+from visualizers import FoolingImage, fooling_image
 from visualizers.fooling_image import unit_length
 
 TARGETS = (6, 120, 487, 950)  # stingray, fiddler crab, mobile phone, orange
@@ -219,6 +221,19 @@ def test_tensors_cuda(tiny_model, valid):
     image, _ = make(X, 3, tiny_model.cuda(), max_iter=3, valid=valid)
     assert image.device == X.device
     torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("valid", [False, True])
+def test_replayed_steps_are_the_same_to_the_bit(batch, valid, monkeypatch):
+    model = load_model(weights="bundled", device="cuda")
+
+    def fool():
+        image, reports = make(batch[0][:1], 6, model, learning_rate=0.01, max_iter=25, valid=valid)
+        return image.tolist(), [each.score for each in reports]
+
+    replayed, plain = replayed_and_not(monkeypatch, fooling_image, fool)
+    assert len(plain[1]) == 25 and replayed == plain
 
 
 # --- Bad arguments ---

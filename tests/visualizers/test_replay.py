@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import replayed_and_not
 from torch import nn
 from torchvision import models
 
@@ -129,13 +130,15 @@ def test_what_waits_for_the_gpu_is_not_recorded_and_leaves_its_random_numbers_al
 def test_class_visualization_is_the_same_to_the_bit(targets, monkeypatch):
     torch.manual_seed(0)
     model = models.squeezenet1_1(num_classes=5).cuda().eval()
-    found = []
-    for _ in range(2):
+
+    def visualize():
         told = []
-        setting = {"num_iterations": 5, "seed": 1, "callback": told.append}
-        images = ClassVisualization().visualize_classes(targets, model, **setting)
-        found.append((images, torch.stack([each.score for each in told])))
-        monkeypatch.setattr(class_visualization, "replayed", lambda evaluate, *_: evaluate)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        images = ClassVisualization().visualize_classes(
+            targets, model, num_iterations=5, seed=1, callback=told.append
+        )
+        return images.tolist(), torch.stack([each.score for each in told]).tolist()
+
+    replayed, plain = replayed_and_not(monkeypatch, class_visualization, visualize)
+    assert replayed == plain
     with pytest.raises(ValueError, match=r"target_y .*got 9"):
-        ClassVisualization().visualize_classes([9], model, **setting)
+        ClassVisualization().visualize_classes([9], model)

@@ -16,6 +16,7 @@ from figure_utils import HEADING_BAND, LABEL_BAND, TITLE_BAND
 from image_utils import to_batch
 from model_utils import load_model
 from visualizers import SaliencyMap
+from visualizers.evaluation import copied
 
 
 def compute(X, y, model) -> torch.Tensor:
@@ -110,16 +111,28 @@ def test_types_of_photos_and_labels(tiny_model, tiny_batch):
 @pytest.mark.gpu
 def test_labels_and_photos_on_another_device_than_the_network(bundled_model, batch):
     X, y = batch
-    expected = compute(X, y, bundled_model)
     on_gpu = load_model(weights="bundled", device="cuda")
+    exact = compute(X.double(), y, copied(bundled_model).double())
+    error = (compute(X, y, bundled_model) - exact).abs().quantile(0.9)
     for photos, labels, model in (
         (X.cuda(), y, on_gpu),
         (X, y.cuda(), on_gpu),
         (X.cuda(), y.cuda(), bundled_model),
     ):
         maps = compute(photos, labels, model)
-        assert (maps.cpu() - expected).abs().max() < 0.005 * expected.max()
-    assert compute(X, y.cuda(), on_gpu).device == X.device
+        assert maps.device == photos.device
+        # Single pixels differ by more, where a ReLU's input is so near to 0 that its sign is rounding
+        assert (maps.cpu() - exact).abs().quantile(0.9) < 10 * error
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_as_a_cpu_does_and_the_same_each_time(bundled_model, batch):
+    X, y = batch
+    double = copied(bundled_model).double()
+    expected = compute(X.double(), y, double)
+    torch.testing.assert_close(compute(X.double(), y, double.cuda()), expected)
+    on_gpu = load_model(weights="bundled", device="cuda")
+    assert torch.equal(compute(X.cuda(), y, on_gpu), compute(X.cuda(), y, on_gpu))
 
 
 def test_a_score_that_hardly_depends_on_the_photo_gives_zeros(tiny_batch):
