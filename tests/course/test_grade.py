@@ -53,8 +53,9 @@ def test_grader_from_zip_to_results(tmp_path, hidden, capsys):
     assert "Traceback" not in errors
     with (tmp_path / "points.csv").open() as file:
         table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
-    # 3 for each loss; what prints costs no other item
-    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, 74]
+    # Saliency maps, Gram matrix, style loss and feature inversion; what prints costs no other item
+    right = 10 + 3 + 3 + 2
+    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, right]
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
     assert output.count("total") == 2 and "prints '1'" in output
