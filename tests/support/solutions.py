@@ -314,7 +314,8 @@ class WarmServer(server.Server):
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(server.STARTING)
         with theirs:
-            self._process = warm.Program(server.__file__, 0, stdin=theirs)
+            env = {**os.environ, **server.ALIKE}
+            self._process = warm.Program(server.__file__, 0, stdin=theirs, env=env)
 
 
 SERVER = check.SERVER = WarmServer()
