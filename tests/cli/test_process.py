@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT, SMALL, assert_one_line_error, script
 
 from cli.process import advice
@@ -63,19 +64,14 @@ def test_an_interrupted_command_leaves_nothing_behind(command, number, tmp_path)
     script, *options = command.split()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, ROOT / script, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(scratch)},
-    )
-    while not any(scratch.glob("*/*")) and process.poll() is None:
+    settings = {**os.environ, "TMPDIR": str(scratch)}
+    process = warm.Program(ROOT / script, *options, cwd=tmp_path, env=settings)
+    while not any(scratch.glob("*/*")) and not process.ended():
         time.sleep(0.05)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     told = f"{Path(script).name}: error: interrupted\n" if number == signal.SIGINT else ""
-    assert (*process.communicate(timeout=300), process.returncode) == ("", told, 128 + number)
+    ended = process.wait()
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("", told, 128 + number)
     assert [path for path in tmp_path.rglob("*") if path != scratch] == []
 
 
@@ -314,7 +310,7 @@ def test_ipython_goes_on(ending):
 def test_a_real_script_under_a_profiler(tmp_path):
     options = ["--arch", SMALL, "--weights", "none", "--num", "1", "--steps", "1", "--quiet"]
     command = ["-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *options, "--out", "."]
-    result = python(*command, cwd=tmp_path)
+    result = warm.run(*command, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     functions = pstats.Stats(str(tmp_path / "profile")).stats
     assert any("compute_saliency_maps" in function for *_, function in functions)
@@ -375,8 +371,6 @@ def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
 def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
     gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
     program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert_one_line_error(result, "working directory", "no longer exists")
     assert list(tmp_path.iterdir()) == []

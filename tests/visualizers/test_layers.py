@@ -17,11 +17,9 @@ from visualizers.layers import find_layer
     [
         ("squeezenet1_0", "features.12"),
         ("resnet18", "layer4"),
-        ("vgg11", "features"),
         ("googlenet", "inception5b"),
         ("mobilenet_v3_small", "features"),
         ("densenet121", "features"),
-        ("swin_t", "norm"),
     ],
 )
 def test_layer_default(arch, name, batch):
