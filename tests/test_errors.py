@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,13 @@ def test_names_are_quoted_on_one_line():
 )
 def test_causes_are_one_line(error, message):
     assert cause(error) == message and issubclass(InputError, ValueError)
+
+
+def test_numpy_s_advice_to_run_a_text_is_not_passed_on(tmp_path):
+    (tmp_path / "photos.npz").write_text("hello")
+    with pytest.raises(ValueError, match="pickle") as caught:
+        np.load(tmp_path / "photos.npz")
+    assert cause(caught.value) == "it holds no arrays"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 programs.
 """
 
+import errno
 import os
 import pstats
 import signal
@@ -15,6 +16,7 @@ import warm
 from helpers import ROOT, SMALL, assert_one_line_error, script
 
 from cli.process import advice
+from collect_submission import zip_files
 from errors import InputError
 
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -71,6 +73,22 @@ def test_an_interrupted_command_leaves_nothing_behind(command, number, tmp_path)
     ended = process.wait()
     assert (ended.stdout, ended.stderr, ended.returncode) == ("", told, 128 + number)
     assert [path for path in tmp_path.rglob("*") if path != scratch] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are those of POSIX")
+@pytest.mark.parametrize("command", ["course/grade.py submission.zip", "collect_submission.py"])
+def test_where_nothing_can_be_unpacked_it_is_one_line(command, tmp_path):
+    """A limit on files does what a full disk does."""
+    archive = zip_files({"style_utils.py": bytes(9000)})
+    (tmp_path / "submission.zip").write_bytes(archive)
+    script, *options = command.split()
+    line = f"ulimit -f 8; exec '{sys.executable}' '{ROOT / script}' {' '.join(options)}"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert (result.returncode, result.stdout) == (2, "") and "File too large" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["submission.zip"]
 
 
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
@@ -149,6 +167,9 @@ except InputError as error:
 
 def test_what_users_can_put_right_is_told_apart_from_a_defect():
     assert advice(InputError("two\n lines")) == "two lines"
+    for number in (errno.ENOSPC, errno.EMFILE, errno.EACCES):
+        error = OSError(number, os.strerror(number), "x")
+        assert advice(error) == f"{os.strerror(number)}: 'x'"
     assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
     assert advice(ImportError("x.so: failed to map segment from shared object")) == advice(
         MemoryError()

@@ -116,10 +116,11 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
         text=True,
         cwd=solution,
         env={**os.environ, "THIS_TEST": "1", "TMPDIR": str(scratch)},
+        start_new_session=True,
     )
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)
