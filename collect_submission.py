@@ -209,22 +209,20 @@ def check_imports(archive: bytes) -> None:
             f"{sys.executable} lacks {', '.join(missing)}; activate the environment first, or make "
             f".venv with `make`"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
-        command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
-        kwargs: dict[str, Any] = {
-            "cwd": folder,
-            "stdin": subprocess.DEVNULL,
-            "timeout": PATIENCE,
-            "encoding": "utf-8",
-        }
-        any_letter = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
-        try:
-            check = subprocess.run(command, capture_output=True, env=any_letter, **kwargs)
-        except subprocess.TimeoutExpired:
-            raise SubmissionError(
-                f"the imports take more than {PATIENCE} s: nothing should run at import"
-            ) from None
+    command = [sys.executable, "-B", "-c", UNPACKED_CHECK]
+    any_letter = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
+    kwargs: dict[str, Any] = {"env": any_letter, "encoding": "utf-8", "capture_output": True}
+    kwargs |= {"stdin": subprocess.DEVNULL, "timeout": PATIENCE}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
+            check = subprocess.run(command, cwd=folder, **kwargs)
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(
+            f"the imports take more than {PATIENCE} s: nothing should run at import"
+        ) from None
+    except OSError as error:  # usually a full disk
+        raise SubmissionError(f"cannot unpack the zip to try it: {error.strerror}") from error
     problems = check.stdout.splitlines()
     if check.returncode and not problems:
         problems = check.stderr.splitlines()[-1:] or [

@@ -15,7 +15,7 @@ from torch import nn
 
 import image_utils
 from adapters.preparation import Preparation
-from errors import InputError, cause, quoted
+from errors import InputError, cause, is_out_of_memory, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
@@ -147,7 +147,7 @@ def _first_features(x: torch.Tensor, cnn: nn.Module) -> list[torch.Tensor]:
     try:
         return extract_features(x, cnn)
     except (Exception, SystemExit) as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):  # not the network's fault
+        if is_out_of_memory(error):  # not the network's fault
             raise
         raise InputError(
             "the network's layers do not run one after the other, on a picture of "

@@ -183,6 +183,7 @@ def serve(number: int) -> None:
     """Fork a watcher for each request that comes, until whoever asks has gone."""
     for name in PRELOADED:
         importlib.import_module(name)
+    sys.modules["PIL.Image"].init()  # the formats' modules, too
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     with socket.socket(fileno=number) as connection:
         while True:

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from errors import InputError, cause
+from errors import InputError, cause, is_out_of_memory, quoted
 from files.atomic import unwinding_signals
 
 
@@ -38,15 +39,22 @@ def print_line(line: str) -> None:
         raise InputError(f"cannot write to standard output: {cause(error)}") from error
 
 
+# Of the machine, not of the work: the disk is full, too many files are open, a file is another's.
+LACKING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EMFILE, errno.ENFILE, errno.EACCES),
+)
+
+
 def advice(error: Exception) -> str | None:
     """Return the message about an error that the user can put right; None for a defect."""
     # Of the students' edition
     blank = isinstance(error, NotImplementedError) and str(error).startswith("Question ")
     if isinstance(error, InputError) or blank:
         return " ".join(str(error).split())
-    # The last one: of torch's own libraries, while they are loaded
-    phrases = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
-    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
+    if isinstance(error, OSError) and (error.errno in LACKING or "No usable temp" in str(error)):
+        return f"{cause(error)}: {quoted(error.filename)}" if error.filename else cause(error)
+    if is_out_of_memory(error):
         return "out of memory; smaller pictures, a smaller --chunk or --device cpu need less"
     return None
 
@@ -60,8 +68,10 @@ def command(parser: argparse.ArgumentParser) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: error: interrupted\n")
-    except InputError as error:
-        parser.error(str(error))
+    except (InputError, OSError) as error:
+        if message := advice(error):
+            parser.error(message)
+        raise
 
 
 def check_working_directory() -> None:

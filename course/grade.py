@@ -34,7 +34,7 @@ import check
 from checker.editions import recognised
 from checker.items import ASSIGNMENT, EDITIONS, HOMEWORK, UNASKED, Item, of_edition, place
 from cli.options import Parser, named_path
-from cli.process import command, print_line, show_any_letter
+from cli.process import advice, command, print_line, show_any_letter
 from course.make_starter import LARGEST_SEED, course_files, hidden_values
 from course.notebooks import submitted, thin_modules
 from errors import InputError, cause, quoted
@@ -184,6 +184,8 @@ def _write(files: dict[str, bytes], folder: Path) -> list[str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         except (OSError, ValueError) as error:
+            if advice(error):  # the machine's fault
+                raise
             notes.append(f"left out: {name!r} cannot be written: {cause(error)}")
     return notes
 

@@ -4,7 +4,6 @@ scripts.
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -21,7 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch  # noqa: E402
+import warm  # noqa: E402
 from helpers import HALF_WEIGHTS, NETWORKS, ROOT, course_folder  # noqa: E402
+from solutions import SERVER, write  # noqa: E402
 from torch import nn  # noqa: E402
 
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
@@ -38,6 +39,7 @@ os.environ["SQUEEZENET_WEIGHTS"] = "bundled"
 
 
 CHECKOUT = pytest.StashKey[dict[str, tuple[int, int]]]()
+WARM = pytest.StashKey[warm.Server]()
 
 
 def checkout() -> dict[str, tuple[int, int]]:
@@ -53,6 +55,8 @@ def checkout() -> dict[str, tuple[int, int]]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[CHECKOUT] = checkout()
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[WARM] = warm.Server()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -60,6 +64,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     started it.
     """
     if not hasattr(session.config, "workerinput"):
+        session.config.stash[WARM].close()
         changed = sorted(
             {name for name, _ in session.config.stash[CHECKOUT].items() ^ checkout().items()}
         )
@@ -79,8 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def items_can_be_started() -> None:
     """A command of the check's that has been called in this process has ended its server."""
-    if "check" in sys.modules:
-        sys.modules["check"].SERVER.open()
+    SERVER.open()
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +139,6 @@ def batch(photos):
 @pytest.fixture
 def solution(tmp_path) -> Path:
     """A copy of the solution, to be checked."""
-    from solutions import write
-
     from course.make_starter import course_files
 
     return write(course_files(ROOT), tmp_path)

@@ -2,29 +2,24 @@
 stops it.
 """
 
+import io
 import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import one_line
+from helpers import one_line, run_script
 from solutions import ITEMS, put
 
 import check
 from files.atomic import ROOT
 
 
-def run_check(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "check.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
 @pytest.mark.slow
 def test_the_solution_is_ok_everywhere(tmp_path):
-    result = run_check("--json", tmp_path / "outcomes.json", cwd=tmp_path)
+    result = run_script("check.py", "--json", tmp_path / "outcomes.json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert [line.split()[1:] for line in lines[:-1]] == [[name, "ok"] for name in ITEMS]
@@ -55,10 +50,10 @@ def test_options_that_cannot_be_are_one_line(arguments, message, tmp_path, monke
 @pytest.mark.slow
 def test_a_letter_that_the_console_lacks_is_shown_all_the_same(solution, monkeypatch):
     put(solution, "tv_loss", "raise ValueError('cat \u732b')")
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
-    result = run_check("--root", solution, "--only", "tv_loss")
-    assert (result.returncode, result.stderr) == (1, "")
-    assert "ValueError: cat \\u732b (style" in result.stdout
+    console = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, "cp1252"))  # a Western Windows'
+    assert check.main(["--root", str(solution), "--only", "tv_loss"]) == 1
+    assert b"ValueError: cat \\u732b (style" in console.getvalue()
 
 
 def test_missing_values_are_one_line(tmp_path):

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT, assert_one_line_error
 
 import collect_submission as collector
@@ -71,7 +72,7 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
     )
     for name in (*CLUTTER, *DOCUMENTS):
         write(project / name, "what 1 !")  # would not compile
-    result = collect(project)
+    result = warm.run(project / "collect_submission.py", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     code = sorted([*PACKED, own.name])
     with zipfile.ZipFile(project / collector.ARCHIVE) as archive:
@@ -89,14 +90,7 @@ import style_transfer
 own = "visualization/saliency_map.png"
 sys.exit(style_transfer.main(["--content", own, "--style", own, "--quiet"]))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path / "empty",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "CS7643_DATA": ""},
-    )
+    result = warm.run("-c", program, cwd=tmp_path / "empty", CS7643_DATA="")
     # What this project has not, its zip has not either: the data that style transfer is checked
     # against.
     assert_one_line_error(result, "data", "no such file")

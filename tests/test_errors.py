@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from errors import InputError, cause, quoted
+from errors import InputError, cause, is_out_of_memory, quoted
 
 
 def test_names_are_quoted_on_one_line():
@@ -22,3 +24,23 @@ def test_names_are_quoted_on_one_line():
 )
 def test_causes_are_one_line(error, message):
     assert cause(error) == message and issubclass(InputError, ValueError)
+
+
+def test_numpy_s_advice_to_run_a_text_is_not_passed_on(tmp_path):
+    (tmp_path / "photos.npz").write_text("hello")
+    with pytest.raises(ValueError, match="pickle") as caught:
+        np.load(tmp_path / "photos.npz")
+    assert cause(caught.value) == "it holds no arrays"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …"), True),
+        (RuntimeError("memory format option is only supported by strided tensors"), False),
+    ],
+)
+def test_exhausted_memory_is_told_from_a_fault_that_speaks_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+import warm
 from helpers import ROOT, pixels_of, tiles
 from PIL import Image
 
@@ -211,8 +210,8 @@ def test_a_matplotlibrc_of_the_user_changes_nothing(tmp_path, monkeypatch):
         "draw_rows([('x', [heat(np.eye(200))])], ['t'], 'h').save('rows.png')\n"
         "assert dict(matplotlib.rcParams) == before\n"
     )
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    anew = "import sys\nfor name in [n for n in sys.modules if n.startswith('matplotlib')]:\n    del sys.modules[name]\n"
+    result = warm.run("-c", anew + program, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     (tmp_path / "plain").mkdir()
     monkeypatch.chdir(tmp_path / "plain")

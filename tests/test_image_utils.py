@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from helpers import (
     CONTENT,
     ROOT,
@@ -817,9 +817,7 @@ for name in ("heic.jpg", "mif1.jpg", "avif.jpg"):
     except InputError as error:
         print(error)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     cannot, heif = (
         "cannot be read as an image:",
@@ -853,7 +851,7 @@ image = open_image({str(tmp_path / "photo.jpg")!r})
 print(*image.size, *image.getpixel((2000, 99)), *image.getpixel((4000, 4400)))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // (1 if sys.platform == "linux" else 1024))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = warm.run("-c", program)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     *values, kilobytes = map(int, result.stdout.split())
     assert values[:2] == [6000, 4500]

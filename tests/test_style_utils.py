@@ -312,16 +312,16 @@ def test_fast_rules_get_further_on_any_picture(bundled_model, pictures, optimize
 
 @pytest.fixture(scope="module", params=range(3), ids=["composition", "scream", "starry"])
 def by_rule(course, official, request):
-    """One of the course's presets by each rule; the first two at half the size."""
+    """One of the course's presets by each rule; the first two at a third of the size."""
     preset = presets()[request.param]
-    half = 1 if request.param == 2 else 2
+    part = 1 if request.param == 2 else 3
     return {
         rule: run(
             (preset.content, *preset.styles),
             official,
-            preset.image_size // half,
+            preset.image_size // part,
             name=preset.name,
-            style_size=preset.style_size // half,
+            style_size=preset.style_size // part,
             content_weight=preset.content_weight,
             style_weights=preset.style_weights,
             tv_weight=preset.tv_weight,

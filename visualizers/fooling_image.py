@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -74,10 +75,7 @@ class FoolingImage:
         with evaluation_mode(model, one_image=True):
             image = _check_image(X, model)
             label = torch.tensor([target], device=image.device)
-
-            def look(image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                return _look(image, label, model)
-
+            look: Callable[..., tuple[torch.Tensor, ...]] = partial(_look, model)
             for iteration in range(max_iter):
                 # The gradient is taken where the stop test looks: one forward pass serves both.
                 seen = (round_to_8_bits(image) if valid else image.detach()).requires_grad_()
@@ -105,7 +103,7 @@ class FoolingImage:
         with evaluation_mode(model, one_image=True), torch.no_grad():
             image = _check_image(X, model)
             label = torch.tensor([integer(target_y, "target_y")], device=image.device)
-            return bool(_look(image, label, model)[1])
+            return bool(_look(model, image, label)[1])
 
 
 def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
@@ -117,8 +115,8 @@ def _check_image(X: torch.Tensor, model: nn.Module) -> torch.Tensor:
 
 
 def _look(
-    image: torch.Tensor, label: torch.Tensor, model: nn.Module
+    model: nn.Module, image: torch.Tensor, label: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the score of an image's class (1,), and whether it is the highest of all, 0-dim."""
+    """Return the raw score of a class (1,) for an image, and whether it is the highest, 0-dim."""
     scores = evaluated(model, image)
     return labelled_scores(scores, label, "target_y")[0], scores.argmax() == label[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import within
-from solutions import RIGHT, put
+from solutions import RIGHT, WarmServer, put
 
 from checker import server
 
@@ -42,9 +42,9 @@ DONE = {"late": False, "status": 0, "reported": True}
 
 
 @pytest.fixture
-def run(solution):
+def run(solution, request):
     """Run the content loss with a body, in a server of its own; the server, and what was found."""
-    one = server.Server()
+    one = getattr(request, "param", server.Server)()
 
     def started(body: str) -> tuple[server.Server, dict]:
         put(solution, "content_loss", body)
@@ -64,18 +64,6 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_what_has_left_the_group_and_the_session_is_ended_with_the_item(run):
-    one, end = run(f"{DAEMON}\n{RIGHT['content_loss']}")
-    assert end == DONE
-    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
-
-
-def test_an_item_dies_with_its_watcher(run):
-    one, end = run("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
-    assert end == {"late": False, "status": None, "reported": False}
-    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
-
-
 def test_what_outlives_the_watcher_is_ended_with_the_server(run):
     one, end = run(f"{DAEMON}\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")
     assert end == {"late": False, "status": None, "reported": False}
@@ -86,13 +74,14 @@ def test_what_outlives_the_watcher_is_ended_with_the_server(run):
         one.run((), 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_server_that_a_solution_stops_or_ends_costs_no_other_item(run, number):
-    one, end = run(f"{SERVER}os.kill(server, {number:d})\n{RIGHT['content_loss']}")
-    assert end == DONE
-    before = one._process.pid
-    assert run(RIGHT["content_loss"])[1] == DONE
-    assert (one._process.pid == before) == (number == signal.SIGSTOP)
+@pytest.mark.parametrize("run", [WarmServer], indirect=True)
+def test_a_server_that_a_solution_stops_or_ends_costs_no_other_item(run):
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        one, end = run(f"{SERVER}os.kill(server, {number:d})\n{RIGHT['content_loss']}")
+        assert end == DONE
+        before = one._process.pid
+        assert run(RIGHT["content_loss"])[1] == DONE
+        assert (one._process.pid == before) == (number == signal.SIGSTOP)
 
 
 def test_a_server_that_is_stopped_again_and_again_is_replaced(run):
@@ -105,8 +94,14 @@ def test_a_server_that_is_stopped_again_and_again_is_replaced(run):
     assert one._process.pid != before
 
 
-def test_items_end_when_whoever_asked_has_gone(run, solution):
-    one, _ = run("pass")
+def test_what_an_item_has_started_ends_with_it_and_items_with_whoever_asked(run, solution):
+    """Also what has left its group and its session."""
+    one, end = run(f"{DAEMON}\n{RIGHT['content_loss']}")
+    assert end == DONE
+    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
+    _, end = run("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(1000)")  # its watcher
+    assert end == {"late": False, "status": None, "reported": False}
+    assert soon(lambda: server._marked(one._mark) == [one._process.pid])
     put(solution, "content_loss", "import time\ntime.sleep(1000)")
     reader, writer = os.pipe()
     arguments = ["content_loss", "assignment", str(solution), str(solution), 600, {}]

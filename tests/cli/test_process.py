@@ -2,6 +2,7 @@
 programs.
 """
 
+import errno
 import os
 import pstats
 import signal
@@ -11,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT, SMALL, assert_one_line_error, script
 
 from cli.process import advice
+from collect_submission import zip_files
 from errors import InputError
 
 IMPORTS = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -61,20 +64,31 @@ def test_an_interrupted_command_leaves_nothing_behind(command, number, tmp_path)
     script, *options = command.split()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, ROOT / script, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(scratch)},
-    )
-    while not any(scratch.glob("*/*")) and process.poll() is None:
+    settings = {**os.environ, "TMPDIR": str(scratch)}
+    process = warm.Program(ROOT / script, *options, cwd=tmp_path, env=settings)
+    while not any(scratch.glob("*/*")) and not process.ended():
         time.sleep(0.05)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     told = f"{Path(script).name}: error: interrupted\n" if number == signal.SIGINT else ""
-    assert (*process.communicate(timeout=300), process.returncode) == ("", told, 128 + number)
+    ended = process.wait()
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("", told, 128 + number)
     assert [path for path in tmp_path.rglob("*") if path != scratch] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits are those of POSIX")
+@pytest.mark.parametrize("command", ["course/grade.py submission.zip", "collect_submission.py"])
+def test_where_nothing_can_be_unpacked_it_is_one_line(command, tmp_path):
+    """A limit on files does what a full disk does."""
+    archive = zip_files({"style_utils.py": bytes(9000)})
+    (tmp_path / "submission.zip").write_bytes(archive)
+    script, *options = command.split()
+    line = f"ulimit -f 8; exec '{sys.executable}' '{ROOT / script}' {' '.join(options)}"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert (result.returncode, result.stdout) == (2, "") and "File too large" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["submission.zip"]
 
 
 def test_a_line_that_nobody_reads_is_no_reason_to_stop(tmp_path):
@@ -153,6 +167,9 @@ except InputError as error:
 
 def test_what_users_can_put_right_is_told_apart_from_a_defect():
     assert advice(InputError("two\n lines")) == "two lines"
+    for number in (errno.ENOSPC, errno.EMFILE, errno.EACCES):
+        error = OSError(number, os.strerror(number), "x")
+        assert advice(error) == f"{os.strerror(number)}: 'x'"
     assert advice(MemoryError()) == advice(RuntimeError("CUDA out of memory. Tried …"))
     assert advice(ImportError("x.so: failed to map segment from shared object")) == advice(
         MemoryError()
@@ -293,7 +310,7 @@ def test_ipython_goes_on(ending):
 def test_a_real_script_under_a_profiler(tmp_path):
     options = ["--arch", SMALL, "--weights", "none", "--num", "1", "--steps", "1", "--quiet"]
     command = ["-m", "cProfile", "-o", "profile", ROOT / "saliency_map.py", *options, "--out", "."]
-    result = python(*command, cwd=tmp_path)
+    result = warm.run(*command, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     functions = pstats.Stats(str(tmp_path / "profile")).stats
     assert any("compute_saliency_maps" in function for *_, function in functions)
@@ -354,8 +371,6 @@ def test_on_a_mac_the_cpu_computes_what_apple_s_gpu_lacks(system, own, then):
 def test_a_working_directory_that_no_longer_exists_is_one_line(tmp_path):
     gone = f"import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); sys.path[:0] = [{str(ROOT)!r}]"
     program = f"{gone}; import saliency_map; sys.exit(saliency_map.main(['--out', {str(tmp_path / 'out')!r}]))"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert_one_line_error(result, "working directory", "no longer exists")
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,13 @@
 """A run: an error is one line, a defect keeps its traceback, and torch comes after the options."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import run_script, script
+from helpers import ROOT, script
 
 from errors import InputError
 
@@ -73,9 +75,8 @@ def test_notices_and_quiet(tmp_path, caplog):
 
 def test_nothing_heavy_is_imported_before_the_options_are_read(tmp_path):
     for arguments, status in ((["--help"], 0), (["--num", "x"], 2)):
-        result = run_script(
-            "saliency_map.py", *arguments, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1"
-        )
+        command = [sys.executable, "-X", "importtime", ROOT / "saliency_map.py", *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         imported = {
             line.rpartition("|")[2].strip()
             for line in result.stderr.splitlines()

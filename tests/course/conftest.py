@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import warm
 from filelock import FileLock
 from solutions import write
 
-from course.make_starter import hidden_values, starter_files
+from course.make_starter import starter_files
 from files.atomic import ROOT
 
 
@@ -30,5 +31,11 @@ def hidden(tmp_path_factory) -> Path:
     path = shared / "hidden.npz"
     with FileLock(shared / "hidden.lock"):
         if not path.is_file():
-            path.write_bytes(hidden_values(7))
+            folders = [str(ROOT), str(ROOT / "tests/support")]
+            program = (
+                f"import sys; sys.path[:0] = {folders}; import solutions; from course import hidden"
+            )
+            program += "; sys.exit(hidden.main(sys.argv[1:]))"
+            done = warm.run("-c", program, "--seed", 7, "--out", path)
+            assert done.returncode == 0, done.stderr
     return path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from solutions import ITEMS, archive, expected, put, run
+from solutions import ITEMS, archive, expected, put
 
 import check
 from checker import server
@@ -26,8 +26,12 @@ from files.atomic import ROOT
 
 
 @pytest.mark.slow
-def test_grader_from_zip_to_results(tmp_path, hidden):
-    code = {name: content for name, content in course_files(ROOT).items() if name.endswith(".py")}
+def test_grader_from_zip_to_results(tmp_path, hidden, capsys):
+    code = {
+        name: content
+        for name, content in course_files(ROOT).items()
+        if name.startswith("style_modules/") or name == "visualizers/saliency_map.py"
+    }
     wrong = code | {
         # Not theirs: the course's own is put in its place.
         "check.py": b"raise SystemExit",
@@ -43,43 +47,47 @@ def test_grader_from_zip_to_results(tmp_path, hidden):
     wrong = archive({f"own/{name}": text for name, text in wrong.items()}, tmp_path / "wrong.zip")
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"PK no zip")
-    command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
     outputs = ["--csv", tmp_path / "points.csv", "--feedback", tmp_path / "told"]
-    result = run(*command, broken, wrong, *outputs, cwd=tmp_path)
-    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert graded("--values", hidden, broken, wrong, *outputs) == 2
+    output, errors = capsys.readouterr()
+    assert "Traceback" not in errors
     with (tmp_path / "points.csv").open() as file:
         table = {Path(row["submission"]).name: row for row in csv.DictReader(file)}
-    # 3 for each loss; what prints costs no other item
-    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, 74]
+    # Saliency maps, Gram matrix, style loss and feature inversion; what prints costs no other item
+    right = 10 + 3 + 3 + 2
+    assert [float(table[name]["total"]) for name in ("broken.zip", "wrong.zip")] == [0, right]
     assert (table["wrong.zip"]["tv_loss"], table["wrong.zip"]["content_loss"]) == ("0", "0")
     assert "zip" in table["broken.zip"]["error"] and not table["wrong.zip"]["error"]
-    assert result.stdout.count("total") == 2 and "prints '1'" in result.stdout
+    assert output.count("total") == 2 and "prints '1'" in output
     told = "".join(f"{path.read_text()}\n" for path in sorted((tmp_path / "told").iterdir()))
-    assert sorted(told.splitlines()) == sorted(result.stdout.splitlines())
+    assert sorted(told.splitlines()) == sorted(output.splitlines())
+
+
+def graded(*arguments: object) -> int:
+    return grade.main([*map(str, arguments)])
 
 
 @pytest.mark.slow
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path, hidden):
-    (tmp_path / "broken.zip").write_bytes(b"PK no zip")
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, hidden, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.zip").write_bytes(b"PK no zip")
     for option in ("--json", "--csv"):
-        command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
-        result = run(*command, "broken.zip", option, tmp_path, cwd=tmp_path)
-        assert (result.returncode, result.stderr.count("error:")) == (2, 1), result.stderr
-        assert "cannot write" in result.stderr and "Traceback" not in result.stderr
+        with pytest.raises(SystemExit, match="2"):
+            graded("--values", hidden, "broken.zip", option, tmp_path)
+        output, errors = capsys.readouterr()
+        assert errors.count("error:") == 1 and "cannot write" in errors
         # a table is begun before anything is graded
-        assert ("broken.zip" in result.stdout) == (option == "--json")
+        assert ("broken.zip" in output) == (option == "--json")
         assert [path.name for path in tmp_path.iterdir()] == ["broken.zip"]
 
 
 @pytest.mark.slow
 def test_a_name_that_the_console_lacks_is_shown_all_the_same(tmp_path, monkeypatch, hidden):
     (tmp_path / "cat \u732b.zip").write_bytes(b"PK no zip")
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # of a Western Windows
-    command = [sys.executable, ROOT / "course/grade.py", "--values", hidden]
-    result = run(*command, "cat \u732b.zip", cwd=tmp_path)
-    assert result.returncode == 2 and result.stderr == "" and "cat \\u732b.zip" in result.stdout, (
-        result.stderr
-    )
+    console = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, "cp1252"))  # a Western Windows'
+    assert graded("--values", hidden, tmp_path / "cat \u732b.zip") == 2
+    assert b"cat \\u732b.zip" in console.getvalue()
 
 
 @pytest.mark.slow
@@ -109,10 +117,11 @@ def test_a_signal_leaves_nothing_behind(command, number, status, solution, tmp_p
         text=True,
         cwd=solution,
         env={**os.environ, "THIS_TEST": "1", "TMPDIR": str(scratch)},
+        start_new_session=True,
     )
     while not started.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal does
     output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (status, "") and "Traceback" not in errors, errors
     assert errors.endswith("error: interrupted\n") == (number == signal.SIGINT)

@@ -4,17 +4,17 @@ import datetime
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT
 
 from check import check_edition
 from checker.items import HOMEWORK, of_edition
 from collect_submission import zip_files
+from course import grade
 from course.make_starter import starter_files
 from course.notebooks import NETWORK, STYLE, blank, homework_files, submitted
 from report.pages import Report
@@ -95,12 +95,6 @@ def answered(path: Path, answers: dict[str, str]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def run(folder: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True
-    )
-
-
 def test_every_answer_is_cut_out_of_the_notebooks_and_nothing_else_of_the_homework():
     files = homework_files(ROOT)
     asked = [
@@ -147,13 +141,13 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden):
+def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden, capsys):
     """Each question written and checked; the PDFs; the zip, at full points."""
     home = tmp_path / "home"
     zipfile.ZipFile(io.BytesIO(zip_files(starter_files(ROOT) | homework_files(ROOT)))).extractall(
         home
     )
-    assert "9 items: 9 missing" in run(home, "check.py", "--edition", "homework").stdout
+    assert "9 items: 9 missing" in warm.run("check.py", "--edition", "homework", cwd=home).stdout
     written = {}
     for item in of_edition(HOMEWORK):
         function = {"saliency_map": "compute_saliency_maps", "fooling_image": "make_fool_image"}
@@ -167,17 +161,23 @@ def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden):
         assert (outcome.question, outcome.status) == (item.editions[HOMEWORK][0], "ok"), outcome
     assert written == ANSWERS
     (home / "problem_set.pdf").write_bytes(pdf_with_a_page())
-    result = run(home, "writeup.py", "--notebooks", "problem_set.pdf")
+    result = warm.run("writeup.py", "--notebooks", "problem_set.pdf", cwd=home)
     assert result.returncode == 0 and (home / "homework.pdf").is_file(), result.stderr
-    result = run(home, "collect_submission.py")
+    result = warm.run("collect_submission.py", cwd=home)
     assert result.returncode == 0 and result.stderr.count("not all cells have been run") == 2
     submission = home / "assignment_3_submission.zip"
     assert {
         *(NETWORK, NETWORK.replace(".ipynb", ".pdf"), STYLE.replace(".ipynb", ".pdf")),
         *("notebooks/cs231n/__init__.py", "data/reference_values.npz"),
     } <= set(zipfile.ZipFile(submission).namelist())
-    graded = run(ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", submission)
-    assert re.search(r"total +50 / 50", graded.stdout), graded.stdout
+    assert re.search(r"total +50 / 50", graded(submission, hidden, capsys))
+
+
+def graded(submission: Path, hidden: Path, capsys) -> str:
+    """What the grader prints."""
+    options = ["--values", str(hidden), "--edition", "homework"]
+    assert grade.main([*options, str(submission)]) == 0
+    return capsys.readouterr().out
 
 
 def pdf_with_a_page() -> bytes:
@@ -186,7 +186,7 @@ def pdf_with_a_page() -> bytes:
 
 
 @pytest.mark.slow
-def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path, hidden):
+def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path, hidden, capsys):
     wrong = ANSWERS | {
         "tv_loss": "return tv_weight * img.abs().sum()",
         "gram_matrix": "raise ValueError(1)",
@@ -195,10 +195,8 @@ def test_a_wrong_answer_in_a_notebook_loses_its_points_alone(tmp_path, hidden):
         (tmp_path / "own" / Path(name).name).parent.mkdir(exist_ok=True)
         (tmp_path / "own" / Path(name).name).write_bytes(homework_files(ROOT)[name])
         answered(tmp_path / "own" / Path(name).name, wrong)
-    graded = run(
-        ROOT, "course/grade.py", "--values", hidden, "--edition", "homework", tmp_path / "own"
-    ).stdout
-    assert " 0 / 10" not in graded, graded
-    lost = [line for line in graded.splitlines() if " 0 / " in line]
-    assert "Gram matrix" in lost[0] and "StyleTransfer-Pytorch.ipynb cell" in lost[0], graded
-    assert "Total variation" in graded and "Update rule of style transfer     6 / 6 " in graded
+    table = graded(tmp_path / "own", hidden, capsys)
+    assert " 0 / 10" not in table, table
+    lost = [line for line in table.splitlines() if " 0 / " in line]
+    assert "Gram matrix" in lost[0] and "StyleTransfer-Pytorch.ipynb cell" in lost[0], table
+    assert "Total variation" in table and "Update rule of style transfer     6 / 6 " in table

@@ -1,14 +1,12 @@
 """The house: who imports whom, and what can be taken out of it."""
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from helpers import ROOT
 
 LAYERS = (
@@ -183,15 +181,7 @@ ours = {Path(m.__file__).name for m in sys.modules.values() if getattr(m, "__fil
         and Path(m.__file__).parent == Path.cwd()}
 print(sorted(ours))
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     *refused, ours = result.stdout.splitlines()
     assert len(refused) == 2 and all("figure_utils.py and files/" in line for line in refused)

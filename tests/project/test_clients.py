@@ -2,15 +2,13 @@
 modules.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
 
 import nbformat
 import numpy as np
 import pytest
+import warm
 from helpers import ROOT
 from nbclient import NotebookClient
 from PIL import Image
@@ -156,15 +154,10 @@ def modules(tmp_path_factory):
     return folder
 
 
-def run(program, folder, **environment):
-    variables = {key: value for key, value in os.environ.items() if key != "CS7643_DATA"}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=variables | environment,
-    )
+def run(program, folder):
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("CS7643_DATA", raising=False)
+        return warm.run("-c", program, cwd=folder)
 
 
 def pictures(folder):

@@ -6,12 +6,11 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from helpers import ROOT
 from PIL import Image
 
@@ -118,7 +117,7 @@ def holiday(tmp_path_factory, photos):
 @pytest.mark.parametrize("command", RUN_HERE)
 def test_commands_run(command, holiday, monkeypatch):
     """As they stand, in a folder with the files that they name; where the figures go is added, and
-    that Captum takes few steps.
+    that Captum takes few steps and the pictures are small.
     """
     *settings, rest = re.match(r"((?:\w+=\S+ )*)(.*)", command).groups()
     for setting in " ".join(settings).split():
@@ -128,6 +127,8 @@ def test_commands_run(command, holiday, monkeypatch):
     monkeypatch.chdir(holiday)
     if script in ("saliency_map.py", "gradcam.py") and "--steps" not in arguments:
         arguments += ["--steps", "2"]
+    if script != "class_visualization.py" and not {"--size", "--image-size"} & {*arguments}:
+        arguments += ["--image-size" if script == "style_transfer.py" else "--size", "112"]
     if "--out" not in arguments:
         arguments += ["--out", str(holiday / "out")]
     assert importlib.import_module(Path(script).stem).main(arguments) == 0
@@ -176,7 +177,7 @@ def test_benchmarks_start(tmp_path):
     """
     assert (ROOT / "benchmarks/requirements.txt").is_file()
     options = ["--only", "no technique", "--output", tmp_path / "RESULTS.md"]
-    subprocess.run([sys.executable, ROOT / "benchmarks/run.py", *options], check=True, timeout=300)
+    assert warm.run(ROOT / "benchmarks/run.py", *options).returncode == 0
     assert "torch" in (tmp_path / "RESULTS.md").read_text()
 
 
@@ -199,9 +200,7 @@ def test_the_readmes_options_of_other_commands_are_in_their_help():
         ("data_utils.py", ["--from"]),
         ("collect_submission.py", ["--code-only"]),
     ):
-        shown = subprocess.run(
-            [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, timeout=300
-        )
+        shown = warm.run(ROOT / script, "--help")
         assert all(option in shown.stdout for option in options)
 
 

@@ -100,7 +100,7 @@ FRAGMENTS += ["**", "~~", "--", "\0", "\t", "\u00ad", "\uf8f0", "  \n"]
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
 def test_any_markdown_can_be_set(text):
     report = Report("Title", DAY)

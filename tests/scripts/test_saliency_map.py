@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from helpers import ROOT, hangs, quick, serving
 from PIL import Image
 
@@ -86,6 +87,8 @@ def test_memory_and_open_files_stay_few_for_many_photos(tmp_path):
         (tmp_path / "photos" / f"{i:02}.jpg").symlink_to(officer)
     program = f"""
 import resource, sys
+for name in [name for name in sys.modules if name.startswith(("captum", "matplotlib"))]:
+    del sys.modules[name]
 sys.path.insert(0, {str(ROOT)!r})
 import saliency_map
 from cli.pages import Dataset, figure_saver, maps_file
@@ -106,9 +109,7 @@ for num in ("20", "20", "80"):
     resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
 print(used[2] - used[1], "captum" in sys.modules, "matplotlib.pyplot" in sys.modules)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = warm.run("-c", program, cwd=tmp_path)
     assert result.returncode == 0 and not result.stderr, result.stderr
     kilobytes, captum, pyplot = result.stdout.split()
     assert int(kilobytes) < 30_000 and captum == pyplot == "False"
@@ -183,6 +184,8 @@ def test_hostile_surroundings(tmp_path, photo):
                 "out ü",
                 "--steps",
                 "1",
+                "--size",
+                "64",
                 "--weights",
                 "auto",
             ],
@@ -203,7 +206,7 @@ def test_hostile_surroundings(tmp_path, photo):
 
 
 @pytest.mark.slow
-def test_the_caller_s_matplotlib_and_environment_are_left_alone(tmp_path):
+def test_the_caller_s_matplotlib_and_environment_are_left_alone(tmp_path, monkeypatch):
     """In a process that has pyplot, a backend and a figure open."""
     program = f"""
 import os, sys
@@ -224,14 +227,8 @@ assert "MPLBACKEND" not in os.environ
 names = ("environment", "backend", "settings", "figures", "figure", "axes")
 print([name for name, a, b in zip(names, before, after) if a != b], len(plt.gca().lines))
 """
-    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    result = subprocess.run(
-        [sys.executable, "-c", program, INVERSION],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    result = warm.run("-c", program, INVERSION, cwd=tmp_path)
     assert result.returncode == 0 and result.stdout.splitlines()[-1] == "[] 1", result.stderr
     assert len(list((tmp_path / "out").iterdir())) == 7
 
@@ -251,21 +248,14 @@ def test_interrupted_in_the_midst_of_the_work(tmp_path, photo):
     for i in range(40):
         (tmp_path / f"{i}.png").symlink_to(photo)
     options = ["--images", ".", "--chunk", "1", "--steps", "1", "--out", "out"]
-    run = subprocess.Popen(
-        [sys.executable, ROOT / "saliency_map.py", *options],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # a shell may have had this process ignore the interruption
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    while run.poll() is None and not (tmp_path / "out" / "saliency_map.png").exists():
+    run = warm.Program(ROOT / "saliency_map.py", *options, cwd=tmp_path)
+    while not run.ended() and not (tmp_path / "out" / "saliency_map.png").exists():
         time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    assert run.communicate() == ("", "saliency_map.py: error: interrupted\n")
+    os.kill(run.pid, signal.SIGINT)
+    result = run.wait()
+    assert (result.stdout, result.stderr) == ("", "saliency_map.py: error: interrupted\n")
     written = [p.name for p in (tmp_path / "out").iterdir()]
-    assert run.returncode == 130 and "saliency_map.png" in written
+    assert result.returncode == 130 and "saliency_map.png" in written
     assert not any(name.startswith(".") for name in written)
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as figure:

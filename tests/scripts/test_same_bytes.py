@@ -55,7 +55,7 @@ RUNS = {
         ["style_transfer", "inverted_features", "style_losses"],  # and the presets' own
     ),
     "sanity_checks": (
-        [*ONE, "--seeds", "2", "--arch", "own.py:network", "--labels", "guess"],
+        [*ONE, "--seeds", "2", "--arch", "own.py:network", "--labels", "guess", "--size", "64"],
         "",
         2,  # and of how the photos are prepared
         ["faithfulness", "sanity_curves", "sanity_randomization"],

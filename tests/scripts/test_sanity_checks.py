@@ -36,6 +36,7 @@ def records(path: Path) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_the_script_writes_figures_and_tables(tmp_path):
     options = ["--num", "1", "--steps", "1", "--seeds", "1", "--deletion-baseline", "zero"]
+    options += ["--size", "112"]
     assert sanity_checks.main([*options, "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FIGURES, *TABLES])
     for name in FIGURES:

@@ -5,7 +5,6 @@ import concurrent.futures
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 from torch import nn
 
@@ -87,17 +87,10 @@ def within(seconds: float, work: Callable, *arguments):
 
 
 def run_script(
-    name: str, *arguments: str, cwd: Path | None = None, timeout: float = 300, **environment
-):
+    name: str, *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment
+) -> subprocess.CompletedProcess:
     """Run a root script as a user does; returns the completed process with text output."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **environment},
-    )
+    return warm.run(ROOT / name, *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
 def assert_one_line_error(result: subprocess.CompletedProcess, *message: str) -> None:

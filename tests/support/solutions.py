@@ -7,10 +7,15 @@ over photos, NumPy at the end, contiguous layout, PIL's resizing.
 
 import functools
 import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
+import warm
+
 import check
+from checker import server
 from collect_submission import zip_files
 from course.make_starter import replace_body
 
@@ -302,6 +307,18 @@ BY_ITEM = {
 WRONG = [(item, *mistake) for item, mistakes in BY_ITEM.items() for mistake in mistakes]
 
 
+class WarmServer(server.Server):
+    """The check's server, forked from a Python that has imported torch."""
+
+    def _begin_server(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(server.STARTING)
+        with theirs:
+            env = {**os.environ, **server.ALIKE}
+            self._process = warm.Program(server.__file__, 0, stdin=theirs, env=env)
+
+
+SERVER = check.SERVER = WarmServer()
 POINTS = {item.name: item.editions["assignment"][1] for item in check.ITEMS}
 
 
@@ -313,6 +330,8 @@ def write(files: dict[str, bytes], folder: Path) -> Path:
 
 
 def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    if command[0] == sys.executable:
+        return warm.run(*command[1:], cwd=cwd, **environment)
     return subprocess.run(
         list(map(str, command)),
         cwd=cwd,

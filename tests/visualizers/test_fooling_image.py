@@ -162,7 +162,7 @@ def test_real_network_course_task(real_model, course):
 @pytest.mark.parametrize("valid", [False, True])
 def test_real_network_photos(real_model, batch, valid, tmp_path):
     lengths = []
-    for X in batch[0].split(1):
+    for X in batch[0][:3].split(1):
         for target in TARGETS:
             image, reports = make(X, target, real_model, max_iter=30, valid=valid)
             assert real_model(image).argmax() == target, (reports[-1].iteration, target)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import GuidedBackprop, LayerGradCam
 from helpers import in_threads, network_state, same_state
-from networks import assert_close, small_network
+from networks import SIZE, assert_close, small_network, vit
 from PIL import Image
 from torch import nn
 
@@ -72,11 +72,13 @@ def test_captum_real_network(real_model, batch, layer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["resnet18", "vgg11"])
-def test_captum_other_networks(arch, batch):
+@pytest.mark.parametrize(("arch", "name"), [("resnet18", "layer4"), ("vgg11", "features")])
+def test_captum_other_networks(arch, name, batch):
     model = load_model(arch, "none", "cpu")
-    X, y = batch[0][:2], batch[1][:2]
-    check(model, X, y, default_layer(model, X[:1]).module)
+    X, y = batch[0][:2, :, ::2, ::2], batch[1][:2]
+    layer = default_layer(model, X[:1])
+    assert layer.name == name
+    check(model, X, y, layer.module)
 
 
 def test_captum_default_is_features_12(bundled_model, batch):
@@ -297,12 +299,11 @@ def test_relus_densenet_is_guided_everywhere(batch):
     assert off(captum_guided(Modules().eval(), X, y), ours) < 1e-5
 
 
-@pytest.mark.slow
-def test_relus_without_relu(batch):
-    model = load_model("vit_b_32", "none", "cpu")
+def test_relus_without_relu():
+    X, y, model = torch.zeros(1, 3, SIZE, SIZE), torch.tensor([1]), vit()
     for method in (GradCam().guided_backprop, GradCam().guided_grad_cam):
         with pytest.raises(ValueError, match="no ReLU"):
-            method(batch[0][:1], batch[1][:1], model)
+            method(X, y, model)
 
 
 # --- The network is left alone ---

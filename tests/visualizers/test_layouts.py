@@ -9,6 +9,8 @@ from helpers import network_state, same_state
 from networks import SIZE, swin, vit
 from PIL import Image
 from torch import nn
+from torchvision import models
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 from errors import InputError
 from model_utils import load_model
@@ -121,20 +123,34 @@ def test_pictures_that_are_not_square():
 
 # --- torchvision's networks ---
 
+# As vit_b_16, swin_t and swin_v2_t, with fewer channels; and maxvit_t.
+PATCHES = {"patch_size": [4, 4], "embed_dim": 12, "num_heads": [1, 2, 2, 4], "window_size": [7, 7]}
+TRANSFORMERS = {
+    "vit": lambda: vit(image_size=224, patch_size=16, num_layers=12),
+    "swin": lambda: models.SwinTransformer(**PATCHES, depths=[2, 2, 2, 2], num_classes=5),
+    "swin_v2": lambda: models.SwinTransformer(
+        **PATCHES,
+        depths=[2, 2, 2, 2],
+        num_classes=5,
+        block=SwinTransformerBlockV2,
+        downsample_layer=PatchMergingV2,
+    ),
+    "maxvit": lambda: load_model("maxvit_t", "none", "cpu"),
+}
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(
     ("arch", "name", "layout"),
     [
-        ("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 16, 1)),
-        ("swin_t", "norm", Layout("channels last")),
-        ("swin_v2_t", "norm", Layout("channels last")),
-        ("maxvit_t", "blocks.3", CHANNELS_FIRST),
+        ("vit", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 16, 1)),
+        ("swin", "norm", Layout("channels last")),
+        ("swin_v2", "norm", Layout("channels last")),
+        ("maxvit", "blocks.3", CHANNELS_FIRST),
     ],
 )
 def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch):
-    model = load_model(arch, "none", "cpu")
-    X = batch[0][:1]
+    torch.manual_seed(0)
+    model, X = TRANSFORMERS[arch]().eval(), batch[0][:1]
     y = model(X).argmax(dim=1)  # of a class with a low score, the map of random weights may be zero
     layer = default_layer(model, X)
     assert (layer.name, layer.layout) == (name, layout)

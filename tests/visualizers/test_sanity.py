@@ -450,17 +450,19 @@ def mean_areas(model, images, labels, method) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_grad_cam_and_integrated_gradients_name_pixels_that_count(real_model, batch, methods):
+def test_grad_cam_and_integrated_gradients_name_pixels_that_count(bundled_model, batch, methods):
     """Not by every measure: inserted by integrated gradients, these photos do no better than in a
     random order.
     """
-    random = mean_areas(real_model, *batch, sanity.random_order)
-    cam = mean_areas(real_model, *batch, methods["Grad-CAM"])
-    assert cam[1] > 1.5 * random[1]  # not by deletion, with one of the two sets of weights
-    assert mean_areas(real_model, *batch, methods["integrated gradients"])[0] < random[0]
+    random, cam, gradients = (
+        mean_areas(bundled_model, *batch, method)
+        for method in (sanity.random_order, methods["Grad-CAM"], methods["integrated gradients"])
+    )
+    assert cam[1] > 1.5 * random[1] and gradients[0] < random[0]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("real_model", ["torchvision"], indirect=True)
 def test_integrated_gradients_beat_a_random_order_on_the_course_s_photos(
     course, real_model, methods
 ):
@@ -474,26 +476,26 @@ def test_integrated_gradients_beat_a_random_order_on_the_course_s_photos(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")
-def test_the_methods_are_those_of_captum(real_model, batch, methods):
+def test_the_methods_are_those_of_captum(bundled_model, batch, methods):
     from captum.attr import GuidedBackprop, IntegratedGradients, Occlusion, Saliency
 
     X, y = batch[0][:2], batch[1][:2]
     windows = {"sliding_window_shapes": (3, 64, 64), "strides": (3, 54, 54)}
     expected = {
-        "saliency": Saliency(real_model)
+        "saliency": Saliency(bundled_model)
         .attribute(X.clone().requires_grad_(), target=y)
         .amax(dim=1),
-        "guided backprop": GuidedBackprop(real_model)
+        "guided backprop": GuidedBackprop(bundled_model)
         .attribute(X.clone().requires_grad_(), target=y)
         .abs()
         .amax(dim=1),
-        "integrated gradients": IntegratedGradients(real_model)
+        "integrated gradients": IntegratedGradients(bundled_model)
         .attribute(X, target=y, n_steps=10, internal_batch_size=10)
         .sum(dim=1),
-        "occlusion": Occlusion(real_model).attribute(X, target=y, **windows).sum(dim=1),
+        "occlusion": Occlusion(bundled_model).attribute(X, target=y, **windows).sum(dim=1),
     }
     for name, theirs in expected.items():
-        mine = torch.as_tensor(methods[name](real_model, X, y))
+        mine = torch.as_tensor(methods[name](bundled_model, X, y))
         assert (
             mine.shape == (2, 224, 224) and (mine - theirs).abs().max() < 1e-3 * theirs.abs().max()
         ), name
