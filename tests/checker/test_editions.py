@@ -9,8 +9,10 @@ import solutions
 from helpers import ROOT
 
 import check
+from checker import process
 from checker.editions import TABLE, TAKES, recognised
 from checker.items import ITEMS, of_edition, place
+from checker.solution import Solution
 from course.mistakes import RIGHT
 
 NOTEBOOK = "NetworkVisualization-PyTorch.ipynb"
@@ -70,6 +72,17 @@ def test_a_row_says_of_each_item_where_it_is_and_how_it_is_called(name):
 def test_what_only_our_starter_asks_for_is_no_part_of_another_editions_points():
     ours = {item.name for item in ITEMS if item.name.endswith("_captum")} | {"guided_grad_cam"}
     assert not any(ours & set(TABLE[name].asks) for name in TABLE if name != "assignment")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_of_an_empty_folder_everything_is_missing_under_its_own_file(name, tmp_path, monkeypatch):
+    for item in of_edition(name):
+        (tmp_path / item.name).mkdir()
+        monkeypatch.chdir(tmp_path / item.name)
+        found = process._measured(item.name, Solution(tmp_path / "absent", TABLE[name]))
+        assert (found["status"], found["message"]) == ("missing", "there is no such file")
+        file = place(name, item.name).file
+        assert found["place"] in (file, place(name, "content_loss").file), item
 
 
 STUB = """def {name}(*given, **options):
