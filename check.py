@@ -32,6 +32,7 @@ from checker.items import EDITIONS, ELSEWHERE, ITEMS, Item, of_edition, place
 from checker.server import MOST_BYTES, Server, ServerError
 from cli.options import Parser, named_path
 from cli.process import command, print_line, show_any_letter
+from errors import InputError, cause, quoted
 from files.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parent
@@ -137,11 +138,18 @@ class Expected:
     """The reference's values, and those of known mistakes."""
 
     def __init__(self, path: Path):
-        """Read them."""
-        with np.load(path) as file:
-            self.arrays = dict(file)
-        self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
-        self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
+        """Read them.
+
+        Raises:
+            InputError: the file cannot be read, or holds something else.
+        """
+        try:
+            with np.load(path) as file:
+                self.arrays = dict(file)
+            self.mistakes: dict[str, list[str]] = json.loads(str(self.arrays.pop("mistakes")))
+            self.inputs: dict = json.loads(str(self.arrays.pop("inputs", "{}")))
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"cannot read values in {quoted(path)}: {cause(error)}") from error
 
     def values(self, name: str, mistake: int | None = None) -> Arrays:
         """Return what an item measures, "group/name" → array, right or with a known mistake."""

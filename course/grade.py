@@ -399,13 +399,8 @@ def stored(path: Path) -> check.Expected:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
-    try:
-        expected = check.Expected(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read {quoted(path)}: {cause(error)}") from error
-    except KeyError:
-        expected = None
-    if not expected or not expected.inputs:
+    expected = check.Expected(path)
+    if not expected.inputs:
         raise InputError(f"{quoted(path)} holds no inputs; course/hidden.py makes such a file")
     return expected
 

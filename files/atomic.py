@@ -47,6 +47,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path.is_file() or path.is_dir()):  # such as /dev/stdout
+            raise InputError(f"cannot write {quoted(path)}: it is a device, not a file")
         yield temporary
         temporary.replace(path)
     except OSError as error:

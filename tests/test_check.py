@@ -14,6 +14,7 @@ from helpers import one_line, run_script
 from solutions import ITEMS, put
 
 import check
+from errors import InputError
 from files.atomic import ROOT
 
 
@@ -224,3 +225,12 @@ def test_where_time_was_up_is_the_solution_s_innermost_line(tmp_path):
     (tmp_path / "stack").write_text("\n".join(lines))
     assert check._last_place(tmp_path, tmp_path) == "a/b.py line 2"
     assert check._last_place(tmp_path / "a", tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no arrays", (ROOT / "data/reference_values.npz").read_bytes()]
+)
+def test_values_that_cannot_be_read_are_one_line(content, tmp_path):
+    (tmp_path / "expected.npz").write_bytes(content)
+    with pytest.raises(InputError, match="cannot read values"):
+        check.Expected(tmp_path / "expected.npz")

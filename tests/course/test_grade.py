@@ -391,7 +391,8 @@ def test_feedback_is_named_by_the_submission_s_path(tmp_path):
     ("options", "message"),
     [
         (["--feedback", "a.zip"], "cannot make the folder 'a.zip'"),
-        (["--values", "a.zip"], "'a.zip' holds no inputs; course/hidden.py makes such a file"),
+        (["--values", "a.zip"], "cannot read values in 'a.zip'"),
+        (["--values", str(check.EXPECTED)], "holds no inputs; course/hidden.py makes such a file"),
         (["--course", "CS4803"], "only the homework has extra credit; --edition homework"),
     ],
 )

@@ -3,6 +3,7 @@ misbehave.
 """
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -227,3 +228,11 @@ def test_checksum(tmp_path):
     assert sha256_of(tmp_path / "file") == SHA256
     with pytest.raises(InputError, match=r"cannot read .*No such file"):
         sha256_of(tmp_path / "absent")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX's")
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(InputError, match="device"), atomic_write(tmp_path / "device") as path:
+        path.write_bytes(b"x")
+    assert (tmp_path / "device").is_fifo() and len(list(tmp_path.iterdir())) == 1
