@@ -21,6 +21,11 @@ def cause(error: BaseException | str) -> str:
     return " ".join(text.split())
 
 
+def described(error: BaseException) -> str:
+    """Return an exception's type and reason on one line; the type alone where it gives none."""
+    return ": ".join(dict.fromkeys((type(error).__name__, cause(error))))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True for what Python, torch and its libraries raise where memory is exhausted."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

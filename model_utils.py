@@ -28,7 +28,7 @@ from adapters.preparation import (
     with_channels,
 )
 from adapters.trial import Trial, try_out
-from errors import InputError, cause, quoted
+from errors import InputError, cause, described, quoted
 from files.atomic import is_file, sha256_of
 from files.bundled_weights import bundled_state
 from files.checkpoints import read_checkpoint, with_fitting_names
@@ -332,7 +332,7 @@ def _made_by(path: Path, name: str) -> object:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
         where = f", line {lines[-1]}" if lines else ""
-        why = f"{type(error).__name__}: {cause(error)}"
+        why = described(error)
         if isinstance(error, SystemExit):  # whoever ends a program says why before
             why = ["it ends", *said.getvalue().splitlines()][-1]
         raise InputError(f"network {quoted(path)}{where}: {why}") from error

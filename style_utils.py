@@ -15,7 +15,7 @@ from torch import nn
 
 import image_utils
 from adapters.preparation import Preparation
-from errors import InputError, cause, is_out_of_memory, quoted
+from errors import InputError, cause, described, is_out_of_memory, quoted
 from figure_utils import draw_rows, provenance, save_png
 from files.atomic import ROOT
 from image_utils import SQUEEZENET_STD, as_type, deprocess, open_image, rescale
@@ -151,7 +151,7 @@ def _first_features(x: torch.Tensor, cnn: nn.Module) -> list[torch.Tensor]:
             raise
         raise InputError(
             "the network's layers do not run one after the other, on a picture of "
-            f"{x.shape[3]}×{x.shape[2]}: {type(error).__name__}: {cause(error)}; name earlier ones"
+            f"{x.shape[3]}×{x.shape[2]}: {described(error)}; name earlier ones"
         ) from error
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from cli.options import SHARED_OPTIONS, add_photo_options, make_parser, named_path
 from cli.process import advice
 from cli.run import make_main
-from errors import InputError, cause, quoted
+from errors import InputError, described, quoted
 from files.atomic import ROOT
 from report.questions import QUESTIONS, Question
 
@@ -157,7 +157,7 @@ def run_scripts(session: Session, questions: Sequence[Question]) -> list[str]:
             failed.append(name)
             if (message := advice(error)) is None:  # a fault in the solution
                 traceback.print_exc()
-                message = f"{type(error).__name__}: {cause(error)}"
+                message = described(error)
             print(f"{name}.py: error: {message}", file=sys.stderr)
     return failed
 

@@ -20,7 +20,7 @@ from cli.options import photo_option
 from cli.process import advice
 from cli.session import Session
 from data_utils import Photo
-from errors import InputError, cause
+from errors import InputError, described
 from files.atomic import atomic_write
 from files.class_names import class_title, imagenet_classes, parse_label, read_class_names
 from image_utils import memory_format, to_batch
@@ -239,8 +239,8 @@ class Dataset:
         except (Exception, SystemExit) as error:
             if isinstance(error, Exception) and advice(error):
                 raise
-            why = textwrap.shorten(cause(error), 120, placeholder=" …")
-            raise InputError(f"{where}: {type(error).__name__}: {why}") from error
+            why = textwrap.shorten(described(error), 140, placeholder=" …")
+            raise InputError(f"{where}: {why}") from error
 
 
 def figure_saver(session: Session, page: Page, **facts) -> Callable[..., None]:

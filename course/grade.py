@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import csv
 import fnmatch
+import functools
 import io
 import itertools
 import json
@@ -211,6 +212,12 @@ def _looks_like(source: Path) -> str:
         return next(filter(None, map(recognised, filter(Path.is_dir, ordered))), "")
 
 
+@functools.cache
+def _ours() -> dict[str, bytes]:
+    """Return the course's files, read once for all submissions."""
+    return course_files(ROOT)
+
+
 def _around_code(files: dict[str, bytes], edition: str) -> tuple[dict[str, bytes], list[str]]:
     """Return a submission's code, and the course's files for all that students do not write.
 
@@ -224,7 +231,7 @@ def _around_code(files: dict[str, bytes], edition: str) -> tuple[dict[str, bytes
     }
     given = {
         name: content
-        for name, content in course_files(ROOT).items()
+        for name, content in _ours().items()
         if name not in STUDENTS and _top(name, students) is None
     }
     notes = [f"graded is the folder {top!r}"] if top else []
@@ -244,7 +251,7 @@ def _around_notebooks(files: dict[str, bytes]) -> tuple[dict[str, bytes], list[s
         raise SubmissionError("holds no notebook, such as NetworkVisualization-Pytorch.ipynb")
     notebooks = {place: files[name] for place, name in found.items()}
     notes = [f"graded are {', '.join(map(repr, found.values()))}"]
-    return course_files(ROOT) | thin_modules(ROOT) | notebooks, notes
+    return _ours() | thin_modules(ROOT) | notebooks, notes
 
 
 def _limited(members: Iterable[tuple[str, Reader | None]]) -> tuple[dict[str, bytes], list[str]]:

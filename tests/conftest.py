@@ -25,6 +25,8 @@ from helpers import HALF_WEIGHTS, NETWORKS, ROOT, course_folder  # noqa: E402
 from solutions import SERVER, write  # noqa: E402
 from torch import nn  # noqa: E402
 
+from course.make_starter import course_files  # noqa: E402
+
 # The same examples every time: what a change breaks, it breaks at once, and for everybody.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("steady")
@@ -136,12 +138,15 @@ def batch(photos):
     return to_batch(photos[0]), torch.from_numpy(photos[1])
 
 
-@pytest.fixture
-def solution(tmp_path) -> Path:
-    """A copy of the solution, to be checked."""
-    from course.make_starter import course_files
+@pytest.fixture(scope="session")
+def solution_files() -> dict[str, bytes]:
+    return course_files(ROOT)
 
-    return write(course_files(ROOT), tmp_path)
+
+@pytest.fixture
+def solution(solution_files, tmp_path) -> Path:
+    """A copy of the solution, to be checked."""
+    return write(solution_files, tmp_path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 compile or import.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -32,8 +33,10 @@ CLUTTER = (
 DOCUMENTS = ["notebooks/Own.ipynb", "report.pdf"]
 
 
-REQUIRED = tuple(collector.required_files(ROOT))
-PACKED = sorted(path.relative_to(ROOT).as_posix() for path in collector.code_of(ROOT))
+@functools.cache
+def packed() -> list[str]:
+    """The code that this project's zip holds."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in collector.code_of(ROOT))
 
 
 def write(path: Path, content: str = "") -> Path:
@@ -45,7 +48,7 @@ def write(path: Path, content: str = "") -> Path:
 @pytest.fixture
 def project(tmp_path):
     """A project folder with what the submission needs and nothing else."""
-    for name in (*PACKED, "collect_submission.sh"):
+    for name in (*packed(), "collect_submission.sh"):
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / "project" / name)
     return tmp_path / "project"
@@ -74,7 +77,7 @@ def test_zip_holds_exactly_the_submission_and_a_question_runs_from_it(project, t
         write(project / name, "what 1 !")  # would not compile
     result = warm.run(project / "collect_submission.py", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    code = sorted([*PACKED, own.name])
+    code = sorted([*packed(), own.name])
     with zipfile.ZipFile(project / collector.ARCHIVE) as archive:
         assert sorted(archive.namelist()) == sorted(code + DOCUMENTS)
         assert all(
@@ -118,7 +121,7 @@ def test_code_only_leaves_out_the_documents(project):
 
 
 def test_a_required_file_that_is_broken_or_missing_is_named(project):
-    for name in REQUIRED:
+    for name in collector.required_files(ROOT):
         broken = {name: b"fine = 1\ndef broken(:\n"}
         with pytest.raises(collector.SubmissionError, match=f"{name} line 2"):
             collector.check_compiles(broken)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from errors import InputError, cause, is_out_of_memory, quoted
+from errors import InputError, cause, described, is_out_of_memory, quoted
 
 
 def test_names_are_quoted_on_one_line():
@@ -31,6 +31,13 @@ def test_numpy_s_advice_to_run_a_text_is_not_passed_on(tmp_path):
     with pytest.raises(ValueError, match="pickle") as caught:
         np.load(tmp_path / "photos.npz")
     assert cause(caught.value) == "it holds no arrays"
+
+
+def test_the_type_of_an_error_without_words_is_said_once():
+    assert (described(AssertionError()), described(KeyError(1))) == (
+        "AssertionError",
+        "KeyError: 1",
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,14 @@ from checker import server
 from checker.items import ASSIGNMENT, HOMEWORK, UNASKED, of_edition
 from collect_submission import zip_files
 from course import grade
-from course.make_starter import course_files
 from files.atomic import ROOT
 
 
 @pytest.mark.slow
-def test_grader_from_zip_to_results(tmp_path, hidden, capsys):
+def test_grader_from_zip_to_results(solution_files, tmp_path, hidden, capsys):
     code = {
         name: content
-        for name, content in course_files(ROOT).items()
+        for name, content in solution_files.items()
         if name.startswith("style_modules/") or name == "visualizers/saliency_map.py"
     }
     wrong = code | {

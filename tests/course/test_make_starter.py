@@ -18,7 +18,6 @@ from course.make_starter import (
     _without_helpers,
     autograder_files,
     blanked_parts,
-    course_files,
     find_definition,
     function_body,
     main,
@@ -85,11 +84,9 @@ def test_shell_scripts_of_the_starter_can_be_run(starter_zip):
     assert "collect_submission.sh" in runnable
 
 
-def test_no_line_of_a_blanked_body_survives(starter_zip):
+def test_no_line_of_a_blanked_body_survives(starter_zip, solution_files):
     sources = {
-        name: content.decode()
-        for name, content in course_files(ROOT).items()
-        if name.endswith(".py")
+        name: content.decode() for name, content in solution_files.items() if name.endswith(".py")
     }
     kept, blanked = dict(sources), []
     for blank in BLANKS:
@@ -121,7 +118,7 @@ def test_helpers_go_with_their_comments_though_they_call_themselves():
     assert "def used" in sources["a.py"]
 
 
-def test_helpers_of_blanked_functions_are_dropped(starter_zip):
+def test_helpers_of_blanked_functions_are_dropped(starter_zip, solution_files):
     def names(files: dict[str, bytes]) -> set[str]:
         return {
             node.name
@@ -131,7 +128,7 @@ def test_helpers_of_blanked_functions_are_dropped(starter_zip):
             if isinstance(node, ast.FunctionDef | ast.ClassDef)
         }
 
-    gone = names(course_files(ROOT)) - names(starter_zip)
+    gone = names(solution_files) - names(starter_zip)
     assert {"_guide_relus", "_SelfProduct"} <= gone
     assert not gone & (GIVEN | {"default_layer", "is_fooled", "preprocess_image", "blur_image"})
     for name in ("visualizers/gradcam.py", "style_modules/style_loss.py"):
@@ -152,14 +149,13 @@ def test_every_blank_says_its_question_below_its_docstring(starter_zip):
         assert of[0] == of[1]
 
 
-def test_a_function_that_is_gone_is_named(tmp_path):
-    write(course_files(ROOT), tmp_path)
-    path = tmp_path / "style_modules/tv_loss.py"
+def test_a_function_that_is_gone_is_named(solution):
+    path = solution / "style_modules/tv_loss.py"
     path.write_text(path.read_text().replace("def forward", "def ahead"))
     with pytest.raises(
         StarterError, match=r"style_modules/tv_loss.py: no function TotalVariationLoss.forward"
     ):
-        starter_files(tmp_path)
+        starter_files(solution)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The homework edition: its starter, a student's walk through it, and the grades of notebooks."""
 
 import datetime
-import io
 import json
 import re
 import zipfile
@@ -10,12 +9,11 @@ from pathlib import Path
 import pytest
 import warm
 from helpers import ROOT
+from solutions import write
 
 from check import check_edition
 from checker.items import HOMEWORK, of_edition
-from collect_submission import zip_files
 from course import grade
-from course.make_starter import starter_files
 from course.notebooks import NETWORK, STYLE, blank, homework_files, submitted
 from report.pages import Report
 
@@ -141,12 +139,10 @@ def test_notebooks_of_a_submission_are_found_by_their_names():
 
 
 @pytest.mark.slow
-def test_a_student_s_walk_in_the_hand_out_s_order(tmp_path, hidden, capsys):
+def test_a_student_s_walk_in_the_hand_out_s_order(starter_zip, tmp_path, hidden, capsys):
     """Each question written and checked; the PDFs; the zip, at full points."""
     home = tmp_path / "home"
-    zipfile.ZipFile(io.BytesIO(zip_files(starter_files(ROOT) | homework_files(ROOT)))).extractall(
-        home
-    )
+    write(starter_zip | homework_files(ROOT), home)
     assert "9 items: 9 missing" in warm.run("check.py", "--edition", "homework", cwd=home).stdout
     written = {}
     for item in of_edition(HOMEWORK):

@@ -145,7 +145,7 @@ TRANSFORMERS = {
         ("vit", "encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 16, 1)),
         ("swin", "norm", Layout("channels last")),
         ("swin_v2", "norm", Layout("channels last")),
-        ("maxvit", "blocks.3", CHANNELS_FIRST),
+        pytest.param("maxvit", "blocks.3", CHANNELS_FIRST, marks=pytest.mark.slow),
     ],
 )
 def test_default_layers_of_torchvision_s_transformers(arch, name, layout, batch):
