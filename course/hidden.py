@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import check
 from checker import measures
-from checker.editions import ASSIGNMENT, HOMEWORK, TABLE, WIDE, Edition
+from checker.editions import ASSIGNMENT, HOMEWORK, SQUARE, TABLE, WIDE, Edition
 from checker.items import EDITIONS, of_edition
 from checker.measures import Inputs
 from cli.options import Parser, named_path
@@ -40,6 +40,7 @@ FILES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
 Arrays = dict[str, np.ndarray]
 SIZES = ((96, 128), (128, 96), (104, 120), (120, 104))  # of the photos, height and width
 UNLIKE = 1.5  # times as strong is one photo's map by Grad-CAM as the other's, at least
+PAIR = replace(SQUARE, count=2)  # the photos as Captum's scripts draw them
 # By length of the steps: how many classes, the likeliest first, a target is drawn of.
 NEAR = {10: 1000, 1: 20}
 # Likewise the score by which a target is ahead or behind: what rounding cannot change.
@@ -57,11 +58,12 @@ def draw(seed: int, edition: Edition = TABLE[ASSIGNMENT]) -> Inputs:
         files = rng.choice(FILES, 2, replace=False)
         photos = [(f"data/{file}", _part(rng), 0) for file in files]
         measures.inputs = Inputs((height, width), tuple(photos), seed=seed)
-        _, images, _ = measures.photos()
-        labels, strengths = zip(*(_label(rng, model, image[None]) for image in images), strict=True)
+        images, whole = (measures.photos(each)[1].split(1) for each in (WIDE, PAIR))
+        found = [_label(rng, model, *pair) for pair in zip(images, whole, strict=True)]
+        labels, strengths = zip(*found, strict=True)
         # Of maps that are as strong, scaled alone and together is the same.
         if max(strengths) > UNLIKE * min(strengths) > 0:
-            target = _target(rng, model, images[1:], edition.step)
+            target = _target(rng, model, images[1], edition.step)
     return replace(
         measures.inputs,
         photos=tuple((file, part, c) for (file, part, _), c in zip(photos, labels, strict=True)),
@@ -76,10 +78,13 @@ def _part(rng: np.random.Generator) -> tuple[float, float, float, float]:
     return round(left, 3), round(top, 3), round(left + width, 3), round(top + height, 3)
 
 
-def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> tuple[int, float]:
+def _label(
+    rng: np.random.Generator, model: nn.Module, image: torch.Tensor, whole: torch.Tensor
+) -> tuple[int, float]:
     """Return a likely class whose map by Grad-CAM tells right from wrong, and the map's maximum.
 
-    It has much for it in the image and something against, so that the ReLU has an effect; and
+    It has much for it in the image and something against, so that the ReLU has an effect, also at
+    the layer that Captum is asked for, for `whole`: the photo in the size that is drawn; and
     bilinear enlargement makes another map than any bicubic one. Without any such class: 0 and 0.
     """
     conv = model.classifier[1]
@@ -91,7 +96,7 @@ def _label(rng: np.random.Generator, model: nn.Module, image: torch.Tensor) -> t
     telling = (
         c
         for c in labels
-        if _is_telling(places[c].clamp(min=0), image.shape[2:]) and _is_signed(model, image, c)
+        if _is_telling(places[c].clamp(min=0), image.shape[2:]) and _is_signed(model, whole, c)
     )
     label = next(telling, None)
     if label is None:

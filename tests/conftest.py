@@ -57,7 +57,7 @@ def checkout() -> dict[str, tuple[int, int]]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[CHECKOUT] = checkout()
-    if not hasattr(session.config, "workerinput"):
+    if hasattr(os, "fork") and not hasattr(session.config, "workerinput"):
         session.config.stash[WARM] = warm.Server()
 
 
@@ -66,7 +66,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     started it.
     """
     if not hasattr(session.config, "workerinput"):
-        session.config.stash[WARM].close()
+        if WARM in session.config.stash:
+            session.config.stash[WARM].close()
         changed = sorted(
             {name for name, _ in session.config.stash[CHECKOUT].items() ^ checkout().items()}
         )

@@ -10,7 +10,7 @@ from checker import measures
 from checker.editions import TABLE
 from checker.items import of_edition
 from course import grade
-from course.hidden import draw, main
+from course.hidden import PAIR, _is_signed, draw, main
 from course.make_starter import hidden_values
 from files.atomic import ROOT
 from visualizers import FoolingImage
@@ -30,6 +30,15 @@ def test_inputs_come_from_the_seed_and_a_class_is_reached_in_a_few_steps(
         images[1:], drawn.target, bundled_model, callback=steps.append
     )
     assert 3 <= len(steps) - 1 <= 6
+
+
+@pytest.mark.slow
+def test_what_captum_draws_needs_its_relu(monkeypatch, bundled_model):
+    monkeypatch.setattr(measures, "inputs", measures.inputs)
+    drawn = draw(210)
+    _, whole, _ = measures.photos(PAIR)
+    for image, (*_, label) in zip(whole.split(1), drawn.photos, strict=True):
+        assert _is_signed(bundled_model, image, label)
 
 
 @pytest.mark.slow

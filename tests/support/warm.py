@@ -27,7 +27,6 @@ from pathlib import Path
 
 PRELOADED = ("torch", "torchvision", "captum.attr")
 ADDRESS = "WARM_PYTHON"  # the environment variable that has it; workers inherit it
-MOST = 1 << 17  # bytes of a request
 
 
 class Server:
@@ -37,7 +36,7 @@ class Server:
         """Listen; tell all processes that are started from here where."""
         self._folder = tempfile.mkdtemp()
         address = os.environ[ADDRESS] = f"{self._folder}/socket"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
         listener.listen()
         with listener:
@@ -70,15 +69,16 @@ class Program:
             tempfile.TemporaryFile("w+")  # noqa: SIM115
             for _ in range(2)
         )
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(os.environ[ADDRESS])
         place = str(cwd or Path.cwd())
         request = json.dumps([self.args, place, dict(os.environ if env is None else env)]).encode()
-        assert len(request) < MOST
         with Path(os.devnull).open() as nothing:
             files = stdin or nothing, self._output, self._errors
-            socket.send_fds(self._socket, [request], [file.fileno() for file in files])
-        self.pid = int(self._socket.recv(20))
+            socket.send_fds(self._socket, [b"\n"], [file.fileno() for file in files])
+        self._socket.sendall(request + b"\n")
+        self._answers = self._socket.makefile()
+        self.pid = int(self._answers.readline())
 
     def ended(self) -> bool:
         """Return True if it has."""
@@ -93,11 +93,12 @@ class Program:
         """Wait for its end; return its status and what it has written."""
         self._socket.settimeout(timeout)
         try:
-            status = int(self._socket.recv(20))
+            status = int(self._answers.readline())
         except TimeoutError:
             self.kill()
             raise
         finally:
+            self._answers.close()
             self._socket.close()
         texts = []
         for file in (self._output, self._errors):
@@ -111,6 +112,11 @@ def run(
     *arguments: object, cwd: Path | None = None, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run a program to its end, with these settings beside those of this environment."""
+    if not hasattr(os, "fork"):  # Windows
+        kwargs: dict = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        command = [sys.executable, *map(str, arguments)]
+        kwargs |= {"timeout": timeout, "env": os.environ | environment}
+        return subprocess.run(command, cwd=cwd, **kwargs)
     return Program(*arguments, cwd=cwd, env=os.environ | environment).wait(timeout)
 
 
@@ -128,16 +134,18 @@ def serve(listener: socket.socket) -> tuple[list[str], str, dict[str, str], list
         gc.freeze()  # or each fork would copy what it looks through
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            request, files, *_ = socket.recv_fds(connection, MOST, 3)
+            _, files, *_ = socket.recv_fds(connection, 1, 3)
+            with connection.makefile() as lines:
+                request = lines.readline()
             if (program := os.fork()) == 0:
                 connection.close()
                 return *json.loads(request), files
             for number in files:
                 os.close(number)
             with contextlib.suppress(OSError):  # whoever has started it has gone
-                connection.send(str(program).encode())
+                connection.sendall(f"{program}\n".encode())
                 _, status = os.waitpid(program, 0)
-                connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
         connection.close()
     os._exit(0)
