@@ -182,9 +182,9 @@ class Expected:
         factor, error = scale(found, reference)
         if error <= tolerance:
             return f"{factor:.3g} times what they should be"
-        # As of a loss that is a mean over the photos, or a sum.
+        # As of a loss that is a mean over the photos, or a sum; of steps the length is the mistake.
         like = min(scaled, key=lambda mistake: scaled[mistake], default="")
-        if like and scaled[like] <= tolerance:
+        if like and scaled[like] <= tolerance and "image/difference" not in reference:
             return like
         return displaced(found, reference, tolerance) or in_part(found, reference, tolerance)
 

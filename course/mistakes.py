@@ -323,10 +323,6 @@ MISTAKES = {
             "gradient / gradient.norm()",
             "gradient / (_ + 1) / gradient.norm()",
         ),
-        "the first step's gradient in all steps": (
-            "(gradient,) = torch.autograd.grad(scores[0, target_y], image)",
-            "gradient = gradient if _ else torch.autograd.grad(scores[0, target_y], image)[0]",
-        ),
     },
     "class_visualization": {
         "L2 term left out": (" - 2 * l2_reg * image.detach()", ""),
