@@ -152,7 +152,7 @@ def test_the_lines_of_python_run(holiday, monkeypatch, capsys):
 
 def test_every_environment_variable_is_looked_at():
     code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])
-    # torch's own
+    # The exception is torch's own
     for name in set(re.findall(r"\b[A-Z0-9]+_[A-Z0-9_]+\b(?!\.md)", GUIDE)) - {"OMP_NUM_THREADS"}:
         assert f'"{name}"' in code, name
 
