@@ -220,7 +220,7 @@ def test_a_matplotlibrc_of_the_user_changes_nothing(tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "name", ["$x^{", "\\frac{", "猫_\U0001f600", os.fsdecode(b"\xff"), "a\nb", "x" * 500]
 )
