@@ -12,7 +12,7 @@ import torch
 from captum import attr
 from torch import nn
 
-from figure_utils import class_title, draw_rows, heat, provenance, save_png, show_inline
+from figure_utils import Drawn, class_title, draw_rows, heat, provenance, save_png, show_inline
 from visualizers.evaluation import CHUNK, full_precision
 from visualizers.layers import Layer
 
@@ -166,8 +166,8 @@ def visualize_attr_maps(
     attr_preprocess: Callable[[torch.Tensor], np.ndarray] = _to_hwc,
     cmap: str = "viridis",
     alpha: float = 0.7,
-) -> None:
-    """Draw photos over a row of maps for each attribution and save the figure.
+) -> Drawn:
+    """Draw photos over a row of maps for each attribution, save the figure and return it.
 
     Each map is shown as (a − mean) / std · 0.2 + 0.5, clipped to [0, 1].
 
@@ -182,6 +182,9 @@ def visualize_attr_maps(
         attr_preprocess: one image's attribution (C, h, w) → array (h, w), (h, w, 1) or (h, w, 3).
         cmap: matplotlib colour map for maps of one channel.
         alpha: opacity of the maps on white.
+
+    Returns:
+        The figure, with the methods savefig, show, close and clf of pyplot.
 
     Raises:
         ValueError: no photo, lengths that do not fit one another, values that are not finite, or an
@@ -203,6 +206,7 @@ def visualize_attr_maps(
     picture = draw_rows(rows, names)
     save_png(picture, path, provenance())
     show_inline(picture)
+    return Drawn(picture)
 
 
 def attribution_row(

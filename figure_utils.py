@@ -272,7 +272,24 @@ def provenance(
     }
 
 
-def save_and_show(picture: Image.Image, name: str, model) -> None:
+class Drawn:
+    """A drawn figure with pyplot's methods: in one edition these functions return `plt`."""
+
+    def __init__(self, picture: Image.Image):
+        """Hold the picture."""
+        self.picture = picture
+        self.show = functools.partial(show_inline, picture)
+        self.close = self.clf = self._ipython_display_ = lambda *_: None
+
+    def savefig(self, path: str | Path, **_) -> None:
+        """Save it as what the suffix names, else as a PNG."""
+        path = Path(path)
+        kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+        with atomic_write(path if path.suffix else path.with_suffix(".png")) as temporary:
+            self.picture.save(temporary, format=kind)
+
+
+def save_and_show(picture: Image.Image, name: str, model) -> Drawn:
     """Save a figure into the project's folder `visualization`, and show it in a notebook.
 
     Raises:
@@ -280,6 +297,7 @@ def save_and_show(picture: Image.Image, name: str, model) -> None:
     """
     save_png(picture, FOLDER / name, provenance(model))
     show_inline(picture)
+    return Drawn(picture)
 
 
 def show_inline(picture: Image.Image) -> None:

@@ -49,14 +49,17 @@ class SaliencyMap:
 
     def show_saliency_maps(
         self, X: np.ndarray, y: Labels, class_names: Mapping[int, str], model: nn.Module
-    ) -> None:
-        """Draw photos over their saliency maps into `visualization/saliency_map.png`.
+    ):
+        """Draw photos over their saliency maps into `visualization/saliency_map.png`; return that.
 
         Args:
             X: uint8 (N, H, W, 3), RGB photos.
             y: integer (N,), class ids.
             class_names: class id → name.
             model: as in `compute_saliency_maps`.
+
+        Returns:
+            The figure, with the methods savefig, show, close and clf of pyplot.
 
         Raises:
             ValueError: arguments that do not fit.
@@ -70,6 +73,6 @@ class SaliencyMap:
             figures().class_title(class_names, label)
             for label in np.broadcast_to(np.asarray(y), len(X))
         ]
-        figures().save_and_show(
+        return figures().save_and_show(
             figures().draw_rows(rows, titles, "Saliency maps"), "saliency_map.png", model
         )

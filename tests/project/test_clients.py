@@ -398,8 +398,8 @@ def test_figures_are_shown_below_the_cell_of_a_notebook_and_nowhere_else(modules
     X, y, class_names = load_imagenet_val(num=1)
     model = load_model()
     SaliencyMap().show_saliency_maps(X, y, class_names, model)
-    visualize_attr_maps("maps.png", X, y, class_names, [torch.rand(1, 1, 9, 9)], ["noise"])
     _ = ClassVisualization().create_class_visualization(187, class_names, model, torch.float32, num_iterations=2)
+    visualize_attr_maps("maps.png", X, y, class_names, [torch.rand(1, 1, 9, 9)], ["noise"])
     """
     drawing = textwrap.dedent(drawing)
     shown = run_notebook(tmp_path, f"%matplotlib inline\n{drawing}", f"%matplotlib agg\n{drawing}")
@@ -408,5 +408,6 @@ def test_figures_are_shown_below_the_cell_of_a_notebook_and_nowhere_else(modules
         for output in shown.cells[0].outputs
         if "image/png" in output.get("data", {})
     ]
-    assert kinds == ["display_data"] * 4  # saliency map, attributions, iterations 1 and 2
+    # Saliency map, iterations 1 and 2, attributions; and none as the last line's value
+    assert kinds == ["display_data"] * 4 and len(shown.cells[0].outputs) == 4
     assert not any("data" in output for output in shown.cells[1].outputs)

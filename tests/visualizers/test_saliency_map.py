@@ -203,7 +203,7 @@ def test_show_saliency_maps_writes_the_course_s_figure(
     X, y = photos[0][:2, 32:192, 32:192], photos[1][:2]
     # The course's own map lacks a class, too
     names = {int(label): f"name {label}, synonym" for label in y[1:]}
-    SaliencyMap().show_saliency_maps(X, y, names, bundled_model)
+    plt = SaliencyMap().show_saliency_maps(X, y, names, bundled_model)
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")] == [
         "visualization/saliency_map.png"
     ]
@@ -211,6 +211,13 @@ def test_show_saliency_maps_writes_the_course_s_figure(
         assert figure.text["Network"] == "squeezenet1_1"
         assert figure.text["Weights"].startswith("bundled")
         pixels = np.asarray(figure.convert("RGB"))
+    for name, kind in (("a.jpg", "JPEG"), ("b", "PNG"), ("c.pdf", "")):
+        plt.savefig(tmp_path / name, dpi=100, bbox_inches="tight")
+        if kind:
+            with Image.open(tmp_path / (name if "." in name else f"{name}.png")) as saved:
+                assert saved.format == kind and saved.size == figure.size
+    assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
+    plt.show(), plt.close("all"), plt.clf()
     assert pixels.shape[1] > pixels.shape[0] > 2 * 160
     left, top = LABEL_BAND, HEADING_BAND + TITLE_BAND
     # a photo pixel by pixel
