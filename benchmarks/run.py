@@ -120,6 +120,8 @@ def tables(threads: list[int], rounds: int, only: list[str], device: str) -> lis
     for name, (make, shares) in TECHNIQUES.items():
         if only and not any(word in name for word in only):
             continue
+        if device == "cuda" and shares is PHOTOS:
+            shares = CUDA_PHOTOS
         # Whose point is what gigabytes cost with the C library as it is
         if make is not t.conductance:
             keep_memory()
@@ -131,8 +133,6 @@ def tables(threads: list[int], rounds: int, only: list[str], device: str) -> lis
         ]
         for count in threads:
             torch.set_num_threads(count)
-            if device == "cuda" and shares is PHOTOS:
-                shares = CUDA_PHOTOS
             for size, share in shares.items():
                 torch.manual_seed(0)
                 versions = make(t.Bench(size, device))

@@ -13,7 +13,7 @@ from .common import check_images, evaluated, integer, labelled_scores, positive,
 from .evaluation import evaluation_mode, read_flags
 from .replay import replayed
 
-# Steps that take a GPU as long as to record one
+# Most images fool the network in fewer steps, and to record one takes a GPU as long as some eight
 PLAIN_STEPS = 16
 
 
